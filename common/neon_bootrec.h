@@ -1,0 +1,38 @@
+/*-------------------------------------------------------------------------
+ *
+ * neon_bootrec.h
+ *	  The boot checkpoint: the XLOG_CHECKPOINT_SHUTDOWN record that PostgreSQL
+ *	  itself would write at X at the end of crash recovery, with the term in
+ *	  its padding.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_BOOTREC_H
+#define NEON_BOOTREC_H
+
+#include "access/xlogreader.h"
+#include "catalog/pg_control.h"
+
+typedef struct BootRecordPlace
+{
+	XLogRecPtr	start;			/* where the record starts: pg_control.checkPoint */
+	XLogRecPtr	end;			/* MAXALIGNed end: where the next one goes */
+	int			nsegments;		/* 1 or 2 segments hold it */
+} BootRecordPlace;
+
+/*
+ * Writes the record at x, with the page headers that it crosses, into image,
+ * which holds two whole segments beginning with the segment of x and already
+ * has the true bytes below x.  checkpoint gets redo and the term.
+ */
+extern void bootrec_write(char *image, XLogRecPtr x, XLogRecPtr prev, CheckPoint *checkpoint,
+						  uint32 term, uint64 system_identifier, uint32 segsize,
+						  TimeLineID tli, BootRecordPlace *place);
+
+/*
+ * The term of a record just read, or 0 if it is no boot record (a shutdown
+ * checkpoint that PostgreSQL wrote has zeros there).
+ */
+extern uint32 bootrec_term(XLogReaderState *record);
+
+#endif							/* NEON_BOOTREC_H */

@@ -1,0 +1,49 @@
+/*-------------------------------------------------------------------------
+ *
+ * redopool.h
+ *	  The pool of sandboxed redo children, and the batches sent to them.
+ *
+ * A supervisor worker owns the children (neon_walredo); a backend leases one
+ * for a batch.  Any failure is an error of the page concerned, and the child
+ * is replaced.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_PS_REDOPOOL_H
+#define NEON_PS_REDOPOOL_H
+
+#include "access/xlogrecord.h"
+#include "neon_id.h"
+#include "neon_key.h"
+
+/* Supplies the i-th record (oldest first) of a page; freed by the caller's context. */
+typedef XLogRecord *(*RedoFetchRecord) (void *arg, int i, XLogRecPtr *start, XLogRecPtr *end);
+
+typedef struct RedoRequest
+{
+	NeonKey		key;			/* kind PAGE */
+	const char *base;			/* 8 kB, or NULL for a zero page */
+	int			nrecords;
+	RedoFetchRecord fetch;
+	void	   *arg;
+	/* result */
+	char	   *page;			/* 8 kB supplied by the caller */
+	bool		ok;
+	char	   *error;			/* palloc'd in CurrentMemoryContext when !ok */
+} RedoRequest;
+
+/*
+ * Applies records to pages with one leased child.  Interruptible; waits for a
+ * free child at most neon_pageserver.redo_timeout.  ereport(ERROR) only if no
+ * child can be had at all.
+ */
+extern void redo_apply(const NeonId *tenant, uint32 wal_segment_size,
+					   RedoRequest *requests, int n);
+
+/* Called from the library's init files. */
+extern void redopool_define_gucs(void);
+extern Size redopool_shmem_size(void);
+extern void redopool_shmem_init(void);
+extern void redopool_register_worker(void);
+
+#endif							/* NEON_PS_REDOPOOL_H */

@@ -1,0 +1,132 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.h
+ *	  The storage of a timeline: versions of keys.  The layered engine will
+ *	  stand behind this same interface.
+ *
+ * One process, the timeline's owner (timeline_acquire_ownership), puts; any
+ * number read.  A version's LSN is the END of the record that made it.  Reads
+ * descend into ancestors by themselves, with the LSN cut at the branch point.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_PS_STORE_H
+#define NEON_PS_STORE_H
+
+#include "neon_key.h"
+#include "size.h"
+#include "timeline.h"
+
+/* ---- writing ---- */
+
+typedef struct StorePut
+{
+	NeonKey		key;
+	uint8		value_kind;		/* NeonValueKind */
+	bool		base;			/* nothing older is needed to make this version */
+	const void *data;			/* of all kinds but WAL; copied */
+	uint32		len;
+} StorePut;
+
+/*
+ * Adds all that one record changes.  Visible to readers together, when
+ * last_record_lsn moves to end by store_publish().  Never fails for lack of
+ * memory in the index: it flushes instead.
+ */
+extern void store_put(Timeline *tl, XLogRecPtr start, XLogRecPtr end,
+					  const StorePut *puts, int nputs);
+
+/* Everything put so far becomes readable; wakes who waits for it. */
+extern void store_publish(Timeline *tl, XLogRecPtr last_record_start,
+						  XLogRecPtr last_record_end);
+
+/* True when the owner should call store_flush (size, age or memory). */
+extern bool store_flush_due(Timeline *tl);
+
+/*
+ * Freezes the open index and writes it as a layer; when it returns
+ * disk_consistent_lsn = last_record_lsn, durably.  Owner only.
+ */
+extern void store_flush(Timeline *tl);
+
+/*
+ * Import: images and blobs in one immutable layer, all at one LSN (the start of
+ * a root timeline, or a copied database).  Keys in any order, each once.
+ * Nothing is visible before finish, which makes it durable.
+ */
+typedef struct StoreImport StoreImport;
+
+extern StoreImport *store_import_begin(Timeline *tl, XLogRecPtr lsn);
+extern void store_import_put(StoreImport *imp, const NeonKey *key, uint8 value_kind,
+							 const void *data, uint32 len);
+extern void store_import_finish(StoreImport *imp);
+
+/* ---- history points: LSNs that must stay readable (branches, leases) ---- */
+
+typedef enum HistoryPointKind
+{
+	HISTORY_BRANCH = 'b',
+	HISTORY_LEASE = 'l',
+} HistoryPointKind;
+
+extern void store_add_history_point(Timeline *tl, HistoryPointKind kind, const NeonId *id,
+									XLogRecPtr lsn, TimestampTz expires);
+extern void store_drop_history_point(Timeline *tl, HistoryPointKind kind, const NeonId *id);
+
+/* ---- reading ---- */
+
+/* One version of a key, found but not yet read. */
+typedef struct StoreVersion
+{
+	XLogRecPtr	lsn;			/* end of the record */
+	XLogRecPtr	start;			/* start of the record, of WAL only */
+	uint8		value_kind;
+	bool		base;
+	uint32		len;			/* of data, not of WAL */
+	const char *data;			/* of all kinds but WAL */
+	Timeline   *timeline;		/* whose stored WAL has the record */
+} StoreVersion;
+
+typedef enum StoreFound
+{
+	STORE_MISSING,				/* no version of this key at this LSN */
+	STORE_ZERO,					/* a page at or beyond the end of its fork, or
+								 * cut away since its last version */
+	STORE_FOUND,				/* versions, newest first; the last one is a
+								 * base, unless has_base is false */
+} StoreFound;
+
+typedef struct StoreChain
+{
+	StoreFound	found;
+	bool		has_base;		/* false: start from a zero page */
+	int			nversions;
+	StoreVersion *versions;
+} StoreChain;
+
+/*
+ * Looks up n keys as of lsn (version LSN <= lsn).  For page keys the size and
+ * the cut list of the fork are obeyed, and the alias of a database made by
+ * file copy is followed.  Chains are allocated in CurrentMemoryContext.
+ * No lock is held on return.
+ */
+extern void store_get(Timeline *tl, const NeonKey *keys, int nkeys, XLogRecPtr lsn,
+					  StoreChain *chains);
+
+/* Size of a fork as of lsn; false (size initialised) if it does not exist. */
+extern bool store_size_at(Timeline *tl, const NeonKey *size_key, XLogRecPtr lsn,
+						  RelSize *size);
+
+/*
+ * Newest version <= lsn of every key in [lo, hi], in key order, ancestors
+ * included, tombstones left out.  For keys whose newest version is WAL (pages,
+ * SLRU pages) only the key is told.  Return false from cb to stop.
+ */
+typedef bool (*StoreScanCallback) (const NeonKey *key, const StoreVersion *newest, void *arg);
+extern void store_scan(Timeline *tl, const NeonKey *lo, const NeonKey *hi, XLogRecPtr lsn,
+					   StoreScanCallback cb, void *arg);
+
+/* Bytes on disk: layers and stored WAL of this timeline alone. */
+extern uint64 store_physical_size(Timeline *tl);
+
+#endif							/* NEON_PS_STORE_H */

@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * walstore.h
+ *	  A timeline's stored WAL: plain segment files in wal/, byte-exact,
+ *	  preallocated, never truncated, readable by pg_waldump.
+ *
+ * The first segment of a branch holds the ancestor's true bytes below the
+ * branch point, that of a root timeline the initdb's below its start.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_PS_WALSTORE_H
+#define NEON_PS_WALSTORE_H
+
+#include "access/xlogreader.h"
+#include "timeline.h"
+
+/* Owner only.  Writes at lsn (any alignment, may cross segments); not durable. */
+extern void walstore_write(Timeline *tl, XLogRecPtr lsn, const char *data, size_t len);
+
+/*
+ * Owner only.  fdatasync of all that was written; a failure makes the timeline
+ * read-only (the sync is never repeated).
+ */
+extern void walstore_sync(Timeline *tl);
+
+/* Owner only: overwrite from lsn to the end of its segment with zeros, later segments removed. */
+extern void walstore_zero_after(Timeline *tl, XLogRecPtr lsn);
+
+/*
+ * Reads bytes of the timeline's history at lsn; below start_lsn's segment they
+ * are the ancestor's.  False if they are not stored.
+ */
+extern bool walstore_read(Timeline *tl, XLogRecPtr lsn, char *buf, size_t len);
+
+/*
+ * The record that starts at start, contiguous, CRC verified, in
+ * CurrentMemoryContext; *end is its end LSN.  ereport(ERROR) with
+ * ERRCODE_DATA_CORRUPTED if it is not there or bad.
+ */
+extern XLogRecord *walstore_record(Timeline *tl, XLogRecPtr start, XLogRecPtr *end);
+
+/*
+ * A reader over the stored WAL up to (not beyond) limit, ancestors included.
+ * limit InvalidXLogRecPtr: to what is in the files.  Free with walstore_reader_free.
+ */
+extern XLogReaderState *walstore_reader(Timeline *tl, XLogRecPtr limit);
+extern void walstore_reader_free(XLogReaderState *reader);
+
+#endif							/* NEON_PS_WALSTORE_H */
