@@ -1,0 +1,57 @@
+/*-------------------------------------------------------------------------
+ *
+ * init.h
+ *	  What each part of the library gives to _PG_init.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_PS_INIT_H
+#define NEON_PS_INIT_H
+
+/*
+ * A part of the library; any function may be NULL.  shmem_init runs in the
+ * postmaster (again after a crash of a backend) and does no I/O.
+ */
+typedef struct PageserverPart
+{
+	const char *name;
+	void		(*define_gucs) (void);
+	Size		(*shmem_size) (void);
+	void		(*shmem_init) (void);
+	void		(*register_workers) (void);
+} PageserverPart;
+
+/* timeline.c */
+extern void timeline_define_gucs(void);
+extern Size timeline_shmem_size(void);
+extern void timeline_shmem_init(void);
+
+/* supervisor.c */
+extern void supervisor_register_worker(void);
+
+/* openlayer.c */
+extern void openlayer_define_gucs(void);
+extern Size openlayer_shmem_size(void);
+extern void openlayer_shmem_init(void);
+
+/* store.c */
+extern void store_define_gucs(void);
+
+/* ingest.c */
+extern void ingest_define_gucs(void);
+extern Size ingest_shmem_size(void);
+extern void ingest_shmem_init(void);
+extern void ingest_register_worker(void);
+
+/* service.c */
+extern void service_define_gucs(void);
+extern Size service_shmem_size(void);
+extern void service_shmem_init(void);
+
+/* tenant.c */
+extern void tenant_define_gucs(void);
+extern Size tenant_shmem_size(void);
+extern void tenant_shmem_init(void);
+extern void tenant_register_worker(void);
+
+#endif							/* NEON_PS_INIT_H */
