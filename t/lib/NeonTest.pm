@@ -1,0 +1,894 @@
+# NeonTest: one state directory of the "neon" command per object, in a scratch
+# directory, with free ports; everything that it started is stopped when the
+# test ends, however it ends, by process id.
+#
+#   my $t = NeonTest->new;          # own HOME, passfile and state directory
+#   $t->quickstart;                 # init, start, tenant create, endpoint "main"
+#   is($t->psql('main', 'SELECT 1'), '1', 'a query');
+#   $t->neon_fails([ 'init' ], qr/already/, qr/--force/, 'a second init');
+#
+# Every wait has a limit; a limit reached is an exception that says what was
+# waited for.
+package NeonTest;
+
+use strict;
+use warnings;
+use Carp;
+use File::Basename;
+use File::Path qw(make_path remove_tree);
+use IO::Socket::INET;
+use IPC::Run qw(run start timeout);
+use POSIX qw(WNOHANG);
+use Test::More;
+use Time::HiRes qw(time sleep usleep);
+
+our $default_timeout = $ENV{NEON_TEST_TIMEOUT} || 120;
+my @live;
+my $count = 0;
+
+# ---------------------------------------------------------------- life --
+
+# Options: name, subdir (of the state directory, may hold blanks), auth.
+sub new
+{
+	my ($class, %o) = @_;
+	my $base = $ENV{TESTDATADIR} || croak "TESTDATADIR is not set: run the tests by .ci/run-tests";
+	my $name = ($o{name} || basename($0, '.pl')) . ($count++ ? ".$count" : '');
+	my $tmp = "$base/$name";
+	make_path($tmp);
+	chmod 0755, $tmp;
+	my $self = bless {
+		tmp => $tmp,
+		dir => "$tmp/" . ($o{subdir} || 'state'),
+		auth => $o{auth},
+		ports => {},
+		children => [],
+		pid => $$
+	}, $class;
+	$self->{home} = $ENV{HOME};
+	$self->{passfile} = "$tmp/passfile";
+	push @live, $self;
+	return $self;
+}
+
+sub dir { $_[0]{dir} }
+sub tmp { $_[0]{tmp} }
+
+sub env
+{
+	my ($self) = @_;
+	return (
+		NEON_REPO_DIR => $self->{dir},
+		PGPASSFILE => $self->{passfile},
+		PGCONNECT_TIMEOUT => 60);
+}
+
+# Runs a command; returns (exit code, stdout, stderr).
+sub command
+{
+	my ($self, $cmd, %o) = @_;
+	my ($out, $err) = ('', '');
+	my $in = defined $o{stdin} ? $o{stdin} : '';
+	local %ENV = (%ENV, $self->env, %{ $o{env} || {} });
+	my $limit = $o{timeout} || $default_timeout;
+	my $h = eval {
+		my $to = timeout($limit);
+		my $h = start($cmd, '<', \$in, '>', \$out, '2>', \$err, $to);
+		eval { $h->finish; 1 } or do { my $e = $@; $h->kill_kill(grace => 2); die $e };
+		$h;
+	};
+	if (!$h)
+	{
+		croak "no end within $limit s: @$cmd\nstdout: $out\nstderr: $err\n$@";
+	}
+	my $rc = $h->full_result;
+	$rc = ($rc & 127) ? 128 + ($rc & 127) : $rc >> 8;
+	return ($rc, $out, $err);
+}
+
+# Runs "neon ..." and returns its standard output; dies if it fails.
+sub neon
+{
+	my ($self, @args) = @_;
+	my %o = ref $args[-1] eq 'HASH' ? %{ pop @args } : ();
+	my ($rc, $out, $err) = $self->command([ 'neon', @args ], %o);
+	croak "neon @args: exit code $rc\nstdout: $out\nstderr: $err" if $rc != 0;
+	return $out;
+}
+
+# The same as a test.
+sub neon_ok
+{
+	my ($self, $args, $name) = @_;
+	my ($rc, $out, $err) = $self->command([ 'neon', @$args ]);
+	is($rc, 0, $name || "neon @$args") or diag("stdout: $out\nstderr: $err");
+	return $out;
+}
+
+# A failure has to be one "neon: error:" line and a HINT on standard error.
+sub neon_fails
+{
+	my ($self, $args, $error, $hint, $name, %o) = @_;
+	$name ||= "neon @$args fails";
+	my ($rc, $out, $err) = $self->command([ 'neon', @$args ], %o);
+	subtest $name => sub {
+		isnt($rc, 0, 'exit code');
+		my @errors = $err =~ /^neon: error: .*$/mg;
+		is(scalar(@errors), 1, 'one error line') or diag("stdout: $out\nstderr: $err");
+		like($err, $error, 'message');
+		like(join("\n", $err =~ /^HINT:.*$/mg), $hint, 'hint') if $hint;
+	};
+	return $err;
+}
+
+# neon init, start, tenant create --set-default, endpoint start main.
+sub quickstart
+{
+	my ($self, %o) = @_;
+	$self->init(%o);
+	$self->neon('start');
+	$self->neon('tenant', 'create', '--set-default', @{ $o{tenant} || [] });
+	$self->endpoint_start('main', %{ $o{endpoint} || {} }) unless $o{no_endpoint};
+	return $self;
+}
+
+sub init
+{
+	my ($self, %o) = @_;
+	$self->{ps_port} = $self->free_port;
+	my @auth = $self->{auth} ? ('--auth', $self->{auth}) : ();
+	return $self->neon('init', '--safekeepers', '0', '--pageserver-port', $self->{ps_port},
+		@auth, @{ $o{init} || [] });
+}
+
+# Options: branch, lsn, time, ephemeral, args => [...].
+sub endpoint_start
+{
+	my ($self, $name, %o) = @_;
+	return $self->neon($self->endpoint_args($name, %o),
+		{ timeout => $o{timeout} || $default_timeout });
+}
+
+sub endpoint_args
+{
+	my ($self, $name, %o) = @_;
+	my @a = ('endpoint', 'start', $name);
+	push @a, '--branch-name', $o{branch} if $o{branch};
+	push @a, '--lsn', $o{lsn} if $o{lsn};
+	push @a, '--time', $o{time} if $o{time};
+	push @a, '--ephemeral' if $o{ephemeral};
+	push @a, '--take-over' if $o{take_over};
+	if (!$self->{ports}{$name})
+	{
+		$self->{ports}{$name} = $self->free_port;
+		push @a, '--port', $self->{ports}{$name};
+	}
+	return (@a, @{ $o{args} || [] });
+}
+
+sub endpoint_stop
+{
+	my ($self, $name, @args) = @_;
+	return $self->neon('endpoint', 'stop', $name, @args);
+}
+
+sub port { $_[0]{ports}{ $_[1] } || croak "endpoint \"$_[1]\" was never started" }
+sub set_port { $_[0]{ports}{ $_[1] } = $_[2] }
+sub pgdata { "$_[0]{dir}/endpoints/$_[1]/pgdata" }
+sub ps_pgdata { "$_[0]{dir}/pageserver/pgdata" }
+
+# A TCP port of 127.0.0.1 that nobody listens on, below the ephemeral range.
+my %given;
+sub free_port
+{
+	for (1 .. 500)
+	{
+		my $p = 20000 + int(rand(12000));
+		next if $given{$p};
+		my $s = IO::Socket::INET->new(
+			LocalAddr => '127.0.0.1', LocalPort => $p, Proto => 'tcp', Listen => 1) or next;
+		close $s;
+		$given{$p} = 1;
+		return $p;
+	}
+	croak 'no free port';
+}
+
+# ----------------------------------------------------------------- SQL --
+
+sub connstr
+{
+	my ($self, $ep, $db) = @_;
+	my $port = $ep eq 'pageserver' ? $self->{ps_port} : $self->port($ep);
+	return "host=127.0.0.1 port=$port user=cloud_admin dbname='" . ($db || 'postgres') . "'";
+}
+
+# Runs SQL at an endpoint, or at "pageserver"; (exit code, stdout, stderr).
+sub psql_raw
+{
+	my ($self, $ep, $sql, %o) = @_;
+	return $self->command(
+		[
+			'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', @{ $o{args} || [] },
+			'-d', ($o{connstr} || $self->connstr($ep, $o{db})), '-f', '-'
+		],
+		stdin => $sql,
+		%o);
+}
+
+sub psql
+{
+	my ($self, $ep, $sql, %o) = @_;
+	my ($rc, $out, $err) = $self->psql_raw($ep, $sql, %o);
+	croak "psql at \"$ep\": exit code $rc\nSQL: $sql\n$err" if $rc != 0;
+	chomp $out;
+	return $out;
+}
+
+sub psql_fails
+{
+	my ($self, $ep, $sql, $error, $name, %o) = @_;
+	my ($rc, $out, $err) = $self->psql_raw($ep, $sql, %o);
+	subtest $name => sub {
+		isnt($rc, 0, 'exit code') or diag($out);
+		like($err, $error, 'message');
+	};
+	return $err;
+}
+
+# A psql session of its own that is fed bit by bit; see NeonTest::Session.
+sub session
+{
+	my ($self, $ep, %o) = @_;
+	return NeonTest::Session->new($self, $ep, %o);
+}
+
+# Waits until a query's result is the wanted text (or matches a regexp).
+sub poll
+{
+	my ($self, $ep, $sql, $want, %o) = @_;
+	$want = 't' unless defined $want;
+	my $end = time + ($o{timeout} || $default_timeout);
+	my ($rc, $out, $err);
+	do
+	{
+		($rc, $out, $err) = $self->psql_raw($ep, $sql, %o);
+		chomp $out;
+		return $out if $rc == 0 && (ref $want ? $out =~ $want : $out eq $want);
+		sleep 0.2;
+	} while (time < $end);
+	croak "still not \"$want\" at \"$ep\": $sql\nlast result: $out $err";
+}
+
+# Waits for a condition given as code.
+sub wait_for
+{
+	my ($self, $what, $code, $limit) = @_;
+	my $end = time + ($limit || $default_timeout);
+	while (time < $end)
+	{
+		my $r = $code->();
+		return $r if $r;
+		sleep 0.1;
+	}
+	croak "timed out waiting for $what";
+}
+
+# ------------------------------------------------------ ids and positions --
+
+sub tenant
+{
+	my ($self) = @_;
+	return $self->{tenant} ||= $self->psql('pageserver', 'SELECT min(tenant_id::text) FROM neon_pageserver.tenants');
+}
+
+sub timeline
+{
+	my ($self, $branch) = @_;
+	my $id = $self->psql('pageserver',
+		"SELECT timeline_id FROM neon_pageserver.timelines WHERE name = '$branch' AND tenant_id::text = '" . $self->tenant . "'");
+	croak "no branch \"$branch\"" if $id eq '';
+	return $id;
+}
+
+sub timeline_field
+{
+	my ($self, $branch, $field) = @_;
+	return $self->psql('pageserver',
+		"SELECT $field FROM neon_pageserver.timelines WHERE name = '$branch' AND tenant_id::text = '" . $self->tenant . "'");
+}
+
+# Where a branch's WAL is stored, as plain segment files.
+sub wal_dir
+{
+	my ($self, $branch) = @_;
+	return $self->ps_pgdata . '/neon/tenants/' . $self->tenant . '/timelines/' . $self->timeline($branch) . '/wal';
+}
+
+sub insert_lsn { $_[0]->psql($_[1], 'SELECT pg_current_wal_insert_lsn()') }
+
+# Flushes a primary's WAL and waits until the pageserver has it; the LSN.
+sub wait_ingest
+{
+	my ($self, $ep, $branch) = @_;
+	my $lsn = $self->psql($ep,
+		"SELECT lsn FROM (SELECT pg_logical_emit_message(true, 'neon_test', '')) m, LATERAL pg_current_wal_insert_lsn() lsn");
+	$self->wait_for_lsn($branch || 'main', $lsn);
+	return $lsn;
+}
+
+sub wait_for_lsn
+{
+	my ($self, $branch, $lsn, $limit) = @_;
+	return $self->poll('pageserver',
+		"SELECT last_record_lsn >= '$lsn' FROM neon_pageserver.timelines WHERE name = '$branch' AND tenant_id::text = '" . $self->tenant . "'",
+		't', timeout => $limit || $default_timeout);
+}
+
+sub lsn_num
+{
+	my ($lsn) = @_;
+	my ($h, $l) = split m{/}, $lsn;
+	return hex($h) * 2**32 + hex($l);
+}
+
+sub num_lsn
+{
+	my ($n) = @_;
+	return sprintf('%X/%X', int($n / 2**32), $n % 2**32);
+}
+
+# ------------------------------------------------------------ processes --
+
+sub postmaster_pid
+{
+	my ($self, $ep) = @_;
+	my $d = $ep eq 'pageserver' ? $self->ps_pgdata : $self->pgdata($ep);
+	open my $f, '<', "$d/postmaster.pid" or return undef;
+	my $pid = <$f>;
+	close $f;
+	return undef unless defined $pid && $pid =~ /^(\d+)$/;
+	return $1;
+}
+
+# Pids of a postmaster's children whose title matches.
+sub children_of
+{
+	my ($self, $pid, $title) = @_;
+	my @found;
+	for my $p (map { m{/proc/(\d+)$} ? $1 : () } glob '/proc/[0-9]*')
+	{
+		next unless (stat_field($p, 4) || 0) == $pid;
+		push @found, $p if cmdline($p) =~ $title;
+	}
+	return @found;
+}
+
+sub stat_field
+{
+	my ($pid, $n) = @_;
+	open my $f, '<', "/proc/$pid/stat" or return undef;
+	my $line = <$f>;
+	close $f;
+	return undef unless defined $line;
+	$line =~ s/^(\d+) \(.*\) /$1 x /s;
+	return (split / /, $line)[ $n - 1 ];
+}
+
+sub cmdline
+{
+	my ($pid) = @_;
+	open my $f, '<', "/proc/$pid/cmdline" or return '';
+	local $/;
+	my $c = <$f>;
+	close $f;
+	$c = '' unless defined $c;
+	$c =~ tr/\0/ /;
+	return $c;
+}
+
+sub signal
+{
+	my ($self, $sig, @pids) = @_;
+	for my $p (@pids)
+	{
+		croak 'no such process' unless $p;
+		kill($sig, $p) or run([ 'kill', "-$sig", $p ], '>', '/dev/null', '2>', '/dev/null');
+	}
+}
+
+sub alive
+{
+	my ($pid) = @_;
+	my $s = stat_field($pid, 3);
+	return defined $s && $s ne 'Z' && $s ne 'X';
+}
+
+# kill -9 of the postmaster of an endpoint or of "pageserver"; its children
+# follow by themselves.
+sub kill9
+{
+	my ($self, $ep) = @_;
+	my $pid = $self->postmaster_pid($ep) or croak "\"$ep\" does not run";
+	my @kids = $self->children_of($pid, qr/./);
+	$self->signal('KILL', $pid);
+	$self->wait_for("the end of process $pid", sub { !alive($pid) }, 30);
+	$self->wait_for('the end of its children', sub { !grep { alive($_) } @kids }, 60) if @kids;
+	return $pid;
+}
+
+# All processes that work below our scratch directory.
+sub our_processes
+{
+	my ($self) = @_;
+	my @found;
+	for my $p (glob '/proc/[0-9]*')
+	{
+		my $cwd = readlink("$p/cwd");
+		if (!defined $cwd)
+		{
+			next;
+		}
+		next unless index($cwd, "$self->{dir}/") == 0 || $cwd eq $self->{dir};
+		push @found, $1 if $p =~ m{/(\d+)$} && $1 != $$;
+	}
+	return @found;
+}
+
+sub DESTROY_all
+{
+	local $?;
+	for my $t (reverse @live)
+	{
+		next unless $t->{pid} == $$;
+		for my $h (@{ $t->{children} })
+		{
+			eval { $h->kill_kill(grace => 1) if $h->pumpable };
+		}
+		next unless -d $t->{dir};
+		my @stopped = grep { (stat_field($_, 3) || '') eq 'T' } $t->our_processes;
+		$t->signal('CONT', @stopped) if @stopped;
+		if ($t->our_processes)
+		{
+			eval { $t->command([ 'neon', 'stop', '-m', 'immediate' ], timeout => 60) };
+			diag("neon stop at the end: $@") if $@;
+		}
+		for (1 .. 50)
+		{
+			my @left = $t->our_processes or last;
+			$t->signal('KILL', @left);
+			sleep 0.1;
+		}
+	}
+}
+
+END
+{
+	DESTROY_all();
+}
+$SIG{INT} = $SIG{TERM} = sub { exit 1 };
+
+# -------------------------------------------------------------- workload --
+
+# pgbench's scripts with the transaction's own number written to a table, and
+# to a log at the client after the answer: what has to be there after a crash.
+sub pgbench
+{
+	my ($self, $ep, @args) = @_;
+	my ($rc, $out, $err) =
+	  $self->command([ 'pgbench', '-n', @args, $self->connstr($ep) ], timeout => 600);
+	croak "pgbench @args: exit code $rc\n$out\n$err" if $rc != 0;
+	return "$out$err";
+}
+
+sub pgbench_init
+{
+	my ($self, $ep, $scale) = @_;
+	my ($rc, $out, $err) =
+	  $self->command([ 'pgbench', '-i', '-q', '-s', $scale, $self->connstr($ep) ], timeout => 600);
+	croak "pgbench -i: $out\n$err" if $rc != 0;
+}
+
+# Starts clients that run TPC-B and log each acknowledged transaction; see
+# NeonTest::Clients.
+sub clients
+{
+	my ($self, $ep, %o) = @_;
+	return NeonTest::Clients->new($self, $ep, %o);
+}
+
+# pgbench's invariants: all sums are equal.
+sub balances_agree
+{
+	my ($self, $ep, $name, %o) = @_;
+	is( $self->psql($ep, <<'SQL', %o), 't', $name || 'balances agree');
+SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM pgbench_branches)
+   AND (SELECT sum(tbalance) FROM pgbench_tellers) = (SELECT sum(bbalance) FROM pgbench_branches)
+   AND (SELECT coalesce(sum(delta), 0) FROM pgbench_history) = (SELECT sum(bbalance) FROM pgbench_branches)
+SQL
+}
+
+# Every index by amcheck (heapallindexed), every heap by verify_heapam.
+sub amcheck
+{
+	my ($self, $ep, $name, %o) = @_;
+	my ($rc, $out, $err) = $self->command(
+		[
+			'pg_amcheck', '--heapallindexed', '--install-missing', '-j', '1',
+			$o{readonly} ? () : (),
+			'-h', '127.0.0.1', '-p', $self->port($ep), '-U', 'cloud_admin', '--all'
+		],
+		timeout => 600);
+	is($rc, 0, $name || 'amcheck is clean') or diag("$out\n$err");
+}
+
+# The whole instance as text, without what differs from run to run.
+sub dump_all
+{
+	my ($self, $ep, %o) = @_;
+	my $port = $o{port} || $self->port($ep);
+	my $host = $o{host} || '127.0.0.1';
+	my ($rc, $out, $err) = $self->command(
+		[ 'pg_dumpall', '-h', $host, '-p', $port, '-U', 'cloud_admin', '-w' ],
+		timeout => 600);
+	croak "pg_dumpall: $err" if $rc != 0;
+	$out =~ s/^\\(un)?restrict .*$//mg;
+	return $out;
+}
+
+sub dumps_equal
+{
+	my ($got, $want, $name) = @_;
+	if ($got eq $want)
+	{
+		pass($name);
+		return 1;
+	}
+	my @g = split /\n/, $got, -1;
+	my @w = split /\n/, $want, -1;
+	my ($i, @d) = (0);
+	while (($i < @g || $i < @w) && @d < 10)
+	{
+		my ($a, $b) = ($g[$i] // '(end)', $w[$i] // '(end)');
+		push @d, 'line ' . ($i + 1) . ": got  $a\n" . (' ' x 9) . "want $b" if $a ne $b;
+		$i++;
+	}
+	fail($name);
+	diag(scalar(@g) . ' against ' . scalar(@w) . " lines\n" . join("\n", @d));
+	return 0;
+}
+
+# ----------------------------------------------------- stock PostgreSQL --
+
+# A base copy of an endpoint for stock PostgreSQL, taken now: the endpoint is
+# made whole first, then copied by pg_basebackup.
+sub vanilla_base
+{
+	my ($self, $ep, $to) = @_;
+	$self->psql($ep, 'CREATE EXTENSION IF NOT EXISTS neon; SELECT neon.hydrate()', timeout => 600);
+	my ($rc, $out, $err) = $self->command(
+		[
+			'pg_basebackup', '-D', $to, '-X', 'none', '--checkpoint=fast', '--no-sync', '-w',
+			'-d', $self->connstr($ep)
+		],
+		timeout => 600);
+	croak "pg_basebackup: $err" if $rc != 0;
+	return $to;
+}
+
+# Starts stock PostgreSQL on a copy of $base that replays WAL from the given
+# directories (in this order) and stops before the first record that ends
+# beyond $lsn; a NeonTest::Vanilla.
+sub vanilla_replay
+{
+	my ($self, $base, $lsn, @wal_dirs) = @_;
+	return NeonTest::Vanilla->new($self, $base, $lsn, @wal_dirs);
+}
+
+package NeonTest::Vanilla;
+use strict;
+use warnings;
+use Carp;
+use File::Basename;
+use File::Path qw(remove_tree);
+
+my $vcount = 0;
+
+sub new
+{
+	my ($class, $t, $base, $lsn, @wal) = @_;
+	my $dir = "$t->{tmp}/vanilla" . ++$vcount;
+	my $sock = "$t->{tmp}";
+	system('cp', '-a', $base, $dir) == 0 or croak "cannot copy $base";
+	unlink glob("$dir/neon.*"), "$dir/postmaster.pid", "$dir/standby.signal",
+	  "$dir/postgresql.auto.conf", "$dir/postgresql.conf", "$dir/pg_hba.conf", "$dir/pg_ident.conf";
+	my $port = $t->free_port;
+	my $restore = join ' || ', map { "cp \"$_/%f\" \"%p\" 2>/dev/null" } @wal;
+	my $self = bless { t => $t, dir => $dir, port => $port }, $class;
+	$self->write('postgresql.conf', <<"CONF");
+listen_addresses = '127.0.0.1'
+port = $port
+unix_socket_directories = ''
+fsync = off
+autovacuum = off
+max_connections = 200
+max_worker_processes = 64
+max_prepared_transactions = 200
+max_wal_senders = 64
+max_locks_per_transaction = 256
+hot_standby = on
+restore_command = '$restore'
+recovery_target_lsn = '$lsn'
+recovery_target_inclusive = off
+recovery_target_action = 'pause'
+recovery_target_timeline = 'current'
+wal_retrieve_retry_interval = '100ms'
+log_min_messages = notice
+CONF
+	$self->write('pg_hba.conf', "local all all trust\nhost all all 127.0.0.1/32 trust\n");
+	$self->write('pg_ident.conf', '');
+	$self->write('recovery.signal', '');
+	my ($rc, $out, $err) = $t->command(
+		[ 'pg_ctl', '-D', $dir, '-l', "$dir.log", '-w', '-t', '300', 'start' ], timeout => 320);
+	croak "stock replay does not start: $out $err\n" . slurp("$dir.log") if $rc != 0;
+	my $ok = eval {
+		$t->poll('pageserver', 'SELECT pg_get_wal_replay_pause_state()', 'paused',
+			connstr => $self->connstr, timeout => 300);
+		1;
+	};
+	if (!$ok)
+	{
+		my $e = $@;
+		my $log = slurp("$dir.log");
+		$self->stop;
+		croak "stock replay did not reach $lsn: $e\n$log";
+	}
+	return $self;
+}
+
+sub connstr { "host=127.0.0.1 port=$_[0]{port} user=cloud_admin dbname=" . ($_[1] || 'postgres') }
+sub psql { my ($s, $sql, $db) = @_; return $s->{t}->psql('pageserver', $sql, connstr => $s->connstr($db)) }
+sub dump_all { my ($s) = @_; return $s->{t}->dump_all('vanilla', port => $s->{port}) }
+
+sub stop
+{
+	my ($self) = @_;
+	$self->{t}->command([ 'pg_ctl', '-D', $self->{dir}, '-m', 'immediate', '-w', 'stop' ]);
+	remove_tree($self->{dir}) unless $ENV{NEON_TEST_KEEP};
+	return;
+}
+
+sub write
+{
+	my ($self, $file, $text) = @_;
+	open my $f, '>', "$self->{dir}/$file" or croak "$file: $!";
+	print $f $text;
+	close $f or croak "$file: $!";
+}
+
+sub slurp
+{
+	my ($file) = @_;
+	open my $f, '<', $file or return '';
+	local $/;
+	my $x = <$f>;
+	return defined $x ? $x : '';
+}
+
+package NeonTest::Session;
+use strict;
+use warnings;
+use Carp;
+use IPC::Run qw(start pump timer);
+use Time::HiRes qw(time);
+
+sub new
+{
+	my ($class, $t, $ep, %o) = @_;
+	my $self = bless { in => '', out => '', err => '', n => 0, t => $t }, $class;
+	local %ENV = (%ENV, $t->env);
+	$self->{timer} = timer(1);
+	$self->{h} = start(
+		[ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=0', '-d', $t->connstr($ep, $o{db}) ],
+		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err}, $self->{timer});
+	push @{ $t->{children} }, $self->{h};
+	return $self;
+}
+
+# Sends SQL without waiting for the answer.
+sub send
+{
+	my ($self, $sql) = @_;
+	$self->{n}++;
+	$self->{in} .= "$sql\n\\echo --done $self->{n}--\n\\warn --done $self->{n}--\n";
+	$self->{h}->pump_nb;
+	return;
+}
+
+# The answer to what was sent last, or undef after the limit.
+sub answer
+{
+	my ($self, $limit) = @_;
+	my $mark = "--done $self->{n}--";
+	my $end = time + ($limit || $NeonTest::default_timeout);
+	until ($self->{out} =~ /^\Q$mark\E\n/m && $self->{err} =~ /^\Q$mark\E\n/m)
+	{
+		return undef if time > $end;
+		$self->{timer}->start(1);
+		my $ok = eval { $self->{h}->pump_nb; $self->{h}->pumpable };
+		last unless $ok;
+		select undef, undef, undef, 0.02;
+	}
+	my ($out, $err) = @{$self}{qw(out err)};
+	$self->{out} = $self->{err} = '';
+	s/^--done \d+--\n//mg for $out, $err;
+	chomp $out;
+	$self->{error} = $err;
+	return $out;
+}
+
+sub query { my ($self, $sql, $limit) = @_; $self->send($sql); return $self->answer($limit) }
+sub error { $_[0]{error} }
+
+sub close
+{
+	my ($self) = @_;
+	eval { $self->{in} .= "\\q\n"; $self->{timer}->start(10); $self->{h}->finish; 1 }
+	  or $self->{h}->kill_kill(grace => 1);
+	return;
+}
+
+# N processes that each run TPC-B transactions on their own connection and note
+# on disk what was acknowledged.  A lost connection ends a client: "errors" has
+# its message.
+package NeonTest::Clients;
+use strict;
+use warnings;
+use Carp;
+use POSIX qw(WNOHANG);
+use Time::HiRes qw(time sleep);
+
+my $ccount = 0;
+
+# Options: n (clients), scale, tag, seconds (0 = until stopped).
+sub new
+{
+	my ($class, $t, $ep, %o) = @_;
+	my $tag = $o{tag} || 'c' . ++$ccount;
+	my $dir = "$t->{tmp}/clients.$tag";
+	mkdir $dir or croak "$dir: $!";
+	my $self = bless { t => $t, ep => $ep, dir => $dir, n => $o{n} || 4, tag => $tag, pids => [] }, $class;
+	my $scale = $o{scale} || 1;
+	for my $i (1 .. $self->{n})
+	{
+		my $pid = fork;
+		croak "fork: $!" unless defined $pid;
+		if (!$pid)
+		{
+			$SIG{INT} = $SIG{TERM} = 'DEFAULT';
+			%ENV = (%ENV, $t->env);
+			open STDIN, '<', '/dev/null';
+			open my $gen, '-|', $^X, '-e', generator(), "$tag.$i", $scale, $i, $o{seconds} || 0,
+			  "$dir/$i.ack" or POSIX::_exit(1);
+			open STDIN, '<&', $gen;
+			open STDOUT, '>', "$dir/$i.ack";
+			open STDERR, '>', "$dir/$i.err";
+			exec 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $t->connstr($ep);
+			POSIX::_exit(127);
+		}
+		push @{ $self->{pids} }, $pid;
+	}
+	return $self;
+}
+
+# Writes transactions to a pipe; each one's last statement, after COMMIT,
+# prints its number: that reaches the log only if COMMIT was answered.
+sub generator
+{
+	return <<'PERL';
+my ($tag, $scale, $seed, $seconds, $ack) = @ARGV;
+$| = 1;
+srand($seed);
+my $end = $seconds ? time + $seconds : 0;
+my $n = 0;
+while (!$end || time < $end)
+{
+	$n++;
+	my ($a, $t, $b) = (1 + int rand 100000 * $scale, 1 + int rand 10 * $scale, 1 + int rand $scale);
+	my $d = int(rand 10001) - 5000;
+	print "BEGIN; UPDATE pgbench_accounts SET abalance = abalance + $d WHERE aid = $a;\n",
+	  "UPDATE pgbench_tellers SET tbalance = tbalance + $d WHERE tid = $t;\n",
+	  "UPDATE pgbench_branches SET bbalance = bbalance + $d WHERE bid = $b;\n",
+	  "INSERT INTO pgbench_history(tid, bid, aid, delta, mtime, filler) VALUES ($t, $b, $a, $d, now(), '$tag.$n');\n",
+	  "COMMIT;\n\\echo $tag.$n\n" or exit;
+	# stay close to what was answered
+	while (1)
+	{
+		my $size = -s $ack || 0;
+		last if $n < 20 || $size >= (length("$tag.") + 1) * ($n - 20);
+		exit if getppid() == 1;
+		select undef, undef, undef, 0.005;
+		exit if $end && time > $end + 60;
+	}
+}
+PERL
+}
+
+sub acknowledged
+{
+	my ($self) = @_;
+	my @a;
+	for my $i (1 .. $self->{n})
+	{
+		open my $f, '<', "$self->{dir}/$i.ack" or next;
+		while (<$f>) { chomp; push @a, $_ if /^\Q$self->{tag}\E\.\d+\.\d+$/; }
+	}
+	return @a;
+}
+
+sub errors
+{
+	my ($self) = @_;
+	my $e = '';
+	for my $i (1 .. $self->{n})
+	{
+		open my $f, '<', "$self->{dir}/$i.err" or next;
+		local $/;
+		my $x = <$f>;
+		$e .= $x if defined $x;
+	}
+	return $e;
+}
+
+# Waits until at least that many more transactions were acknowledged.
+sub wait_progress
+{
+	my ($self, $more, $limit) = @_;
+	my $from = scalar $self->acknowledged;
+	my $end = time + ($limit || 60);
+	while (time < $end)
+	{
+		return 1 if scalar($self->acknowledged) >= $from + $more;
+		sleep 0.1;
+	}
+	return 0;
+}
+
+sub running { my ($self) = @_; return grep { waitpid($_, WNOHANG) == 0 } @{ $self->{pids} } }
+
+sub stop
+{
+	my ($self) = @_;
+	kill 'TERM', $_ for $self->running;
+	$self->join(20);
+	return;
+}
+
+sub join
+{
+	my ($self, $limit) = @_;
+	my $end = time + ($limit || 300);
+	while (my @r = $self->running)
+	{
+		if (time > $end)
+		{
+			kill 'KILL', @r;
+			waitpid $_, 0 for @r;
+			last;
+		}
+		sleep 0.1;
+	}
+	$self->{pids} = [];
+	return;
+}
+
+# Acknowledged transactions that are not in the endpoint's table.
+sub lost
+{
+	my ($self, $ep) = @_;
+	my %there = map { $_ => 1 } split /\n/,
+	  $self->{t}->psql($ep, "SELECT rtrim(filler) FROM pgbench_history WHERE filler LIKE '$self->{tag}.%'");
+	return grep { !$there{$_} } $self->acknowledged;
+}
+
+1;
