@@ -1,0 +1,159 @@
+/*-------------------------------------------------------------------------
+ *
+ * neon_bootrec.c
+ *	  The boot checkpoint record: writing it and knowing it again.
+ *
+ * PostgreSQL zeroes the CheckPoint struct before it fills it, so the padding
+ * of its own records is zero; ours carries the term there twice.  The record's
+ * CRC covers it and nothing in PostgreSQL looks at it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog_internal.h"
+#include "access/xlogrecord.h"
+#include "neon_bootrec.h"
+#include "port/pg_crc32c.h"
+
+/* Padding after fullPageWrites and at the end of the struct. */
+#define TERM_OFFSET			20
+#define TERM_OFFSET_AGAIN	84
+#define PAD_OFFSET			17
+#define PAD_LENGTH			7
+
+StaticAssertDecl(sizeof(CheckPoint) == 88, "layout of CheckPoint");
+StaticAssertDecl(offsetof(CheckPoint, fullPageWrites) + sizeof(bool) == PAD_OFFSET,
+				 "layout of CheckPoint");
+StaticAssertDecl(offsetof(CheckPoint, nextXid) == PAD_OFFSET + PAD_LENGTH,
+				 "layout of CheckPoint");
+StaticAssertDecl(offsetof(CheckPoint, oldestActiveXid) + sizeof(TransactionId) == TERM_OFFSET_AGAIN,
+				 "layout of CheckPoint");
+
+#define BOOTREC_BODY	(2 + sizeof(CheckPoint))	/* block id, length, data */
+#define BOOTREC_LENGTH	(SizeOfXLogRecord + BOOTREC_BODY)
+
+static void
+set_term(CheckPoint *checkpoint, uint32 term)
+{
+	char	   *bytes = (char *) checkpoint;
+
+	memset(bytes + PAD_OFFSET, 0, PAD_LENGTH);
+	memcpy(bytes + TERM_OFFSET, &term, sizeof(term));
+	memcpy(bytes + TERM_OFFSET_AGAIN, &term, sizeof(term));
+}
+
+static uint32
+page_header_size(XLogRecPtr page, uint32 segsize)
+{
+	return XLogSegmentOffset(page, segsize) == 0 ? SizeOfXLogLongPHD : SizeOfXLogShortPHD;
+}
+
+/* The header that starts a page; remaining: bytes of a record that goes on in it. */
+static void
+put_page_header(char *at, XLogRecPtr page, uint32 remaining, uint64 system_identifier,
+				uint32 segsize, TimeLineID tli)
+{
+	XLogLongPageHeaderData header;
+
+	memset(&header, 0, sizeof(header));
+	header.std.xlp_magic = XLOG_PAGE_MAGIC;
+	header.std.xlp_info = XLP_BKP_REMOVABLE;
+	header.std.xlp_tli = tli;
+	header.std.xlp_pageaddr = page;
+	header.std.xlp_rem_len = remaining;
+	if (remaining > 0)
+		header.std.xlp_info |= XLP_FIRST_IS_CONTRECORD;
+	if (page_header_size(page, segsize) == SizeOfXLogLongPHD)
+	{
+		header.std.xlp_info |= XLP_LONG_HEADER;
+		header.xlp_sysid = system_identifier;
+		header.xlp_seg_size = segsize;
+		header.xlp_xlog_blcksz = XLOG_BLCKSZ;
+	}
+	memcpy(at, &header, page_header_size(page, segsize));
+}
+
+static void
+build_record(char *record, XLogRecPtr prev, const CheckPoint *checkpoint)
+{
+	XLogRecord	header;
+	pg_crc32c	crc;
+
+	memset(&header, 0, sizeof(header));
+	header.xl_tot_len = BOOTREC_LENGTH;
+	header.xl_prev = prev;
+	header.xl_info = XLOG_CHECKPOINT_SHUTDOWN;
+	header.xl_rmid = RM_XLOG_ID;
+
+	record[SizeOfXLogRecord] = (char) XLR_BLOCK_ID_DATA_SHORT;
+	record[SizeOfXLogRecord + 1] = (char) sizeof(CheckPoint);
+	memcpy(record + SizeOfXLogRecord + 2, checkpoint, sizeof(CheckPoint));
+
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, record + SizeOfXLogRecord, BOOTREC_BODY);
+	COMP_CRC32C(crc, &header, offsetof(XLogRecord, xl_crc));
+	FIN_CRC32C(crc);
+	header.xl_crc = crc;
+	memcpy(record, &header, SizeOfXLogRecord);
+}
+
+void
+bootrec_write(char *image, XLogRecPtr x, XLogRecPtr prev, CheckPoint *checkpoint,
+			  uint32 term, uint64 system_identifier, uint32 segsize,
+			  TimeLineID tli, BootRecordPlace *place)
+{
+	XLogRecPtr	base = x - XLogSegmentOffset(x, segsize);
+	XLogRecPtr	pos = x;
+	char		record[BOOTREC_LENGTH];
+	uint32		done = 0;
+
+	Assert(x == MAXALIGN(x));
+
+	if (pos % XLOG_BLCKSZ == 0)
+	{
+		put_page_header(image + (pos - base), pos, 0, system_identifier, segsize, tli);
+		pos += page_header_size(pos, segsize);
+	}
+	place->start = pos;
+	checkpoint->redo = pos;
+	set_term(checkpoint, term);
+	build_record(record, prev, checkpoint);
+
+	while (done < BOOTREC_LENGTH)
+	{
+		uint32		chunk;
+
+		if (pos % XLOG_BLCKSZ == 0)
+		{
+			put_page_header(image + (pos - base), pos, BOOTREC_LENGTH - done,
+							system_identifier, segsize, tli);
+			pos += page_header_size(pos, segsize);
+		}
+		chunk = Min(BOOTREC_LENGTH - done, XLOG_BLCKSZ - pos % XLOG_BLCKSZ);
+		memcpy(image + (pos - base), record + done, chunk);
+		pos += chunk;
+		done += chunk;
+	}
+	/* padding up to the end, which readers skip */
+	memset(image + (pos - base), 0, MAXALIGN(pos) - pos);
+	place->end = MAXALIGN(pos);
+	place->nsegments = (place->end - 1 - base) / segsize + 1;
+}
+
+uint32
+bootrec_term(XLogReaderState *record)
+{
+	const char *bytes;
+	uint32		term;
+	uint32		again;
+
+	if (XLogRecGetRmid(record) != RM_XLOG_ID ||
+		(XLogRecGetInfo(record) & ~XLR_INFO_MASK) != XLOG_CHECKPOINT_SHUTDOWN ||
+		XLogRecGetDataLen(record) != sizeof(CheckPoint))
+		return 0;
+	bytes = XLogRecGetData(record);
+	memcpy(&term, bytes + TERM_OFFSET, sizeof(term));
+	memcpy(&again, bytes + TERM_OFFSET_AGAIN, sizeof(again));
+	return term == again ? term : 0;
+}
