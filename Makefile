@@ -55,7 +55,7 @@ endif
 # Private copies of the sources, built without a single warning: by clang as
 # users get it, by gcc with injection points (which the tests use).
 build-clang: versions
-	@.ci/build-copy clang WERROR=1 CC=clang COPT="-Wno-ignored-optimization-argument -Wno-unknown-warning-option" -- $(PARTS)
+	@.ci/build-copy clang WERROR=1 CC=clang COPT="-Wno-ignored-optimization-argument -Wno-unknown-warning-option -Wno-ignored-attributes" -- $(PARTS)
 build-testing: versions
 	@.ci/build-copy testing WERROR=1 TESTING=1 -- $(PARTS)
 

@@ -679,7 +679,7 @@ package NeonTest::Session;
 use strict;
 use warnings;
 use Carp;
-use IPC::Run qw(start pump timer);
+use IPC::Run qw(start);
 use Time::HiRes qw(time);
 
 sub new
@@ -687,10 +687,9 @@ sub new
 	my ($class, $t, $ep, %o) = @_;
 	my $self = bless { in => '', out => '', err => '', n => 0, t => $t }, $class;
 	local %ENV = (%ENV, $t->env);
-	$self->{timer} = timer(1);
 	$self->{h} = start(
 		[ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=0', '-d', $t->connstr($ep, $o{db}) ],
-		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err}, $self->{timer});
+		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err});
 	push @{ $t->{children} }, $self->{h};
 	return $self;
 }
@@ -714,7 +713,6 @@ sub answer
 	until ($self->{out} =~ /^\Q$mark\E\n/m && $self->{err} =~ /^\Q$mark\E\n/m)
 	{
 		return undef if time > $end;
-		$self->{timer}->start(1);
 		my $ok = eval { $self->{h}->pump_nb; $self->{h}->pumpable };
 		last unless $ok;
 		select undef, undef, undef, 0.02;
@@ -733,8 +731,14 @@ sub error { $_[0]{error} }
 sub close
 {
 	my ($self) = @_;
-	eval { $self->{in} .= "\\q\n"; $self->{timer}->start(10); $self->{h}->finish; 1 }
-	  or $self->{h}->kill_kill(grace => 1);
+	my $end = time + 10;
+	$self->{in} .= "\\q\n";
+	while (time < $end)
+	{
+		last unless eval { $self->{h}->pump_nb; $self->{h}->pumpable };
+		select undef, undef, undef, 0.02;
+	}
+	eval { $self->{h}->kill_kill(grace => 1) };
 	return;
 }
 
@@ -773,8 +777,8 @@ sub new
 			open STDIN, '<&', $gen;
 			open STDOUT, '>', "$dir/$i.ack";
 			open STDERR, '>', "$dir/$i.err";
-			exec 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $t->connstr($ep);
-			POSIX::_exit(127);
+			exec('psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $t->connstr($ep))
+			  or POSIX::_exit(127);
 		}
 		push @{ $self->{pids} }, $pid;
 	}
