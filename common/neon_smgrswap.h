@@ -18,8 +18,11 @@
 extern const f_smgr smgrswap_md;
 
 /*
- * Installs table.  ereport(FATAL) with ERRCODE_FEATURE_NOT_SUPPORTED, DETAIL
- * and HINT if the running server is not one whose layout is known.
+ * Installs table, which is copied.  For the postmaster or a --single server
+ * while shared_preload_libraries are loaded; children inherit it.
+ * ereport(FATAL) with ERRCODE_FEATURE_NOT_SUPPORTED, DETAIL and HINT if the
+ * running server is not one whose layout is known.  The caller still has to
+ * test each slot that it relies on: the compiler may have resolved some calls.
  */
 extern void smgrswap_install(const f_smgr *table);
 

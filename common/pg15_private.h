@@ -43,11 +43,4 @@ typedef struct f_smgr
 	void		(*smgr_immedsync) (SMgrRelation reln, ForkNumber forknum);
 } f_smgr;
 
-/* md.c: one open segment of a fork; md_seg_fds[fork] points to an array of them. */
-typedef struct MdSegment
-{
-	File		vfd;
-	BlockNumber segno;
-} MdSegment;
-
 #endif							/* PG15_PRIVATE_H */
