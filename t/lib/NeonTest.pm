@@ -22,6 +22,14 @@ use POSIX qw(WNOHANG);
 use Test::More;
 use Time::HiRes qw(time sleep usleep);
 
+# Larger sizes in "make check-long".
+our $long = $ENV{NEON_TEST_LONG} ? 1 : 0;
+
+# Random choices come from a seed that is printed and can be given.
+our $seed = $ENV{NEON_TEST_SEED} || int(rand(2**31));
+srand($seed);
+note("NEON_TEST_SEED=$seed");
+
 our $default_timeout = $ENV{NEON_TEST_TIMEOUT} || 120;
 my @live;
 my $count = 0;
@@ -405,15 +413,16 @@ sub alive
 }
 
 # kill -9 of the postmaster of an endpoint or of "pageserver"; its children
-# follow by themselves.
+# follow by themselves, which is waited for unless nowait is given.
 sub kill9
 {
-	my ($self, $ep) = @_;
+	my ($self, $ep, %o) = @_;
 	my $pid = $self->postmaster_pid($ep) or croak "\"$ep\" does not run";
 	my @kids = $self->children_of($pid, qr/./);
 	$self->signal('KILL', $pid);
 	$self->wait_for("the end of process $pid", sub { !alive($pid) }, 30);
-	$self->wait_for('the end of its children', sub { !grep { alive($_) } @kids }, 60) if @kids;
+	$self->wait_for('the end of its children', sub { !grep { alive($_) } @kids }, 60)
+	  if @kids && !$o{nowait};
 	return $pid;
 }
 
