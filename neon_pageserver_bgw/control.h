@@ -14,6 +14,8 @@
 
 #include "access/xlogreader.h"
 #include "catalog/pg_control.h"
+#include "lib/stringinfo.h"
+#include "neon_key.h"
 #include "timeline.h"
 
 #define CONTROL_INTERVAL	(1024 * 1024)
@@ -33,10 +35,17 @@ typedef struct ControlState
 	int			max_locks_per_xact;
 	bool		track_commit_timestamp;
 	uint32		term;			/* of the last boot record */
-	TimestampTz max_commit_time;	/* largest commit time up to here */
+	TimestampTz max_commit_time;	/* largest commit time up to here; at first
+								 * that of the initial checkpoint */
 	XLogRecPtr	last_commit_end;	/* end of the last commit, abort or prepare */
 	XLogRecPtr	last_commit_start;
+	XLogRecPtr	commit_end;		/* end of the last commit alone; at first the
+								 * start of the history */
+	TimestampTz commit_time;	/* of that commit */
 } ControlState;
+
+/* The key of the encoded state. */
+extern NeonKey control_key(void);
 
 /* From a control file whose latest checkpoint record ends at lsn. */
 extern void control_init(ControlState *state, const ControlFileData *file,
@@ -47,6 +56,11 @@ extern void control_advance(ControlState *state, XLogReaderState *record);
 
 extern void control_encode(const ControlState *state, StringInfo buf);
 extern bool control_decode(const char *data, uint32 len, ControlState *state);
+
+/*
+ * The state at the newest stored blob at or below lsn; false if there is none.
+ */
+extern bool control_stored(Timeline *tl, XLogRecPtr lsn, ControlState *state);
 
 /*
  * State at lsn, which must be a record end in the history of tl; else
