@@ -1,0 +1,401 @@
+/*-------------------------------------------------------------------------
+ *
+ * guard.c
+ *	  Everything that a compute refuses to do, or does in another way.
+ *
+ * PostgreSQL does some things to whole files, below the storage manager, and
+ * those files have holes here until the compute is hydrated.  Some settings
+ * would make the data unsafe.  And some state is not in the WAL, so it would
+ * be gone at the next boot.  Refusals of connections are in admission.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <unistd.h>
+
+#include "access/htup_details.h"
+#include "access/rmgr.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_proc.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "coordinator.h"
+#include "guard.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "replication/slot.h"
+#include "replication/walsender.h"
+#include "storage/copydir.h"
+#include "storage/fd.h"
+#include "storage/lwlock.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/fmgroids.h"
+#include "utils/guc.h"
+#include "utils/syscache.h"
+
+/*
+ * Settings that ALTER SYSTEM may not touch: safety, identity, and what the
+ * launcher puts on the command line, where it would have no effect.
+ */
+static const char *const guarded_settings[] = {
+	/* safety */
+	"fsync", "full_page_writes", "wal_level", "archive_mode", "restart_after_crash",
+	"max_slot_wal_keep_size", "max_wal_senders", "max_replication_slots",
+	"synchronous_standby_names", "recovery_init_sync_method",
+	/* recovery and replication from elsewhere */
+	"archive_cleanup_command", "hot_standby", "primary_conninfo", "primary_slot_name",
+	"promote_trigger_file", "recovery_end_command", "recovery_min_apply_delay",
+	"recovery_target", "recovery_target_action", "recovery_target_inclusive",
+	"recovery_target_lsn", "recovery_target_name", "recovery_target_time",
+	"recovery_target_timeline", "recovery_target_xid", "restore_command",
+	/* identity and place */
+	"neon.tenant_id", "neon.timeline_id", "neon.endpoint_id", "neon.pageserver_connstring",
+	"neon.safekeepers", "neon.storage_conninfo", "neon.conf_dir",
+	"shared_preload_libraries", "port", "listen_addresses", "unix_socket_directories",
+	"data_directory", "config_file", "hba_file", "ident_file", "external_pid_file"
+};
+
+static ProcessUtility_hook_type prev_process_utility = NULL;
+static object_access_hook_type prev_object_access = NULL;
+
+/* ----------
+ * At load
+ * ----------
+ */
+
+static void
+refuse_setting(const char *name, const char *value, const char *why)
+{
+	ereport(FATAL,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("a compute cannot run with \"%s\" set to \"%s\"", name, value),
+			 errdetail("%s", why),
+			 errhint("Use \"neon endpoint config\" to change it.")));
+}
+
+void
+guard_check_settings(void)
+{
+	if (wal_level < WAL_LEVEL_REPLICA)
+		refuse_setting("wal_level", "minimal",
+					   "The storage needs every change in the WAL.");
+	if (XLogArchiveMode != ARCHIVE_MODE_OFF)
+		refuse_setting("archive_mode", GetConfigOption("archive_mode", false, false),
+					   "The WAL is archived by the storage.");
+	if (neon_tenant_id_setting[0] == '\0' || neon_timeline_id_setting[0] == '\0' ||
+		neon_endpoint_id_setting[0] == '\0')
+		ereport(FATAL,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("neon.tenant_id, neon.timeline_id and neon.endpoint_id must be set"),
+				 errhint("Use \"neon endpoint start\".")));
+	if (max_wal_senders < 1)
+		refuse_setting("max_wal_senders", "0", "The storage streams by a WAL sender.");
+	if (max_replication_slots < 1)
+		refuse_setting("max_replication_slots", "0", "The storage needs a replication slot.");
+}
+
+/* What only this start's kind decides, once the ticket is read. */
+void
+guard_check_primary_settings(void)
+{
+	if (neon_boot.kind == NEON_PRIMARY && !enableFsync)
+		refuse_setting("fsync", "off",
+					   "Until the pageserver has the WAL, the only copy is in this data directory.");
+}
+
+void
+guard_check_libraries(void)
+{
+	for (int id = RM_MIN_CUSTOM_ID; id <= RM_MAX_CUSTOM_ID; id++)
+		if (RmgrIdExists(id))
+			ereport(FATAL,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("a compute cannot run with custom WAL resource manager \"%s\"",
+							GetRmgr(id).rm_name),
+					 errdetail("The storage could not replay its records."),
+					 errhint("Remove its library from shared_preload_libraries by \"neon endpoint config\".")));
+}
+
+/* ----------
+ * ALTER SYSTEM
+ * ----------
+ */
+
+static void
+check_alter_system(const AlterSystemStmt *stmt)
+{
+	const VariableSetStmt *set = stmt->setstmt;
+
+	/* taking a setting away is harmless */
+	if (set->kind != VAR_SET_VALUE && set->kind != VAR_SET_DEFAULT)
+		return;
+	for (int i = 0; i < lengthof(guarded_settings); i++)
+		if (pg_strcasecmp(set->name, guarded_settings[i]) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_CANT_CHANGE_RUNTIME_PARAM),
+					 errmsg("parameter \"%s\" of a compute cannot be changed by ALTER SYSTEM",
+							guarded_settings[i]),
+					 errhint("Use \"neon endpoint config %s %s=...\".",
+							 neon_boot.endpoint, guarded_settings[i])));
+}
+
+/*
+ * The data directory does not outlive this boot, so the file that ALTER
+ * SYSTEM wrote is copied to where the launcher takes it from.
+ */
+static void
+keep_auto_conf(void)
+{
+	char		path[MAXPGPATH];
+	char		temp[MAXPGPATH];
+
+	if (neon_conf_dir[0] == '\0')
+		return;
+	snprintf(path, sizeof(path), "%s/%s", neon_conf_dir, PG_AUTOCONF_FILENAME);
+	snprintf(temp, sizeof(temp), "%s.tmp", path);
+
+	/* the lock of ALTER SYSTEM itself: the last file written is the one kept */
+	LWLockAcquire(AutoFileLock, LW_EXCLUSIVE);
+	if (unlink(temp) != 0 && errno != ENOENT)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not remove file \"%s\": %m", temp)));
+	copy_file(PG_AUTOCONF_FILENAME, temp);
+	durable_rename(temp, path, ERROR);
+	LWLockRelease(AutoFileLock);
+}
+
+/* ----------
+ * Databases
+ * ----------
+ */
+
+/* CREATE DATABASE that copies files: change it to one that copies pages. */
+static bool
+copies_files(const CreatedbStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, "strategy") == 0 && option->arg != NULL &&
+			pg_strcasecmp(defGetString(option), "file_copy") == 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+copy_pages_instead(CreatedbStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, "strategy") == 0)
+			option->arg = (Node *) makeString("wal_log");
+	}
+	ereport(NOTICE,
+			(errmsg("using strategy \"wal_log\" instead of \"file_copy\""),
+			 errdetail("Files of a compute may not be complete, so it copies by pages.")));
+}
+
+static bool
+moves_database(const AlterDatabaseStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->options)
+		if (strcmp(lfirst_node(DefElem, lc)->defname, "tablespace") == 0)
+			return true;
+	return false;
+}
+
+static Oid
+database_tablespace(Oid db)
+{
+	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(db));
+	Oid			tablespace;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	tablespace = ((Form_pg_database) GETSTRUCT(tuple))->dattablespace;
+	ReleaseSysCache(tuple);
+	return tablespace;
+}
+
+/*
+ * ALTER DATABASE SET TABLESPACE copies the directory, which therefore must be
+ * complete.  Returns the database's OID if it was hydrated, else InvalidOid:
+ * the command will fail then, and says why better than we could.
+ */
+static Oid
+hydrate_before_move(const AlterDatabaseStmt *stmt, bool toplevel)
+{
+	Oid			db = get_database_oid(stmt->dbname, true);
+
+	PreventInTransactionBlock(toplevel, "ALTER DATABASE SET TABLESPACE");
+	if (!OidIsValid(db) || db == MyDatabaseId || !pg_database_ownercheck(db, GetUserId()))
+		return InvalidOid;
+	(void) neon_hydrate_database(db);
+	return db;
+}
+
+/* ----------
+ * The hooks
+ * ----------
+ */
+
+typedef struct UtilityCall
+{
+	const char *query;
+	bool		read_only_tree;
+	ProcessUtilityContext context;
+	ParamListInfo params;
+	QueryEnvironment *env;
+	DestReceiver *dest;
+	QueryCompletion *completion;
+} UtilityCall;
+
+static void
+run_utility(PlannedStmt *pstmt, const UtilityCall *call)
+{
+	ProcessUtility_hook_type run = prev_process_utility ? prev_process_utility : standard_ProcessUtility;
+
+	run(pstmt, call->query, call->read_only_tree, call->context, call->params,
+		call->env, call->dest, call->completion);
+}
+
+static void
+run_create_database(PlannedStmt *pstmt, const UtilityCall *call)
+{
+	/* the tree may belong to a cached plan */
+	pstmt = copyObject(pstmt);
+	copy_pages_instead(castNode(CreatedbStmt, pstmt->utilityStmt));
+	run_utility(pstmt, call);
+}
+
+static void
+run_drop_database(PlannedStmt *pstmt, const UtilityCall *call)
+{
+	Oid			db = get_database_oid(castNode(DropdbStmt, pstmt->utilityStmt)->dbname, true);
+
+	run_utility(pstmt, call);
+	/* its files are gone, whatever becomes of the transaction */
+	if (OidIsValid(db))
+		neon_drop_database_map(db, InvalidOid);
+}
+
+static void
+run_move_database(PlannedStmt *pstmt, const UtilityCall *call)
+{
+	AlterDatabaseStmt *stmt = castNode(AlterDatabaseStmt, pstmt->utilityStmt);
+	Oid			db = hydrate_before_move(stmt, call->context == PROCESS_UTILITY_TOPLEVEL);
+	Oid			tablespace = OidIsValid(db) ? database_tablespace(db) : InvalidOid;
+
+	run_utility(pstmt, call);
+	/* everything was here before, so nothing is remote, moved or not */
+	if (OidIsValid(tablespace))
+		neon_drop_database_map(db, tablespace);
+}
+
+static void
+run_alter_system(PlannedStmt *pstmt, const UtilityCall *call)
+{
+	check_alter_system(castNode(AlterSystemStmt, pstmt->utilityStmt));
+	run_utility(pstmt, call);
+	keep_auto_conf();
+}
+
+static void
+guarded_process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+						ProcessUtilityContext context, ParamListInfo params,
+						QueryEnvironment *env, DestReceiver *dest, QueryCompletion *completion)
+{
+	UtilityCall call = {query, read_only_tree, context, params, env, dest, completion};
+	Node	   *stmt = pstmt->utilityStmt;
+
+	if (IsA(stmt, CreatedbStmt) && copies_files((CreatedbStmt *) stmt))
+		run_create_database(pstmt, &call);
+	else if (IsA(stmt, DropdbStmt))
+		run_drop_database(pstmt, &call);
+	else if (IsA(stmt, AlterDatabaseStmt) && moves_database((AlterDatabaseStmt *) stmt))
+		run_move_database(pstmt, &call);
+	else if (IsA(stmt, AlterSystemStmt))
+		run_alter_system(pstmt, &call);
+	else
+		run_utility(pstmt, &call);
+}
+
+static void
+refuse_unhydrated(const char *what)
+{
+	if (neon_fully_hydrated())
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("%s is not possible before this compute is hydrated", what),
+			 errdetail("Part of its data is only in the pageserver."),
+			 errhint("Run SELECT neon.hydrate() first.")));
+}
+
+static void
+check_function(Oid function)
+{
+	switch (function)
+	{
+		case F_PG_BACKUP_START:
+			refuse_unhydrated("a base backup");
+			break;
+		case F_PG_CREATE_PHYSICAL_REPLICATION_SLOT:
+		case F_PG_COPY_PHYSICAL_REPLICATION_SLOT_NAME_NAME:
+		case F_PG_COPY_PHYSICAL_REPLICATION_SLOT_NAME_NAME_BOOL:
+			refuse_unhydrated("a replication slot");
+			break;
+		case F_PG_CREATE_LOGICAL_REPLICATION_SLOT:
+		case F_PG_COPY_LOGICAL_REPLICATION_SLOT_NAME_NAME:
+		case F_PG_COPY_LOGICAL_REPLICATION_SLOT_NAME_NAME_BOOL:
+		case F_PG_COPY_LOGICAL_REPLICATION_SLOT_NAME_NAME_BOOL_NAME:
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("logical replication slots on a compute are not supported"),
+					 errdetail("They would not survive the next boot.")));
+			break;
+		case F_PG_PROMOTE:
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("a static endpoint cannot be promoted"),
+					 errhint("Use \"neon timeline branch\" or \"neon endpoint start --ephemeral\".")));
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+guarded_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
+{
+	if (prev_object_access)
+		prev_object_access(access, class_id, object_id, sub_id, arg);
+	if (access == OAT_FUNCTION_EXECUTE && class_id == ProcedureRelationId)
+		check_function(object_id);
+}
+
+void
+guard_install(void)
+{
+	prev_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = guarded_process_utility;
+	prev_object_access = object_access_hook;
+	object_access_hook = guarded_object_access;
+}

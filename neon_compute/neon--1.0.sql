@@ -1,0 +1,83 @@
+/* neon_compute/neon--1.0.sql */
+
+-- complain if the script is sourced in psql, rather than by CREATE EXTENSION
+\echo Use "CREATE EXTENSION neon" to load this file. \quit
+
+-- What this compute is.
+CREATE FUNCTION neon.tenant_id() RETURNS text
+AS 'MODULE_PATHNAME', 'neon_sql_tenant_id'
+LANGUAGE C STABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION neon.timeline_id() RETURNS text
+AS 'MODULE_PATHNAME', 'neon_sql_timeline_id'
+LANGUAGE C STABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION neon.version() RETURNS text
+AS 'MODULE_PATHNAME', 'neon_sql_version'
+LANGUAGE C STABLE STRICT PARALLEL SAFE;
+
+CREATE FUNCTION neon.get_status(
+	OUT endpoint text,
+	OUT kind text,				-- primary, static or ephemeral
+	OUT term int8,				-- 0 unless primary
+	OUT boot_lsn pg_lsn,
+	OUT insert_lsn pg_lsn,		-- null if static
+	OUT storage_flush_lsn pg_lsn,	-- null unless primary
+	OUT unflushed_bytes int8,	-- null unless primary
+	OUT streaming bool,			-- null unless primary
+	OUT hydrated bool,
+	OUT problem text)			-- why nothing streams; null if nothing is known
+AS 'MODULE_PATHNAME', 'neon_sql_status'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
+
+CREATE VIEW neon.status AS SELECT * FROM neon.get_status();
+
+CREATE FUNCTION neon.get_stat_local(
+	OUT hits int8,
+	OUT misses int8,
+	OUT fetched_pages int8,
+	OUT fetched_bytes int8,
+	OUT evicted_chunks int8,
+	OUT present_bytes int8,
+	OUT limit_bytes int8)		-- null if there is no limit
+AS 'MODULE_PATHNAME', 'neon_sql_stat_local'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
+
+CREATE VIEW neon.stat_local AS SELECT * FROM neon.get_stat_local();
+
+-- Fetches what is absent of a relation with its indexes and TOAST table, or
+-- of everything; returns the number of blocks fetched.
+CREATE FUNCTION neon.hydrate(relation regclass DEFAULT NULL) RETURNS int8
+AS 'MODULE_PATHNAME', 'neon_sql_hydrate'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+
+-- Branches of this compute's tenant, as the pageserver knows them.
+CREATE FUNCTION neon.branch_create(
+	name text,
+	at_lsn pg_lsn DEFAULT NULL,
+	OUT timeline_id text,
+	OUT lsn pg_lsn)
+AS 'MODULE_PATHNAME', 'neon_sql_branch_create'
+LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
+
+CREATE FUNCTION neon.get_branches(
+	OUT timeline_id text,
+	OUT name text,
+	OUT ancestor_id text,
+	OUT ancestor_lsn pg_lsn,
+	OUT start_lsn pg_lsn,
+	OUT last_record_lsn pg_lsn,
+	OUT state text,
+	OUT current bool)			-- is it the one that this compute serves?
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'neon_sql_branches'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+CREATE VIEW neon.branches AS SELECT * FROM neon.get_branches();
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA neon FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA neon FROM PUBLIC;
+GRANT USAGE ON SCHEMA neon TO pg_monitor;
+GRANT EXECUTE ON FUNCTION neon.tenant_id(), neon.timeline_id(), neon.version(),
+	neon.get_status(), neon.get_stat_local(), neon.get_branches() TO pg_monitor;
+GRANT SELECT ON neon.status, neon.stat_local, neon.branches TO pg_monitor;

@@ -1,0 +1,310 @@
+/*-------------------------------------------------------------------------
+ *
+ * sql.c
+ *	  SQL functions of the extension "neon".
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/relation.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_class.h"
+#include "coordinator.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "neon.h"
+#include "pageserver.h"
+#include "replication/message.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/pg_lsn.h"
+#include "utils/rel.h"
+#include "utils/tuplestore.h"
+
+#define NEON_VERSION	"1.0"
+
+#define NEON_SQL_FUNCTION(name) \
+	PG_FUNCTION_INFO_V1(name); \
+	extern PGDLLEXPORT Datum name(PG_FUNCTION_ARGS)
+
+NEON_SQL_FUNCTION(neon_sql_tenant_id);
+NEON_SQL_FUNCTION(neon_sql_timeline_id);
+NEON_SQL_FUNCTION(neon_sql_version);
+NEON_SQL_FUNCTION(neon_sql_status);
+NEON_SQL_FUNCTION(neon_sql_stat_local);
+NEON_SQL_FUNCTION(neon_sql_hydrate);
+NEON_SQL_FUNCTION(neon_sql_branch_create);
+NEON_SQL_FUNCTION(neon_sql_branches);
+
+/* A row type with the columns of the calling function's result. */
+static TupleDesc
+result_row_type(FunctionCallInfo fcinfo)
+{
+	TupleDesc	desc;
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	return BlessTupleDesc(desc);
+}
+
+static const char *
+kind_name(NeonEndpointKind kind)
+{
+	switch (kind)
+	{
+		case NEON_PRIMARY:
+			return "primary";
+		case NEON_STATIC:
+			return "static";
+		case NEON_EPHEMERAL:
+			return "ephemeral";
+	}
+	return "unknown";
+}
+
+Datum
+neon_sql_tenant_id(PG_FUNCTION_ARGS)
+{
+	char		hex[NEON_ID_HEXLEN + 1];
+
+	PG_RETURN_TEXT_P(cstring_to_text(neon_id_format(&neon_boot.tenant_id, hex)));
+}
+
+Datum
+neon_sql_timeline_id(PG_FUNCTION_ARGS)
+{
+	char		hex[NEON_ID_HEXLEN + 1];
+
+	PG_RETURN_TEXT_P(cstring_to_text(neon_id_format(&neon_boot.timeline_id, hex)));
+}
+
+Datum
+neon_sql_version(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text("neon " NEON_VERSION " (PostgreSQL " PG_VERSION ")"));
+}
+
+Datum
+neon_sql_status(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc = result_row_type(fcinfo);
+	bool		primary = neon_boot.kind == NEON_PRIMARY;
+	bool		writes = neon_boot.kind != NEON_STATIC;
+	XLogRecPtr	insert = writes ? GetXLogInsertRecPtr() : InvalidXLogRecPtr;
+	StorageState state;
+	Datum		values[10];
+	bool		nulls[10] = {false};
+
+	storage_state(&state);
+	values[0] = CStringGetTextDatum(neon_boot.endpoint);
+	values[1] = CStringGetTextDatum(kind_name(neon_boot.kind));
+	values[2] = Int64GetDatum((int64) neon_boot.term);
+	values[3] = LSNGetDatum(neon_boot.boot_lsn);
+	values[4] = LSNGetDatum(insert);
+	nulls[4] = !writes;
+	values[5] = LSNGetDatum(state.flush_lsn);
+	values[6] = Int64GetDatum(insert > state.flush_lsn ? (int64) (insert - state.flush_lsn) : 0);
+	values[7] = BoolGetDatum(state.streaming);
+	nulls[5] = nulls[6] = nulls[7] = !primary;
+	values[8] = BoolGetDatum(neon_fully_hydrated());
+	values[9] = CStringGetTextDatum(state.problem);
+	nulls[9] = state.problem[0] == '\0';
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}
+
+Datum
+neon_sql_stat_local(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc = result_row_type(fcinfo);
+	NeonLocalStats stats;
+	Datum		values[7];
+	bool		nulls[7] = {false};
+
+	neon_local_stats(&stats);
+	values[0] = Int64GetDatum((int64) stats.hits);
+	values[1] = Int64GetDatum((int64) stats.misses);
+	values[2] = Int64GetDatum((int64) stats.fetched_pages);
+	values[3] = Int64GetDatum((int64) stats.fetched_bytes);
+	values[4] = Int64GetDatum((int64) stats.evicted_chunks);
+	values[5] = Int64GetDatum((int64) stats.present_bytes);
+	values[6] = Int64GetDatum((int64) stats.limit_bytes);
+	nulls[6] = stats.limit_bytes == 0;
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}
+
+/* ----------
+ * Hydration
+ * ----------
+ */
+
+static uint64
+hydrate_with_indexes(Relation rel)
+{
+	uint64		fetched = neon_hydrate_relation(RelationGetRelid(rel));
+	List	   *indexes = RelationGetIndexList(rel);
+	ListCell   *lc;
+
+	foreach(lc, indexes)
+		fetched += neon_hydrate_relation(lfirst_oid(lc));
+	return fetched;
+}
+
+/* The lock keeps the relation's files; it is released with the transaction's. */
+static uint64
+hydrate_relation(Oid relid)
+{
+	Relation	rel = relation_open(relid, AccessShareLock);
+	Oid			toast = rel->rd_rel->reltoastrelid;
+	uint64		fetched;
+
+	if (!RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("relation \"%s\" does not have storage", RelationGetRelationName(rel)),
+				 errdetail_relkind_not_supported(rel->rd_rel->relkind)));
+	if (rel->rd_rel->relkind == RELKIND_INDEX || rel->rd_rel->relkind == RELKIND_SEQUENCE)
+		fetched = neon_hydrate_relation(relid);
+	else
+		fetched = hydrate_with_indexes(rel);
+	relation_close(rel, NoLock);
+	if (OidIsValid(toast))
+		fetched += hydrate_relation(toast);
+	return fetched;
+}
+
+Datum
+neon_sql_hydrate(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0))
+		PG_RETURN_INT64((int64) neon_hydrate_all());
+	PG_RETURN_INT64((int64) hydrate_relation(PG_GETARG_OID(0)));
+}
+
+/* ----------
+ * Branches
+ * ----------
+ */
+
+static char *
+format_lsn(XLogRecPtr lsn)
+{
+	return psprintf("%X/%X", LSN_FORMAT_ARGS(lsn));
+}
+
+/*
+ * An LSN above everything that was acknowledged before the call.  The end of
+ * a record of our own: the pageserver reaches exactly that, while the insert
+ * position may already lie behind the header of a page still to come.
+ */
+static XLogRecPtr
+mark_now(void)
+{
+	const char *message = "branch";
+
+	return LogLogicalMessage("neon", message, strlen(message), false);
+}
+
+static XLogRecPtr
+branch_point(FunctionCallInfo fcinfo)
+{
+	if (neon_boot.kind == NEON_PRIMARY)
+	{
+		XLogRecPtr	now = mark_now();
+		XLogRecPtr	lsn = PG_ARGISNULL(1) ? now : PG_GETARG_LSN(1);
+
+		if (lsn > now)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("LSN %s is in the future", format_lsn(lsn)),
+					 errdetail("The WAL of this compute ends at %s.", format_lsn(now))));
+		XLogFlush(Min(lsn, now));
+		return lsn;
+	}
+	if (!PG_ARGISNULL(1))
+		return PG_GETARG_LSN(1);
+	if (neon_boot.kind == NEON_EPHEMERAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("the changes of an ephemeral endpoint are not stored and cannot be branched"),
+				 errhint("Give an LSN, at most %s.", format_lsn(neon_boot.boot_lsn))));
+	return neon_boot.boot_lsn;
+}
+
+static void
+wait_for_pageserver(XLogRecPtr lsn)
+{
+	const char *params[] = {neon_tenant_id_setting, neon_timeline_id_setting, format_lsn(lsn),
+	psprintf("%d milliseconds", neon_fetch_timeout)};
+
+	(void) pageserver_call("SELECT neon_pageserver.wait_lsn($1, $2, $3::pg_lsn, $4::interval)",
+						   4, params, neon_fetch_timeout + 1000);
+}
+
+/* The pageserver's half of a branch is done whatever becomes of a transaction. */
+static void
+refuse_transaction_block(const char *what)
+{
+	if (IsTransactionBlock() || IsSubTransaction())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s cannot run inside a transaction block", what)));
+}
+
+Datum
+neon_sql_branch_create(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc = result_row_type(fcinfo);
+	XLogRecPtr	lsn;
+	char	  **row;
+	List	   *rows;
+	Datum		values[2];
+	bool		nulls[2] = {false};
+
+	refuse_transaction_block("neon.branch_create");
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the branch needs a name")));
+	lsn = branch_point(fcinfo);
+	if (neon_boot.kind == NEON_PRIMARY)
+		wait_for_pageserver(lsn);
+	{
+		const char *params[] = {neon_tenant_id_setting, text_to_cstring(PG_GETARG_TEXT_PP(0)),
+		neon_timeline_id_setting, format_lsn(lsn)};
+
+		rows = pageserver_call("SELECT timeline_id, lsn FROM neon_pageserver.branch_create($1, $2, $3, $4::pg_lsn)",
+							   4, params, neon_fetch_timeout);
+	}
+	if (list_length(rows) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("pageserver %s did not describe the new branch", pageserver_address())));
+	row = linitial(rows);
+	values[0] = CStringGetTextDatum(row[0]);
+	values[1] = DirectFunctionCall1(pg_lsn_in, CStringGetDatum(row[1]));
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}
+
+Datum
+neon_sql_branches(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	const char *params[] = {neon_tenant_id_setting, neon_timeline_id_setting};
+	AttInMetadata *meta;
+	List	   *rows;
+	ListCell   *lc;
+
+	InitMaterializedSRF(fcinfo, 0);
+	meta = TupleDescGetAttInMetadata(rsinfo->setDesc);
+	rows = pageserver_call("SELECT timeline_id, name, ancestor_id, ancestor_lsn, start_lsn,"
+						   " last_record_lsn, state, timeline_id = $2"
+						   " FROM neon_pageserver.branches($1) ORDER BY name",
+						   2, params, neon_fetch_timeout);
+	foreach(lc, rows)
+		tuplestore_puttuple(rsinfo->setResult, BuildTupleFromCStrings(meta, lfirst(lc)));
+	return (Datum) 0;
+}
