@@ -479,6 +479,24 @@ $SIG{INT} = $SIG{TERM} = sub { exit 1 };
 
 # -------------------------------------------------------------- workload --
 
+# Runs psql with a script file over and over until NeonTest::Loop::stop; errors
+# of single statements do not matter.
+sub loop
+{
+	my ($self, $ep, $sql, %o) = @_;
+	return NeonTest::Loop->new($self, $ep, $sql, %o);
+}
+
+# The LSN at which an endpoint was booted.
+sub boot_lsn
+{
+	my ($self, $ep) = @_;
+	open my $f, '<', $self->pgdata($ep) . '/neon.boot' or croak "neon.boot of \"$ep\": $!";
+	my ($lsn) = map { m{^boot_lsn=([0-9A-F]+/[0-9A-F]+)} ? $1 : () } <$f>;
+	close $f;
+	return $lsn;
+}
+
 # pgbench's scripts with the transaction's own number written to a table, and
 # to a log at the client after the answer: what has to be there after a crash.
 sub pgbench
@@ -538,7 +556,9 @@ sub dump_all
 	my $port = $o{port} || $self->port($ep);
 	my $host = $o{host} || '127.0.0.1';
 	my ($rc, $out, $err) = $self->command(
-		[ 'pg_dumpall', '-h', $host, '-p', $port, '-U', 'cloud_admin', '-w' ],
+		[
+			'pg_dumpall', '--no-unlogged-table-data', '-h', $host, '-p', $port, '-U', 'cloud_admin', '-w'
+		],
 		timeout => 600);
 	croak "pg_dumpall: $err" if $rc != 0;
 	$out =~ s/^\\(un)?restrict .*$//mg;
@@ -586,8 +606,8 @@ sub vanilla_base
 }
 
 # Starts stock PostgreSQL on a copy of $base that replays WAL from the given
-# directories (in this order) and stops before the first record that ends
-# beyond $lsn; a NeonTest::Vanilla.
+# directories (in this order), stops before the first record that starts at or
+# after $lsn, and ends recovery there; a NeonTest::Vanilla.
 sub vanilla_replay
 {
 	my ($self, $base, $lsn, @wal_dirs) = @_;
@@ -629,7 +649,7 @@ hot_standby = on
 restore_command = '$restore'
 recovery_target_lsn = '$lsn'
 recovery_target_inclusive = off
-recovery_target_action = 'pause'
+recovery_target_action = 'promote'
 recovery_target_timeline = 'current'
 wal_retrieve_retry_interval = '100ms'
 log_min_messages = notice
@@ -641,7 +661,7 @@ CONF
 		[ 'pg_ctl', '-D', $dir, '-l', "$dir.log", '-w', '-t', '300', 'start' ], timeout => 320);
 	croak "stock replay does not start: $out $err\n" . slurp("$dir.log") if $rc != 0;
 	my $ok = eval {
-		$t->poll('pageserver', 'SELECT pg_get_wal_replay_pause_state()', 'paused',
+		$t->poll('pageserver', 'SELECT pg_is_in_recovery()', 'f',
 			connstr => $self->connstr, timeout => 300);
 		1;
 	};
@@ -750,6 +770,64 @@ sub close
 	eval { $self->{h}->kill_kill(grace => 1) };
 	return;
 }
+
+package NeonTest::Loop;
+use strict;
+use warnings;
+use Carp;
+use POSIX qw(WNOHANG);
+
+my $lcount = 0;
+
+sub new
+{
+	my ($class, $t, $ep, $sql, %o) = @_;
+	my $file = "$t->{tmp}/loop" . ++$lcount;
+	open my $f, '>', "$file.sql" or croak "$file: $!";
+	print $f $sql;
+	close $f or croak "$file: $!";
+	my $self = bless { t => $t, file => $file }, $class;
+	my $pid = fork;
+	croak "fork: $!" unless defined $pid;
+	if (!$pid)
+	{
+		$SIG{INT} = 'DEFAULT';
+		my $stop = 0;
+		$SIG{TERM} = sub { $stop = 1 };
+		%ENV = (%ENV, $t->env);
+		open STDIN, '<', '/dev/null';
+		open STDOUT, '>', "$file.out";
+		open STDERR, '>', "$file.err";
+		my $n = 0;
+		while (!$stop && getppid() != 1)
+		{
+			$n++;
+			system('psql', '-XAtq', '-v', "n=$n", '-v', 'r=' . int(rand(1000000)),
+				'-d', $t->connstr($ep, $o{db}), '-f', "$file.sql") == 0
+			  or select undef, undef, undef, 0.2;
+		}
+		POSIX::_exit(0);
+	}
+	$self->{pid} = $pid;
+	return $self;
+}
+
+# Ends after the current round.
+sub stop
+{
+	my ($self) = @_;
+	kill 'TERM', $self->{pid};
+	for (1 .. 600)
+	{
+		return if waitpid($self->{pid}, WNOHANG) != 0;
+		select undef, undef, undef, 0.1;
+	}
+	kill 'KILL', $self->{pid};
+	waitpid $self->{pid}, 0;
+	return;
+}
+
+sub errors { my ($self) = @_; return NeonTest::Vanilla::slurp("$self->{file}.err") }
 
 # N processes that each run TPC-B transactions on their own connection and note
 # on disk what was acknowledged.  A lost connection ends a client: "errors" has
