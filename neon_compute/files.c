@@ -1,0 +1,304 @@
+/*-------------------------------------------------------------------------
+ *
+ * files.c
+ *	  Local files of the relations in the map.
+ *
+ * A file is an md.c segment file with the size that it had at the boot LSN,
+ * and nothing in it.  Up to FILES_EAGER forks the postmaster creates all of
+ * them at start.  Beyond that a file is created when its relation is first
+ * touched, and a worker creates the rest: the server's size functions, and the
+ * search for an unused relfilenode, look at the files themselves.
+ *
+ * Fetched pages are written through descriptors of our own, not through those
+ * of md.c, so no layout private to md.c is relied on.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "common/file_perm.h"
+#include "files.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/fd.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/wait_event.h"
+
+/* As many forks cost the postmaster about a quarter of a second. */
+#define FILES_EAGER			20000
+
+#define WORKER_RESTART_SECONDS	1
+
+extern PGDLLEXPORT void neon_file_creator_main(Datum arg);
+
+/* The path of a segment, in path[MAXPGPATH]. */
+static void
+segment_path(const MapFork *fork, BlockNumber segno, char *path)
+{
+	char	   *base = relpathperm(fork->rnode, fork->forknum);
+
+	if (segno == 0)
+		strlcpy(path, base, MAXPGPATH);
+	else
+		snprintf(path, MAXPGPATH, "%s.%u", base, segno);
+	pfree(base);
+}
+
+static void
+create_segment(const MapFork *fork, BlockNumber segno, BlockNumber nblocks)
+{
+	char		path[MAXPGPATH];
+	int			fd;
+
+	segment_path(fork, segno, path);
+	fd = BasicOpenFile(path, O_RDWR | O_CREAT | PG_BINARY);
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not create file \"%s\": %m", path)));
+	if (ftruncate(fd, (off_t) nblocks * BLCKSZ) != 0)
+	{
+		int			save_errno = errno;
+
+		close(fd);
+		errno = save_errno;
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not set the size of file \"%s\": %m", path)));
+	}
+	if (close(fd) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not close file \"%s\": %m", path)));
+}
+
+/* Every segment but the last one is full; a fork without blocks has one too. */
+static void
+create_segments(const MapFork *fork)
+{
+	BlockNumber left = fork->boot_blocks;
+	BlockNumber segno = 0;
+
+	do
+	{
+		BlockNumber nblocks = Min(left, RELSEG_SIZE);
+
+		create_segment(fork, segno, nblocks);
+		left -= nblocks;
+		segno++;
+	} while (left > 0);
+}
+
+void
+files_create(MapFork *fork)
+{
+	LWLock	   *lock = map_file_lock(fork);
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (pg_atomic_read_u32(&fork->file_state) == MAP_FILE_MISSING)
+	{
+		create_segments(fork);
+		map_file_done(fork);
+	}
+	LWLockRelease(lock);
+}
+
+void
+files_forget(MapFork *fork)
+{
+	LWLock	   *lock = map_file_lock(fork);
+
+	if (pg_atomic_read_u32(&fork->file_state) == MAP_FILE_DONE)
+		return;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (pg_atomic_read_u32(&fork->file_state) == MAP_FILE_MISSING)
+		map_file_done(fork);
+	LWLockRelease(lock);
+}
+
+/* No other process exists yet, so errors end the start and no lock is needed. */
+void
+files_startup(void)
+{
+	if (map_nforks() > FILES_EAGER)
+		return;
+	for (uint64 i = 0; i < map_nforks(); i++)
+	{
+		MapFork    *fork = map_fork_at(i);
+
+		if (pg_atomic_read_u32(&fork->file_state) == MAP_FILE_MISSING)
+		{
+			create_segments(fork);
+			map_file_done(fork);
+		}
+	}
+}
+
+/* ----------
+ * The worker
+ * ----------
+ */
+
+void
+neon_files_register_worker(void)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
+	worker.bgw_start_time = BgWorkerStart_PostmasterStart;
+	worker.bgw_restart_time = WORKER_RESTART_SECONDS;
+	strlcpy(worker.bgw_name, "neon file creator", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "neon file creator", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, "neon", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "neon_file_creator_main", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+/* Ends by itself, and for good, when all files exist. */
+void
+neon_file_creator_main(Datum arg)
+{
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+
+	for (uint64 i = 0; i < map_nforks(); i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		files_ensure(map_fork_at(i));
+	}
+	proc_exit(0);
+}
+
+bool
+neon_files_complete(void)
+{
+	return map_missing_files() == 0;
+}
+
+/* ----------
+ * Contents
+ * ----------
+ */
+
+int
+files_open_segment(const MapFork *fork, BlockNumber blkno)
+{
+	char		path[MAXPGPATH];
+	int			fd;
+
+	segment_path(fork, blkno / RELSEG_SIZE, path);
+	fd = OpenTransientFile(path, O_RDWR | PG_BINARY);
+	if (fd < 0 && errno != ENOENT)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", path)));
+	return fd;
+}
+
+static void
+report_write_error(const MapFork *fork, BlockNumber blkno)
+{
+	char		path[MAXPGPATH];
+	int			save_errno = errno;
+
+	segment_path(fork, blkno / RELSEG_SIZE, path);
+	errno = save_errno;
+	ereport(ERROR,
+			(errcode_for_file_access(),
+			 errmsg("could not write fetched pages to file \"%s\": %m", path),
+			 errhint("Check free disk space.")));
+}
+
+void
+files_write(int fd, const MapFork *fork, BlockNumber blkno, const char *pages, int nblocks)
+{
+	off_t		offset = (off_t) (blkno % RELSEG_SIZE) * BLCKSZ;
+	size_t		left = (size_t) nblocks * BLCKSZ;
+
+	while (left > 0)
+	{
+		ssize_t		n;
+
+		errno = 0;
+		pgstat_report_wait_start(WAIT_EVENT_DATA_FILE_WRITE);
+		n = pg_pwrite(fd, pages, left, offset);
+		pgstat_report_wait_end();
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+		{
+			if (errno == 0)
+				errno = ENOSPC;
+			report_write_error(fork, blkno);
+		}
+		pages += n;
+		offset += n;
+		left -= n;
+	}
+}
+
+/* Flushes the segments that exist; a relation may be dropped meanwhile. */
+static void
+sync_fork(const MapFork *fork)
+{
+	for (BlockNumber segno = 0;; segno++)
+	{
+		char		path[MAXPGPATH];
+		int			fd;
+		int			rc;
+
+		fd = files_open_segment(fork, segno * RELSEG_SIZE);
+		if (fd < 0)
+			return;
+		rc = pg_fsync(fd);
+		if (rc != 0)
+		{
+			segment_path(fork, segno, path);
+			ereport(data_sync_elevel(ERROR),
+					(errcode_for_file_access(),
+					 errmsg("could not fsync file \"%s\": %m", path)));
+		}
+		CloseTransientFile(fd);
+		if (segno >= fork->boot_blocks / RELSEG_SIZE)
+			return;
+	}
+}
+
+static void
+sync_directory(const MapFork *fork)
+{
+	char		path[MAXPGPATH];
+	struct stat st;
+
+	segment_path(fork, 0, path);
+	get_parent_directory(path);
+	if (stat(path, &st) == 0)
+		fsync_fname(path, true);
+}
+
+void
+files_sync_all(void)
+{
+	const MapFork *previous = NULL;
+
+	for (uint64 i = 0; i < map_nforks(); i++)
+	{
+		const MapFork *fork = map_fork_at(i);
+
+		CHECK_FOR_INTERRUPTS();
+		sync_fork(fork);
+		if (previous == NULL ||
+			previous->rnode.spcNode != fork->rnode.spcNode ||
+			previous->rnode.dbNode != fork->rnode.dbNode)
+			sync_directory(fork);
+		previous = fork;
+	}
+}

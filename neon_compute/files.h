@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * files.h
+ *	  Local files of the relations in the map: created with their true sizes,
+ *	  all holes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_FILES_H
+#define NEON_FILES_H
+
+#include "map.h"
+
+/* In the postmaster, after map_startup(): creates all files if they are not many. */
+extern void files_startup(void);
+
+/* Creates the fork's files unless that was done; ERROR if it cannot be. */
+extern void files_create(MapFork *fork);
+
+/* From now on the fork's files are not created any more. */
+extern void files_forget(MapFork *fork);
+
+static inline void
+files_ensure(MapFork *fork)
+{
+	if (unlikely(pg_atomic_read_u32(&fork->file_state) == MAP_FILE_MISSING))
+		files_create(fork);
+}
+
+/*
+ * Writes nblocks pages to the fork's file, at blocks that lie within one
+ * chunk.  fd is of files_open_segment(); ERROR if it fails.
+ */
+extern void files_write(int fd, const MapFork *fork, BlockNumber blkno,
+						const char *pages, int nblocks);
+
+/*
+ * Opens the segment file of a block, to be closed with CloseTransientFile().
+ * Returns -1 if it does not exist (any more).
+ */
+extern int	files_open_segment(const MapFork *fork, BlockNumber blkno);
+
+/* Flushes every file of the map, and their directories. */
+extern void files_sync_all(void);
+
+#endif							/* NEON_FILES_H */

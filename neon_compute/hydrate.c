@@ -1,0 +1,580 @@
+/*-------------------------------------------------------------------------
+ *
+ * hydrate.c
+ *	  Fetching absent blocks into the local files.
+ *
+ * A process that needs an absent block asks for a range of blocks that begins
+ * with it, and if it reads forward, for the next range too, so that one is on
+ * its way while the other is being read.  Requests that were sent and not yet
+ * answered are kept in a queue; answers are installed in its order, whoever
+ * waits for which of them.
+ *
+ * A range never crosses a chunk, so it is installed under one lock.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/pg_class.h"
+#include "coordinator.h"
+#include "files.h"
+#include "hydrate.h"
+#include "miscadmin.h"
+#include "pageserver.h"
+#include "reference.h"
+#include "storage/fd.h"
+#include "storage/lmgr.h"
+#include "stream.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+/* Requests that may be on their way; prefetches leave some for reads. */
+#define QUEUE_SIZE			16
+#define QUEUE_PREFETCH		12
+
+/* Scans that are followed at the same time; forks share the slots by hash. */
+#define SCAN_SLOTS			64
+
+#define WINDOW_MAX			MAP_CHUNK_BLOCKS
+#define WINDOW_READ_AHEAD	16	/* from here on the next range is asked for too */
+#define WINDOW_NEIGHBOURS	8	/* joining a scan of others */
+#define NEIGHBOURS			4
+
+#define BACKOFF_FIRST_MS	10
+#define BACKOFF_MAX_MS		1000
+
+typedef struct Range
+{
+	MapFork    *fork;
+	BlockNumber start;
+	uint16		nblocks;
+	uint32		gen;			/* of the chunk when it was asked for */
+	uint64		reqid;
+} Range;
+
+/* Where this process's last miss in a fork leads us to expect the next. */
+typedef struct Scan
+{
+	MapFork    *fork;
+	BlockNumber next;
+	uint32		window;
+} Scan;
+
+static Range queue[QUEUE_SIZE];
+static int	queue_first = 0;
+static int	queue_count = 0;
+static uint64 queue_generation = 0; /* of the stream that it was sent to */
+static uint64 next_reqid = 1;
+
+static Scan scans[SCAN_SLOTS];
+
+/* Why the last attempt failed: an error answer, or that of the stream. */
+static char problem[1024];
+
+/* Blocks that this process has written to files. */
+static uint64 installed_blocks = 0;
+
+/* ----------
+ * The queue
+ * ----------
+ */
+
+/* Forgets what will not be answered any more. */
+static void
+check_queue(void)
+{
+	uint64		generation = stream_check();
+
+	if (generation != queue_generation)
+	{
+		queue_generation = generation;
+		queue_first = 0;
+		queue_count = 0;
+	}
+}
+
+/* Is an answer on its way that has this block? */
+static bool
+is_queued(const MapFork *fork, BlockNumber blkno)
+{
+	for (int i = 0; i < queue_count; i++)
+	{
+		const Range *range = &queue[(queue_first + i) % QUEUE_SIZE];
+
+		if (range->fork == fork && blkno >= range->start &&
+			blkno - range->start < range->nblocks)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A primary has not modified the blocks that it does not hold, so the newest
+ * version within its term is the right one.
+ */
+static bool
+send_range(Range *range, TimestampTz deadline)
+{
+	NeonRequest req;
+
+	Assert(queue_count < QUEUE_SIZE);
+	range->gen = pg_atomic_read_u32(&map_chunk(range->fork, range->start)->gen);
+	range->reqid = next_reqid++;
+	pg_read_barrier();
+
+	memset(&req, 0, sizeof(req));
+	req.reqid = range->reqid;
+	req.not_modified_since = neon_boot.boot_lsn;
+	req.lsn = neon_boot.kind == NEON_PRIMARY ? NEON_LSN_MAX : neon_boot.boot_lsn;
+	req.term = neon_boot.kind == NEON_PRIMARY ? neon_boot.term : 0;
+	req.rnode = range->fork->rnode;
+	req.fork = range->fork->forknum;
+	req.blkno = range->start;
+	req.nblocks = range->nblocks;
+	if (!stream_send(&req, deadline))
+	{
+		strlcpy(problem, stream_last_error(), sizeof(problem));
+		return false;
+	}
+
+	/* connecting makes a new generation, of which this is the first request */
+	check_queue();
+	queue[(queue_first + queue_count) % QUEUE_SIZE] = *range;
+	queue_count++;
+	return true;
+}
+
+/* ----------
+ * Installing
+ * ----------
+ */
+
+/*
+ * Writes the fetched blocks that are still absent.  The chunk lock keeps out
+ * writers of absent blocks, and truncation passes through it after lowering
+ * the watermark.  Bits are set after the data is there.
+ */
+static void
+install_absent_blocks(int fd, const Range *range, MapChunk *chunk, const char *pages)
+{
+	BlockNumber end = Min(range->start + range->nblocks, map_watermark(range->fork));
+	BlockNumber blkno = range->start;
+
+	while (blkno < end)
+	{
+		BlockNumber run = blkno;
+
+		while (run < end && !map_present(chunk, run))
+			run++;
+		if (run > blkno)
+		{
+			files_write(fd, range->fork, blkno,
+						pages + (size_t) (blkno - range->start) * BLCKSZ, run - blkno);
+			installed_blocks += run - blkno;
+		}
+		for (; blkno < run; blkno++)
+			map_set_present(chunk, blkno);
+		while (blkno < end && map_present(chunk, blkno))
+			blkno++;
+	}
+}
+
+static void
+install(const Range *range, const char *pages)
+{
+	MapChunk   *chunk = map_chunk(range->fork, range->start);
+	LWLock	   *lock = map_chunk_lock(range->fork, range->start);
+	int			fd;
+
+	reference_pause();
+	/* a relation that is gone needs no pages */
+	fd = files_open_segment(range->fork, range->start);
+	if (fd < 0)
+		return;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	/* dropped since we asked: we may hold an older version than was dropped */
+	if (pg_atomic_read_u32(&chunk->gen) == range->gen)
+		install_absent_blocks(fd, range, chunk, pages);
+	LWLockRelease(lock);
+	CloseTransientFile(fd);
+}
+
+/* ----------
+ * Answers
+ * ----------
+ */
+
+static void
+report_superseded(const NeonResponse *resp)
+{
+	unsigned int term = 0;
+
+	(void) sscanf(resp->message, "superseded by term %u", &term);
+	neon_superseded(term);
+	ereport(FATAL,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg_internal("%s", resp->message),
+			 errdetail("Another compute writes this timeline now."),
+			 resp->hint[0] ? errhint("%s", resp->hint) : 0));
+}
+
+/* An answer that trying again would not change, to a request that mattered. */
+static void
+report_final(const Range *range, const NeonResponse *resp)
+{
+	ereport(ERROR,
+			(errcode(MAKE_SQLSTATE(resp->sqlstate[0], resp->sqlstate[1], resp->sqlstate[2],
+								   resp->sqlstate[3], resp->sqlstate[4])),
+			 errmsg("could not fetch block %u of relation %s from pageserver %s",
+					range->start, relpathperm(range->fork->rnode, range->fork->forknum),
+					pageserver_address()),
+			 resp->detail[0] ? errdetail("%s (%s)", resp->message, resp->detail) :
+			 errdetail("%s", resp->message),
+			 resp->hint[0] ? errhint("%s", resp->hint) : 0));
+}
+
+static void
+handle_error(const Range *range, const NeonResponse *resp, bool wanted)
+{
+	strlcpy(problem, resp->message, sizeof(problem));
+	if (resp->error_class == NEON_ERROR_SUPERSEDED)
+		report_superseded(resp);
+	if (resp->error_class == NEON_ERROR_FINAL && wanted)
+		report_final(range, resp);
+}
+
+/*
+ * Takes the next answer.  False if the stream broke.  An error answer is
+ * remembered as the problem; what it means for blocks that nobody waits for
+ * is found out when somebody does.
+ */
+static bool
+receive_range(const MapFork *fork, BlockNumber blkno, TimestampTz deadline)
+{
+	NeonResponse resp;
+	Range		range = queue[queue_first];
+	bool		wanted;
+
+	Assert(queue_count > 0);
+	if (!stream_receive(&resp, deadline))
+	{
+		strlcpy(problem, stream_last_error(), sizeof(problem));
+		return false;
+	}
+	if (resp.reqid != range.reqid ||
+		(resp.tag == NEON_TAG_PAGES && resp.nblocks != range.nblocks))
+	{
+		stream_fail("it is not the answer to the oldest request");
+		strlcpy(problem, stream_last_error(), sizeof(problem));
+		return false;
+	}
+	queue_first = (queue_first + 1) % QUEUE_SIZE;
+	queue_count--;
+
+	wanted = range.fork == fork && blkno >= range.start &&
+		blkno - range.start < range.nblocks;
+	if (resp.tag == NEON_TAG_PAGES)
+	{
+		map_count(MAP_FETCHED_PAGES, resp.nblocks);
+		map_count(MAP_FETCHED_BYTES, NEON_RESPONSE_SIZE + (uint64) resp.nblocks * BLCKSZ);
+		install(&range, resp.pages);
+	}
+	else
+		handle_error(&range, &resp, wanted);
+	return true;
+}
+
+/* ----------
+ * What to ask for
+ * ----------
+ */
+
+static Scan *
+scan_of(const MapFork *fork)
+{
+	return &scans[((uintptr_t) fork / sizeof(MapFork)) % SCAN_SLOTS];
+}
+
+/*
+ * Are the blocks to the left present?  So they are if another process, of a
+ * parallel scan for instance, is reading forward here.
+ */
+static bool
+left_neighbours_present(const MapFork *fork, BlockNumber blkno)
+{
+	const MapChunk *chunk = map_chunk(fork, blkno);
+
+	if (blkno % MAP_CHUNK_BLOCKS < NEIGHBOURS)
+		return false;
+	for (BlockNumber b = blkno - NEIGHBOURS; b < blkno; b++)
+		if (!map_present(chunk, b))
+			return false;
+	return true;
+}
+
+/*
+ * The blocks from start on, at most nblocks, within the chunk and the fork,
+ * less those at the end that are present.  False if none is left.
+ */
+static bool
+make_range(Range *range, MapFork *fork, BlockNumber start, uint32 nblocks)
+{
+	const MapChunk *chunk;
+	BlockNumber end = map_watermark(fork);
+
+	if (start >= end)
+		return false;
+	chunk = map_chunk(fork, start);
+	end = Min(end, start + nblocks);
+	end = Min(end, (start / MAP_CHUNK_BLOCKS + 1) * MAP_CHUNK_BLOCKS);
+	while (end > start && map_present(chunk, end - 1))
+		end--;
+	range->fork = fork;
+	range->start = start;
+	range->nblocks = end - start;
+	return end > start;
+}
+
+/* The window doubles while misses go forward, each near where the last range ended. */
+static uint32
+next_window(const Scan *scan, const MapFork *fork, BlockNumber blkno)
+{
+	if (scan->fork == fork && blkno >= scan->next && blkno - scan->next <= scan->window)
+		return Min(scan->window * 2, WINDOW_MAX);
+	if (left_neighbours_present(fork, blkno))
+		return WINDOW_NEIGHBOURS;
+	return 1;
+}
+
+/* Sends the range that begins with the missed block; true if it need not be sent. */
+static bool
+ask_for_block(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
+{
+	Scan	   *scan = scan_of(fork);
+	uint32		window = next_window(scan, fork, blkno);
+	Range		range;
+
+	if (!make_range(&range, fork, blkno, window))
+		return true;
+	while (queue_count == QUEUE_SIZE)
+	{
+		if (!receive_range(fork, blkno, deadline))
+			return false;
+	}
+	if (!send_range(&range, deadline))
+		return false;
+	scan->fork = fork;
+	scan->window = window;
+	scan->next = range.start + range.nblocks;
+	return true;
+}
+
+/* The next block at or after start that is absent and not asked for, near by. */
+static BlockNumber
+next_absent(const MapFork *fork, BlockNumber start)
+{
+	BlockNumber limit = Min(map_watermark(fork), start + 2 * WINDOW_MAX);
+
+	while (start < limit &&
+		   (map_present(map_chunk(fork, start), start) || is_queued(fork, start)))
+		start++;
+	return start < limit ? start : InvalidBlockNumber;
+}
+
+/* If a scan is under way, has the range after the last one sent too. */
+static void
+read_ahead(MapFork *fork, TimestampTz deadline)
+{
+	Scan	   *scan = scan_of(fork);
+	BlockNumber start;
+	Range		range;
+
+	if (scan->fork != fork || scan->window < WINDOW_READ_AHEAD || queue_count >= QUEUE_PREFETCH)
+		return;
+	start = next_absent(fork, scan->next);
+	if (start == InvalidBlockNumber ||
+		!make_range(&range, fork, start, Min(scan->window * 2, WINDOW_MAX)))
+		return;
+	/* if it fails, so does the read that waits for the range before */
+	if (!send_range(&range, deadline))
+		return;
+	scan->window = Min(scan->window * 2, WINDOW_MAX);
+	scan->next = range.start + range.nblocks;
+}
+
+/* ----------
+ * Fetching
+ * ----------
+ */
+
+/* One attempt; false, with the problem noted, if the block was not got. */
+static bool
+try_block(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
+{
+	check_queue();
+	strlcpy(problem, "no answer", sizeof(problem));
+	if (!is_queued(fork, blkno) && !ask_for_block(fork, blkno, deadline))
+		return false;
+	read_ahead(fork, deadline);
+	check_queue();
+	while (is_queued(fork, blkno))
+	{
+		if (!receive_range(fork, blkno, deadline))
+			return false;
+	}
+	return !map_absent(fork, map_chunk(fork, blkno), blkno);
+}
+
+static void
+report_timeout(const MapFork *fork, BlockNumber blkno)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("could not fetch block %u of relation %s from pageserver %s",
+					blkno, relpathperm(fork->rnode, fork->forknum), pageserver_address()),
+			 errdetail("Gave up after %d ms: %s", neon_fetch_timeout, problem),
+			 errhint("Check that the pageserver runs and can be reached. How long to try is set by \"neon.fetch_timeout\".")));
+}
+
+void
+hydrate_block(MapFork *fork, BlockNumber blkno)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   neon_fetch_timeout);
+	const MapChunk *chunk = map_chunk(fork, blkno);
+	long		backoff = 0;
+
+	while (map_absent(fork, chunk, blkno))
+	{
+		long		left;
+
+		if (try_block(fork, blkno, deadline))
+			continue;
+		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		if (left <= 0)
+			report_timeout(fork, blkno);
+		/* a connection that was closed while idle is no reason to wait */
+		if (backoff > 0)
+			stream_sleep(Min(backoff, left));
+		backoff = backoff == 0 ? BACKOFF_FIRST_MS : Min(backoff * 2, BACKOFF_MAX_MS);
+	}
+}
+
+void
+hydrate_prefetch(MapFork *fork, BlockNumber blkno)
+{
+	Range		range;
+
+	check_queue();
+	if (!stream_is_open() || queue_count >= QUEUE_PREFETCH || is_queued(fork, blkno) ||
+		!make_range(&range, fork, blkno, 1))
+		return;
+	(void) send_range(&range, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														  neon_fetch_timeout));
+}
+
+/* ----------
+ * Everything
+ * ----------
+ */
+
+/* The first absent block at or after blkno. */
+static BlockNumber
+first_absent(const MapFork *fork, BlockNumber blkno)
+{
+	BlockNumber end = map_watermark(fork);
+
+	while (blkno < end && map_present(map_chunk(fork, blkno), blkno))
+		blkno++;
+	return blkno < end ? blkno : InvalidBlockNumber;
+}
+
+/* Reads the fork forward with the largest window from the start. */
+static void
+hydrate_fork(MapFork *fork)
+{
+	BlockNumber blkno = 0;
+
+	files_ensure(fork);
+	while ((blkno = first_absent(fork, blkno)) != InvalidBlockNumber)
+	{
+		Scan	   *scan = scan_of(fork);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!is_queued(fork, blkno))
+		{
+			scan->fork = fork;
+			scan->next = blkno;
+			scan->window = WINDOW_MAX;
+		}
+		hydrate_block(fork, blkno);
+	}
+}
+
+/* InvalidOid means all databases. */
+static uint64
+hydrate_forks(Oid db)
+{
+	uint64		before = installed_blocks;
+
+	for (uint64 i = 0; i < map_nforks(); i++)
+	{
+		MapFork    *fork = map_fork_at(i);
+
+		if (db == InvalidOid || fork->rnode.dbNode == db)
+			hydrate_fork(fork);
+	}
+	return installed_blocks - before;
+}
+
+uint64
+neon_hydrate_relation(Oid relid)
+{
+	uint64		before = installed_blocks;
+	Relation	rel = relation_open(relid, AccessShareLock);
+
+	if (!RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("relation \"%s\" does not have storage",
+						RelationGetRelationName(rel))));
+	if (RelationIsPermanent(rel))
+	{
+		for (ForkNumber forknum = 0; forknum <= MAX_FORKNUM; forknum++)
+		{
+			MapFork    *fork = map_lookup(rel->rd_node, forknum);
+
+			if (fork)
+				hydrate_fork(fork);
+		}
+	}
+	relation_close(rel, NoLock);
+	return installed_blocks - before;
+}
+
+uint64
+neon_hydrate_database(Oid db)
+{
+	return hydrate_forks(db);
+}
+
+uint64
+neon_hydrate_all(void)
+{
+	uint64		blocks = hydrate_forks(InvalidOid);
+
+	if (!map_is_hydrated())
+	{
+		files_sync_all();
+		map_set_hydrated();
+	}
+	return blocks;
+}
+
+bool
+neon_fully_hydrated(void)
+{
+	return map_is_hydrated();
+}

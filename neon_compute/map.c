@@ -1,0 +1,447 @@
+/*-------------------------------------------------------------------------
+ *
+ * map.c
+ *	  The overlay map: a mapped file that is built once and lives one boot.
+ *
+ * pgdata/neon.map is made by the postmaster from pgdata/neon.relsizes, which
+ * came with the base backup, and inherited by every child.  It lies outside
+ * PostgreSQL's shared memory because its size is known only then and because
+ * a page cache backed file costs no memory for what is never looked at.  All
+ * its space is allocated when it is made: a full disk is an error at start
+ * and no SIGBUS later.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "access/xlog.h"
+#include "map.h"
+#include "miscadmin.h"
+#include "port/pg_bitutils.h"
+#include "relsizes.h"
+#include "storage/fd.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+
+#define MAP_FILE_NAME		"neon.map"
+#define MAP_MAGIC			"NEONMAP"
+#define MAP_VERSION			1
+#define MAP_LOCKS			256
+#define MAP_LOCK_TRANCHE	"neon_map"
+#define MAP_STRIPES			32
+
+/* One process's share of the counters, on a cache line of its own. */
+typedef union MapStripe
+{
+	pg_atomic_uint64 counter[MAP_COUNTERS];
+	char		line[PG_CACHE_LINE_SIZE];
+} MapStripe;
+
+typedef struct MapHeader
+{
+	char		magic[8];
+	uint32		version;
+	uint32		nstripes;
+	NeonId		tenant_id;
+	NeonId		timeline_id;
+	NeonId		boot_id;
+	XLogRecPtr	boot_lsn;
+	uint64		nforks;
+	uint64		nchunks;
+	uint64		forks_offset;
+	uint64		chunks_offset;
+	uint64		file_size;
+
+	pg_atomic_uint64 missing_files;
+	pg_atomic_uint32 hydrated;
+	MapStripe	stripes[MAP_STRIPES];
+} MapHeader;
+
+/* Backend-local, direct-mapped cache of lookups; entries stay true for ever. */
+#define LOOKUP_SLOTS		1024
+
+typedef struct LookupSlot
+{
+	RelFileNode rnode;
+	bool		valid;
+	MapFork    *forks[MAX_FORKNUM + 1];
+} LookupSlot;
+
+static MapHeader *map = NULL;
+static MapFork *map_forks = NULL;
+static MapChunk *map_chunks = NULL;
+static LWLockPadded *map_locks = NULL;
+static LookupSlot lookup_cache[LOOKUP_SLOTS];
+
+void
+map_request_shmem(void)
+{
+	RequestNamedLWLockTranche(MAP_LOCK_TRANCHE, MAP_LOCKS);
+}
+
+/* ----------
+ * Building
+ * ----------
+ */
+
+/* Creates the file with all its space; returns its mapping. */
+static void *
+create_map_file(uint64 size)
+{
+	int			fd;
+	int			rc;
+	void	   *mapping;
+
+	fd = BasicOpenFile(MAP_FILE_NAME, O_RDWR | O_CREAT | O_EXCL | PG_BINARY);
+	if (fd < 0 && errno == EEXIST)
+		ereport(FATAL,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("data directory was used before"),
+				 errdetail("File \"%s\" of an earlier start exists.", MAP_FILE_NAME),
+				 errhint("Use \"neon endpoint start\".")));
+	if (fd < 0)
+		ereport(FATAL,
+				(errcode_for_file_access(),
+				 errmsg("could not create file \"%s\": %m", MAP_FILE_NAME)));
+	do
+	{
+		rc = posix_fallocate(fd, 0, (off_t) size);
+	} while (rc == EINTR);
+	if (rc != 0)
+	{
+		errno = rc;
+		ereport(FATAL,
+				(errcode_for_file_access(),
+				 errmsg("could not allocate %llu bytes for file \"%s\": %m",
+						(unsigned long long) size, MAP_FILE_NAME)));
+	}
+	mapping = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (mapping == MAP_FAILED)
+		ereport(FATAL,
+				(errcode_for_file_access(),
+				 errmsg("could not map file \"%s\": %m", MAP_FILE_NAME)));
+	if (close(fd) != 0)
+		ereport(FATAL,
+				(errcode_for_file_access(),
+				 errmsg("could not close file \"%s\": %m", MAP_FILE_NAME)));
+	return mapping;
+}
+
+static void
+init_header(const RelSizes *sizes, uint64 nchunks)
+{
+	MapHeader	layout;
+
+	memset(&layout, 0, sizeof(layout));
+	strlcpy(layout.magic, MAP_MAGIC, sizeof(layout.magic));
+	layout.version = MAP_VERSION;
+	layout.nstripes = MAP_STRIPES;
+	layout.tenant_id = neon_boot.tenant_id;
+	layout.timeline_id = neon_boot.timeline_id;
+	layout.boot_id = neon_boot.boot_id;
+	layout.boot_lsn = neon_boot.boot_lsn;
+	layout.nforks = sizes->nforks;
+	layout.nchunks = nchunks;
+	layout.forks_offset = CACHELINEALIGN(sizeof(MapHeader));
+	layout.chunks_offset = CACHELINEALIGN(layout.forks_offset +
+										  sizes->nforks * sizeof(MapFork));
+	layout.file_size = layout.chunks_offset + nchunks * sizeof(MapChunk);
+
+	map = create_map_file(layout.file_size);
+	memcpy(map, &layout, sizeof(layout));
+	map_forks = (MapFork *) ((char *) map + layout.forks_offset);
+	map_chunks = (MapChunk *) ((char *) map + layout.chunks_offset);
+
+	pg_atomic_init_u64(&map->missing_files, sizes->nforks);
+	pg_atomic_init_u32(&map->hydrated, 0);
+	for (int i = 0; i < MAP_STRIPES; i++)
+		for (int c = 0; c < MAP_COUNTERS; c++)
+			pg_atomic_init_u64(&map->stripes[i].counter[c], 0);
+}
+
+static void
+init_forks(const RelSizes *sizes)
+{
+	uint64		chunk = 0;
+
+	for (uint64 i = 0; i < sizes->nforks; i++)
+	{
+		const RelSize *size = &sizes->forks[i];
+		MapFork    *fork = &map_forks[i];
+
+		fork->rnode.spcNode = size->spc;
+		fork->rnode.dbNode = size->db;
+		fork->rnode.relNode = size->rel;
+		fork->forknum = (ForkNumber) size->fork;
+		fork->boot_blocks = size->nblocks;
+		pg_atomic_init_u32(&fork->watermark, size->nblocks);
+		pg_atomic_init_u32(&fork->file_state, MAP_FILE_MISSING);
+		fork->pad = 0;
+		fork->first_chunk = chunk;
+		chunk += map_fork_chunks(fork);
+	}
+}
+
+/* The file's new blocks are zeros, which is what each field begins with. */
+static void
+init_chunks(uint64 nchunks)
+{
+	for (uint64 i = 0; i < nchunks; i++)
+	{
+		MapChunk   *chunk = &map_chunks[i];
+
+		for (int w = 0; w < lengthof(chunk->present); w++)
+			pg_atomic_init_u64(&chunk->present[w], 0);
+		pg_atomic_init_u64(&chunk->dirty_lsn, 0);
+		pg_atomic_init_u32(&chunk->gen, 0);
+	}
+}
+
+/*
+ * When shared memory is made again after a child crashed, the map stays as it
+ * is: it says the truth about files that no crash of a process changes.
+ */
+void
+map_startup(void)
+{
+	map_locks = GetNamedLWLockTranche(MAP_LOCK_TRANCHE);
+	if (map == NULL)
+	{
+		RelSizes	sizes;
+		uint64		nchunks = 0;
+
+		relsizes_load(&sizes);
+		for (uint64 i = 0; i < sizes.nforks; i++)
+			nchunks += ((uint64) sizes.forks[i].nblocks + MAP_CHUNK_BLOCKS - 1) /
+				MAP_CHUNK_BLOCKS;
+		init_header(&sizes, nchunks);
+		init_forks(&sizes);
+		init_chunks(nchunks);
+		relsizes_free(&sizes);
+	}
+}
+
+/* ----------
+ * Looking up
+ * ----------
+ */
+
+bool
+map_exists(void)
+{
+	return map != NULL;
+}
+
+uint64
+map_nforks(void)
+{
+	return map == NULL ? 0 : map->nforks;
+}
+
+MapFork *
+map_fork_at(uint64 index)
+{
+	Assert(index < map->nforks);
+	return &map_forks[index];
+}
+
+static int
+compare_rnode(const RelFileNode *a, const RelFileNode *b)
+{
+	if (a->spcNode != b->spcNode)
+		return a->spcNode < b->spcNode ? -1 : 1;
+	if (a->dbNode != b->dbNode)
+		return a->dbNode < b->dbNode ? -1 : 1;
+	if (a->relNode != b->relNode)
+		return a->relNode < b->relNode ? -1 : 1;
+	return 0;
+}
+
+/* Fills the slot by binary search; forks of a relation are neighbours. */
+static void
+fill_slot(LookupSlot *slot, RelFileNode rnode)
+{
+	uint64		low = 0;
+	uint64		high = map_nforks();
+
+	memset(slot, 0, sizeof(*slot));
+	slot->rnode = rnode;
+	slot->valid = true;
+	while (low < high)
+	{
+		uint64		mid = low + (high - low) / 2;
+
+		if (compare_rnode(&map_forks[mid].rnode, &rnode) < 0)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	for (; low < map_nforks() && RelFileNodeEquals(map_forks[low].rnode, rnode); low++)
+		slot->forks[map_forks[low].forknum] = &map_forks[low];
+}
+
+MapFork *
+map_lookup(RelFileNode rnode, ForkNumber forknum)
+{
+	uint32		hash = rnode.relNode * 2654435761U ^ rnode.dbNode * 40503U ^ rnode.spcNode;
+	LookupSlot *slot = &lookup_cache[(hash >> 7) % LOOKUP_SLOTS];
+
+	if (unlikely(!slot->valid || !RelFileNodeEquals(slot->rnode, rnode)))
+	{
+		/* before the map exists there is nothing to remember */
+		if (map == NULL)
+			return NULL;
+		fill_slot(slot, rnode);
+	}
+	return slot->forks[forknum];
+}
+
+MapChunk *
+map_chunk(const MapFork *fork, BlockNumber blkno)
+{
+	Assert(blkno < fork->boot_blocks);
+	return &map_chunks[fork->first_chunk + blkno / MAP_CHUNK_BLOCKS];
+}
+
+/* ----------
+ * Changing
+ * ----------
+ */
+
+LWLock *
+map_chunk_lock(const MapFork *fork, BlockNumber blkno)
+{
+	return &map_locks[(fork->first_chunk + blkno / MAP_CHUNK_BLOCKS) % MAP_LOCKS].lock;
+}
+
+LWLock *
+map_file_lock(const MapFork *fork)
+{
+	return &map_locks[(fork - map_forks) % MAP_LOCKS].lock;
+}
+
+void
+map_set_present(MapChunk *chunk, BlockNumber blkno)
+{
+	uint32		bit = blkno % MAP_CHUNK_BLOCKS;
+
+	(void) pg_atomic_fetch_or_u64(&chunk->present[bit / 64], UINT64CONST(1) << (bit % 64));
+}
+
+void
+map_note_write(MapChunk *chunk)
+{
+	uint64		lsn = RecoveryInProgress() ? PG_UINT64_MAX : GetXLogInsertRecPtr();
+	uint64		old = pg_atomic_read_u64(&chunk->dirty_lsn);
+
+	while (old < lsn &&
+		   !pg_atomic_compare_exchange_u64(&chunk->dirty_lsn, &old, lsn))
+		;
+}
+
+void
+map_lower_watermark(MapFork *fork, BlockNumber nblocks)
+{
+	uint32		old = map_watermark(fork);
+	uint64		nlocks;
+
+	do
+	{
+		if (old <= nblocks)
+			return;
+	} while (!pg_atomic_compare_exchange_u32(&fork->watermark, &old, nblocks));
+
+	/* chunks that follow each other have different locks */
+	nlocks = (uint64) (old - 1) / MAP_CHUNK_BLOCKS - nblocks / MAP_CHUNK_BLOCKS + 1;
+	nlocks = Min(nlocks, MAP_LOCKS);
+	for (uint64 i = 0; i < nlocks; i++)
+	{
+		LWLock	   *lock = map_chunk_lock(fork, nblocks + i * MAP_CHUNK_BLOCKS);
+
+		LWLockAcquire(lock, LW_EXCLUSIVE);
+		LWLockRelease(lock);
+	}
+}
+
+void
+map_file_done(MapFork *fork)
+{
+	Assert(pg_atomic_read_u32(&fork->file_state) == MAP_FILE_MISSING);
+	pg_write_barrier();
+	pg_atomic_write_u32(&fork->file_state, MAP_FILE_DONE);
+	(void) pg_atomic_fetch_sub_u64(&map->missing_files, 1);
+}
+
+uint64
+map_missing_files(void)
+{
+	return map == NULL ? 0 : pg_atomic_read_u64(&map->missing_files);
+}
+
+bool
+map_is_hydrated(void)
+{
+	return map != NULL && pg_atomic_read_u32(&map->hydrated) != 0;
+}
+
+void
+map_set_hydrated(void)
+{
+	pg_atomic_write_u32(&map->hydrated, 1);
+}
+
+/* ----------
+ * Counting
+ * ----------
+ */
+
+void
+map_count(MapCounter counter, uint64 n)
+{
+	if (map != NULL)
+		(void) pg_atomic_fetch_add_u64(&map->stripes[MyProcPid % MAP_STRIPES].counter[counter], n);
+}
+
+uint64
+map_total(MapCounter counter)
+{
+	uint64		total = 0;
+
+	for (int i = 0; map != NULL && i < MAP_STRIPES; i++)
+		total += pg_atomic_read_u64(&map->stripes[i].counter[counter]);
+	return total;
+}
+
+/* Present blocks of one fork: bits at or beyond the watermark say nothing. */
+static uint64
+fork_present_blocks(const MapFork *fork)
+{
+	BlockNumber watermark = map_watermark(fork);
+	uint64		present = 0;
+
+	for (uint64 start = 0; start < watermark; start += 64)
+	{
+		MapChunk   *chunk = map_chunk(fork, start);
+		uint64		word = pg_atomic_read_u64(&chunk->present[(start % MAP_CHUNK_BLOCKS) / 64]);
+
+		if (watermark - start < 64)
+			word &= (UINT64CONST(1) << (watermark - start)) - 1;
+		present += pg_popcount64(word);
+	}
+	return present;
+}
+
+uint64
+map_present_blocks(void)
+{
+	uint64		present = 0;
+
+	for (uint64 i = 0; i < map_nforks(); i++)
+		present += fork_present_blocks(&map_forks[i]);
+	return present;
+}

@@ -1,0 +1,154 @@
+/*-------------------------------------------------------------------------
+ *
+ * map.h
+ *	  Which blocks of the database at the boot LSN are in local files.
+ *
+ * Only blocks below the size that a fork had at the boot LSN can be remote,
+ * so everything that can ever be asked is known at boot: the map is a table
+ * of forks that is never added to, and arrays of chunks.  A fork that is not
+ * in it is local.
+ *
+ * README.md has the lock protocol.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_MAP_H
+#define NEON_MAP_H
+
+#include "common/relpath.h"
+#include "neon.h"
+#include "port/atomics.h"
+#include "storage/block.h"
+#include "storage/lwlock.h"
+#include "storage/relfilenode.h"
+
+/* The unit of locking and (later) of eviction: 1 MB. */
+#define MAP_CHUNK_BLOCKS	128
+
+typedef struct MapChunk
+{
+	pg_atomic_uint64 present[MAP_CHUNK_BLOCKS / 64];	/* 1 bit a block */
+	pg_atomic_uint64 dirty_lsn; /* insert LSN at the last local write, or 0 */
+	pg_atomic_uint32 gen;		/* raised when the chunk is dropped */
+	uint32		pad;
+} MapChunk;
+
+typedef struct MapFork
+{
+	RelFileNode rnode;
+	ForkNumber	forknum;
+	BlockNumber boot_blocks;	/* size at the boot LSN */
+
+	/*
+	 * Blocks at or beyond the watermark are local for ever, whatever their
+	 * bits say.  At first boot_blocks; truncate, unlink and re-creation lower
+	 * it, nothing raises it.
+	 */
+	pg_atomic_uint32 watermark;
+	pg_atomic_uint32 file_state;	/* MapFileState; changed under the file lock */
+	uint32		pad;
+	uint64		first_chunk;
+} MapFork;
+
+typedef enum MapFileState
+{
+	MAP_FILE_MISSING = 0,		/* not created yet */
+	MAP_FILE_DONE,				/* created, or removed again */
+} MapFileState;
+
+typedef enum MapCounter
+{
+	MAP_HITS,
+	MAP_MISSES,
+	MAP_FETCHED_PAGES,
+	MAP_FETCHED_BYTES,
+	MAP_COUNTERS,
+} MapCounter;
+
+/* ----------
+ * Making it; all in the postmaster, FATAL on any problem.
+ * ----------
+ */
+extern void map_request_shmem(void);
+extern void map_startup(void);
+
+/* ----------
+ * Looking things up.  Nothing here allocates, takes locks or fails, so it may
+ * be done in a critical section.
+ * ----------
+ */
+extern bool map_exists(void);
+extern uint64 map_nforks(void);
+extern MapFork *map_fork_at(uint64 index);
+
+/* NULL if the fork is local. */
+extern MapFork *map_lookup(RelFileNode rnode, ForkNumber forknum);
+extern MapChunk *map_chunk(const MapFork *fork, BlockNumber blkno);
+
+static inline uint64
+map_fork_chunks(const MapFork *fork)
+{
+	return ((uint64) fork->boot_blocks + MAP_CHUNK_BLOCKS - 1) / MAP_CHUNK_BLOCKS;
+}
+
+static inline BlockNumber
+map_watermark(const MapFork *fork)
+{
+	return pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &fork->watermark));
+}
+
+static inline bool
+map_present(const MapChunk *chunk, BlockNumber blkno)
+{
+	uint32		bit = blkno % MAP_CHUNK_BLOCKS;
+	uint64		word = pg_atomic_read_u64(unconstify(pg_atomic_uint64 *,
+													 &chunk->present[bit / 64]));
+
+	return (word >> (bit % 64)) & 1;
+}
+
+/* Must the block be fetched before it can be read?  An answer of no is final
+ * (as long as its chunk is not dropped), one of yes may be out of date. */
+static inline bool
+map_absent(const MapFork *fork, const MapChunk *chunk, BlockNumber blkno)
+{
+	return !map_present(chunk, blkno) && blkno < map_watermark(fork);
+}
+
+/* ----------
+ * Changing it.
+ * ----------
+ */
+
+/* The lock of a chunk; no two chunks' locks may be held together. */
+extern LWLock *map_chunk_lock(const MapFork *fork, BlockNumber blkno);
+
+/* The lock under which a fork's files are created. */
+extern LWLock *map_file_lock(const MapFork *fork);
+
+/* After the data is in the file.  The caller holds the chunk lock. */
+extern void map_set_present(MapChunk *chunk, BlockNumber blkno);
+
+/* Before a local write.  Takes no lock. */
+extern void map_note_write(MapChunk *chunk);
+
+/*
+ * Blocks from nblocks on are local for ever.  Returns after the last hydrator
+ * that might not know it is done with them.  Takes chunk locks one by one.
+ */
+extern void map_lower_watermark(MapFork *fork, BlockNumber nblocks);
+
+/* The caller holds the file lock and the state was MAP_FILE_MISSING. */
+extern void map_file_done(MapFork *fork);
+extern uint64 map_missing_files(void);
+
+/* Set when everything is present, and durable, for good. */
+extern bool map_is_hydrated(void);
+extern void map_set_hydrated(void);
+
+/* Counters are spread over cache lines by process; totals may be a little old. */
+extern void map_count(MapCounter counter, uint64 n);
+extern uint64 map_total(MapCounter counter);
+extern uint64 map_present_blocks(void);
+
+#endif							/* NEON_MAP_H */

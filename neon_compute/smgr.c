@@ -1,0 +1,358 @@
+/*-------------------------------------------------------------------------
+ *
+ * smgr.c
+ *	  The storage manager below the buffer manager of a compute.
+ *
+ * Everything is md.c's work, on ordinary files.  For blocks that were in the
+ * database at the boot LSN and are not in the files yet, the functions here
+ * fetch first, or see to it that nobody fetches over what is written.  The
+ * rules by which they do this are in README.md.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "coordinator.h"
+#include "files.h"
+#include "hydrate.h"
+#include "map.h"
+#include "miscadmin.h"
+#include "neon.h"
+#include "reference.h"
+#include "smgr.h"
+#include "stream.h"
+
+volatile bool *smgr_reached = NULL;
+
+/* In the self-test: notes that the slot was reached, and that is all. */
+static inline bool
+self_test_reaches(SmgrSlot slot)
+{
+	if (likely(smgr_reached == NULL))
+		return false;
+	smgr_reached[slot] = true;
+	return true;
+}
+
+/* The map's entry for a fork, with its files; NULL if it is local. */
+static MapFork *
+mapped_fork(SMgrRelation reln, ForkNumber forknum)
+{
+	MapFork    *fork;
+
+	if (SmgrIsTemp(reln))
+		return NULL;
+	fork = map_lookup(reln->smgr_rnode.node, forknum);
+	if (fork)
+		files_ensure(fork);
+	return fork;
+}
+
+/* ----------
+ * Blocks
+ * ----------
+ */
+
+/*
+ * A present block stays present until its chunk is dropped, which raises the
+ * chunk's generation: if that is still the same after the read, what was read
+ * was there.
+ */
+static void
+neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer)
+{
+	MapFork    *fork;
+	MapChunk   *chunk;
+	bool		missed = false;
+
+	if (self_test_reaches(SLOT_READ))
+		return;
+	fork = mapped_fork(reln, forknum);
+	if (fork == NULL || blkno >= map_watermark(fork))
+	{
+		mdread(reln, forknum, blkno, buffer);
+		if (!SmgrIsTemp(reln))
+			map_count(MAP_HITS, 1);
+		return;
+	}
+
+	chunk = map_chunk(fork, blkno);
+	for (;;)
+	{
+		uint32		gen = pg_atomic_read_u32(&chunk->gen);
+
+		pg_read_barrier();
+		if (map_absent(fork, chunk, blkno))
+		{
+			missed = true;
+			hydrate_block(fork, blkno);
+			continue;
+		}
+		mdread(reln, forknum, blkno, buffer);
+		pg_read_barrier();
+		if (pg_atomic_read_u32(&chunk->gen) == gen)
+			break;
+	}
+	map_count(missed ? MAP_MISSES : MAP_HITS, 1);
+}
+
+/*
+ * Writing, or extending by, a block that may be absent.  The lock keeps out a
+ * hydrator, which would put the old version over the new one; the bit is set
+ * after the data is there.
+ */
+static void
+write_absent_block(SMgrRelation reln, MapFork *fork, BlockNumber blkno, char *buffer,
+				   bool skip_fsync,
+				   void (*md_write) (SMgrRelation, ForkNumber, BlockNumber, char *, bool))
+{
+	LWLock	   *lock = map_chunk_lock(fork, blkno);
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	md_write(reln, fork->forknum, blkno, buffer, skip_fsync);
+	map_set_present(map_chunk(fork, blkno), blkno);
+	LWLockRelease(lock);
+}
+
+/*
+ * A present block needs no lock: a hydrator that has not seen its bit yet
+ * will, under the lock, and leave the block alone.
+ */
+static void
+neon_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer,
+		   bool skip_fsync)
+{
+	MapFork    *fork;
+	MapChunk   *chunk;
+
+	if (self_test_reaches(SLOT_WRITE))
+		return;
+	fork = mapped_fork(reln, forknum);
+	if (fork == NULL || blkno >= fork->boot_blocks)
+	{
+		mdwrite(reln, forknum, blkno, buffer, skip_fsync);
+		return;
+	}
+	chunk = map_chunk(fork, blkno);
+	map_note_write(chunk);
+	if (map_absent(fork, chunk, blkno))
+		write_absent_block(reln, fork, blkno, buffer, skip_fsync, mdwrite);
+	else
+		mdwrite(reln, forknum, blkno, buffer, skip_fsync);
+}
+
+/* Beyond the size at boot, or what was left of it, all is local. */
+static void
+neon_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer,
+			bool skip_fsync)
+{
+	MapFork    *fork;
+
+	if (self_test_reaches(SLOT_EXTEND))
+		return;
+	if (!SmgrIsTemp(reln))
+		neon_throttle();
+	fork = mapped_fork(reln, forknum);
+	if (fork != NULL && blkno < map_watermark(fork))
+	{
+		map_note_write(map_chunk(fork, blkno));
+		write_absent_block(reln, fork, blkno, buffer, skip_fsync, mdextend);
+	}
+	else
+		mdextend(reln, forknum, blkno, buffer, skip_fsync);
+}
+
+static bool
+neon_prefetch(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno)
+{
+	MapFork    *fork;
+
+	if (self_test_reaches(SLOT_PREFETCH))
+		return true;
+	fork = mapped_fork(reln, forknum);
+	if (fork == NULL || blkno >= map_watermark(fork) ||
+		!map_absent(fork, map_chunk(fork, blkno), blkno))
+		return mdprefetch(reln, forknum, blkno);
+	hydrate_prefetch(fork, blkno);
+	return true;
+}
+
+/* ----------
+ * Forks
+ * ----------
+ */
+
+/* A fork that is made anew has nothing remote, whatever one was there before. */
+static void
+neon_create(SMgrRelation reln, ForkNumber forknum, bool is_redo)
+{
+	MapFork    *fork;
+
+	if (self_test_reaches(SLOT_CREATE))
+		return;
+	fork = mapped_fork(reln, forknum);
+	mdcreate(reln, forknum, is_redo);
+	if (fork != NULL && !is_redo)
+		map_lower_watermark(fork, 0);
+}
+
+static bool
+neon_exists(SMgrRelation reln, ForkNumber forknum)
+{
+	if (self_test_reaches(SLOT_EXISTS))
+		return false;
+	(void) mapped_fork(reln, forknum);
+	return mdexists(reln, forknum);
+}
+
+static BlockNumber
+neon_nblocks(SMgrRelation reln, ForkNumber forknum)
+{
+	if (self_test_reaches(SLOT_NBLOCKS))
+		return 0;
+	(void) mapped_fork(reln, forknum);
+	return mdnblocks(reln, forknum);
+}
+
+/*
+ * Called in a critical section.  The watermark falls before the file is cut:
+ * blocks that are cut off and come back later are never asked for.
+ */
+static void
+neon_truncate(SMgrRelation reln, ForkNumber forknum, BlockNumber old_blocks,
+			  BlockNumber nblocks)
+{
+	MapFork    *fork;
+
+	if (self_test_reaches(SLOT_TRUNCATE))
+		return;
+	fork = mapped_fork(reln, forknum);
+	if (fork != NULL)
+		map_lower_watermark(fork, nblocks);
+	mdtruncate(reln, forknum, old_blocks, nblocks);
+}
+
+/* After this the relation's files are not created or written by us any more. */
+static void
+forget_fork(RelFileNode rnode, ForkNumber forknum)
+{
+	MapFork    *fork = map_lookup(rnode, forknum);
+
+	if (fork != NULL)
+	{
+		files_forget(fork);
+		map_lower_watermark(fork, 0);
+	}
+}
+
+static void
+neon_unlink(RelFileNodeBackend rnode, ForkNumber forknum, bool is_redo)
+{
+	if (self_test_reaches(SLOT_UNLINK))
+		return;
+	if (!RelFileNodeBackendIsTemp(rnode))
+	{
+		for (ForkNumber f = 0; f <= MAX_FORKNUM; f++)
+			if (forknum == InvalidForkNumber || forknum == f)
+				forget_fork(rnode.node, f);
+	}
+	mdunlink(rnode, forknum, is_redo);
+}
+
+void
+neon_drop_database_map(Oid db, Oid spc)
+{
+	for (uint64 i = 0; i < map_nforks(); i++)
+	{
+		MapFork    *fork = map_fork_at(i);
+
+		if (fork->rnode.dbNode == db && (spc == InvalidOid || fork->rnode.spcNode == spc))
+			forget_fork(fork->rnode, fork->forknum);
+	}
+}
+
+/* ----------
+ * Start
+ * ----------
+ */
+
+#ifdef NEON_TESTING
+
+/* Puts md.c's function into one slot of the table. */
+static void
+leave_out_slot(f_smgr *table, const char *name)
+{
+	if (strcmp(name, smgr_slot_name(SLOT_CREATE)) == 0)
+		table->smgr_create = mdcreate;
+	else if (strcmp(name, smgr_slot_name(SLOT_EXISTS)) == 0)
+		table->smgr_exists = mdexists;
+	else if (strcmp(name, smgr_slot_name(SLOT_UNLINK)) == 0)
+		table->smgr_unlink = mdunlink;
+	else if (strcmp(name, smgr_slot_name(SLOT_EXTEND)) == 0)
+		table->smgr_extend = mdextend;
+	else if (strcmp(name, smgr_slot_name(SLOT_PREFETCH)) == 0)
+		table->smgr_prefetch = mdprefetch;
+	else if (strcmp(name, smgr_slot_name(SLOT_READ)) == 0)
+		table->smgr_read = mdread;
+	else if (strcmp(name, smgr_slot_name(SLOT_WRITE)) == 0)
+		table->smgr_write = mdwrite;
+	else if (strcmp(name, smgr_slot_name(SLOT_NBLOCKS)) == 0)
+		table->smgr_nblocks = mdnblocks;
+	else if (strcmp(name, smgr_slot_name(SLOT_TRUNCATE)) == 0)
+		table->smgr_truncate = mdtruncate;
+	else
+		elog(FATAL, "slot \"%s\" is not one that is replaced", name);
+}
+#endif
+
+void
+neon_smgr_install(void)
+{
+	f_smgr		table = smgrswap_md;
+
+	table.smgr_create = neon_create;
+	table.smgr_exists = neon_exists;
+	table.smgr_unlink = neon_unlink;
+	table.smgr_extend = neon_extend;
+	table.smgr_prefetch = neon_prefetch;
+	table.smgr_read = neon_read;
+	table.smgr_write = neon_write;
+	table.smgr_nblocks = neon_nblocks;
+	table.smgr_truncate = neon_truncate;
+#ifdef NEON_TESTING
+	if (getenv("NEON_TEST_SKIP_SLOT") != NULL)
+		leave_out_slot(&table, getenv("NEON_TEST_SKIP_SLOT"));
+#endif
+	smgrswap_install(&table);
+}
+
+void
+neon_smgr_define_gucs(void)
+{
+	stream_define_gucs();
+	reference_define_gucs();
+}
+
+void
+neon_smgr_request_shmem(void)
+{
+	map_request_shmem();
+}
+
+void
+neon_smgr_shmem_startup(void)
+{
+	map_startup();
+	files_startup();
+}
+
+void
+neon_local_stats(NeonLocalStats *stats)
+{
+	memset(stats, 0, sizeof(*stats));
+	stats->hits = map_total(MAP_HITS);
+	stats->misses = map_total(MAP_MISSES);
+	stats->fetched_pages = map_total(MAP_FETCHED_PAGES);
+	stats->fetched_bytes = map_total(MAP_FETCHED_BYTES);
+	stats->present_bytes = map_present_blocks() * BLCKSZ;
+}
