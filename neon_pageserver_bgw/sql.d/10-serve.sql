@@ -73,6 +73,16 @@ RETURNS timestamptz
 AS 'MODULE_PATHNAME', 'neon_lease_lsn'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
+-- what a tenant's own computes may see of it
+CREATE FUNCTION neon_pageserver.branches(
+	tenant neon_pageserver.id,
+	OUT timeline_id text, OUT name text, OUT ancestor_id text,
+	OUT ancestor_lsn pg_lsn, OUT start_lsn pg_lsn, OUT last_record_lsn pg_lsn,
+	OUT state text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'neon_branches'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
 -- ---- views ----
 
 CREATE FUNCTION neon_pageserver.timelines_info(

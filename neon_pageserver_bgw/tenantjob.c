@@ -1,0 +1,425 @@
+/*-------------------------------------------------------------------------
+ *
+ * tenantjob.c
+ *	  Making a timeline from nothing, in a background worker of its own.
+ *
+ * The worker lives for one job: it makes a data directory below neon/tmp,
+ * imports it and removes it.  Its notices and errors go through a queue in
+ * dynamic shared memory to the session that asked, and when that session ends
+ * or cancels, the worker is terminated.
+ *
+ * A new timeline is not visible before timeline_finish_root(), the last step.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "import.h"
+#include "libpq/pqformat.h"
+#include "libpq/pqmq.h"
+#include "libpq/pqsignal.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "sqlutil.h"
+#include "storage/dsm.h"
+#include "storage/fd.h"
+#include "storage/ipc.h"
+#include "storage/shm_mq.h"
+#include "storage/shm_toc.h"
+#include "tcop/tcopprot.h"
+#include "tenant.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#define JOB_MAGIC			0x4e54454e	/* "NETN" */
+#define JOB_KEY_JOB			1
+#define JOB_KEY_QUEUE		2
+#define JOB_QUEUE_SIZE		16384
+
+#define JOB_TMP_DIR			"neon/tmp"
+#define JOB_DIR_FORMAT		JOB_TMP_DIR "/create.%d"
+
+#define OWNERSHIP_TIMEOUT_MS	10000
+
+extern PGDLLEXPORT void neon_tenant_worker_main(Datum arg);
+
+/* What a tenant's role may call; check_tenant_access() does the rest. */
+static const char *const tenant_grants[] = {
+	"USAGE ON SCHEMA neon_pageserver",
+	"EXECUTE ON PROCEDURE neon_pageserver.pagestream",
+	"EXECUTE ON PROCEDURE neon_pageserver.basebackup",
+	"EXECUTE ON FUNCTION neon_pageserver.timeline_source",
+	"EXECUTE ON FUNCTION neon_pageserver.writer_get",
+	"EXECUTE ON FUNCTION neon_pageserver.wait_lsn",
+	"EXECUTE ON FUNCTION neon_pageserver.branch_create",
+	"EXECUTE ON FUNCTION neon_pageserver.branches",
+};
+
+static void
+execute(const char *format,...) pg_attribute_printf(1, 2);
+
+static void
+execute(const char *format,...)
+{
+	StringInfoData sql;
+	int			needed;
+	int			rc;
+
+	initStringInfo(&sql);
+	for (;;)
+	{
+		va_list		args;
+
+		va_start(args, format);
+		needed = appendStringInfoVA(&sql, format, args);
+		va_end(args);
+		if (needed == 0)
+			break;
+		enlargeStringInfo(&sql, needed);
+	}
+	rc = SPI_execute(sql.data, false, 0);
+	if (rc < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not set up a tenant's role: %s", SPI_result_code_string(rc))));
+	pfree(sql.data);
+}
+
+void
+tenant_role_create(const NeonId *tenant, const char *verifier)
+{
+	char		role[NEON_TENANT_ROLE_MAX];
+	const char *quoted;
+
+	quoted = quote_identifier(tenant_role_name(tenant, role));
+	SPI_connect();
+	if (!OidIsValid(get_role_oid(role, true)))
+		execute("CREATE ROLE %s", quoted);
+	execute("ALTER ROLE %s LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD %s",
+			quoted, verifier[0] ? quote_literal_cstr(verifier) : "NULL");
+	for (int i = 0; i < lengthof(tenant_grants); i++)
+		execute("GRANT %s TO %s", tenant_grants[i], quoted);
+	SPI_finish();
+}
+
+void
+tenant_role_drop(const NeonId *tenant)
+{
+	char		role[NEON_TENANT_ROLE_MAX];
+	const char *quoted;
+
+	quoted = quote_identifier(tenant_role_name(tenant, role));
+	if (!OidIsValid(get_role_oid(role, true)))
+		return;
+	SPI_connect();
+	execute("DROP OWNED BY %s", quoted);
+	execute("DROP ROLE %s", quoted);
+	SPI_finish();
+}
+
+/* ---- the work ---- */
+
+/* Directories that workers left which were killed. */
+static void
+remove_stale_directories(void)
+{
+	DIR		   *d = AllocateDir(JOB_TMP_DIR);
+	struct dirent *de;
+
+	while ((de = ReadDir(d, JOB_TMP_DIR)) != NULL)
+	{
+		char		path[MAXPGPATH];
+		int			pid;
+
+		if (sscanf(de->d_name, "create.%d", &pid) != 1 || pid <= 0 ||
+			(pid != MyProcPid && (kill(pid, 0) == 0 || errno != ESRCH)))
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", JOB_TMP_DIR, de->d_name);
+		rmtree(path, true);
+	}
+	FreeDir(d);
+}
+
+static void
+make_tmp_dir(void)
+{
+	if ((MakePGDirectory("neon") < 0 && errno != EEXIST) ||
+		(MakePGDirectory(JOB_TMP_DIR) < 0 && errno != EEXIST))
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not create directory \"%s\": %m", JOB_TMP_DIR)));
+}
+
+static void
+make_identity(const TenantJob *job, const ImportSource *source, TimelineIdentity *id)
+{
+	memset(id, 0, sizeof(*id));
+	id->tenant = job->tenant;
+	id->timeline = job->timeline;
+	id->start_lsn = source->end;
+	id->start_prev = source->start;
+	id->system_identifier = source->control.system_identifier;
+	id->wal_segment_size = source->control.xlog_seg_size;
+	id->data_checksums = source->control.data_checksum_version != 0;
+	id->server_version_num = atoi(GetConfigOption("server_version_num", false, false));
+}
+
+static void
+fill_timeline(Timeline *tl, const ImportSource *source)
+{
+	if (!timeline_acquire_ownership(tl, false, OWNERSHIP_TIMEOUT_MS))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("could not get the right to write the new timeline")));
+	import_data_directory(tl, source);
+	timeline_release_ownership(tl);
+}
+
+static void
+commit_role(TenantJob *job)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	tenant_role_create(&job->tenant, job->role_verifier);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/* What is left of a job that failed.  Errors here hide the real one: none. */
+static void
+undo(TenantJob *job, Timeline *tl)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		if (tl)
+		{
+			timeline_release_ownership(tl);
+			timeline_drop(tl);
+		}
+		if (job->new_tenant)
+			tenant_drop(&job->tenant);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+}
+
+static void
+store_timeline(TenantJob *job, const ImportSource *source)
+{
+	TimelineIdentity id;
+	Timeline   *volatile tl = NULL;
+	volatile bool started = false;
+
+	make_identity(job, source, &id);
+	PG_TRY();
+	{
+		if (job->new_tenant)
+			tenant_create_dir(&job->tenant);
+		started = true;
+		timeline_create_root(&id, job->name);
+		tl = timeline_open(&job->tenant, &job->timeline, false);
+		fill_timeline(tl, source);
+		if (job->new_tenant)
+			commit_role(job);
+		timeline_finish_root(tl);
+	}
+	PG_CATCH();
+	{
+		/* what is not there yet was not made by us */
+		if (started)
+			undo(job, tl);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+static void
+remove_directory(int code, Datum arg)
+{
+	rmtree(DatumGetCString(arg), true);
+}
+
+void
+tenant_job_run(TenantJob *job)
+{
+	char		dir[MAXPGPATH];
+	ImportSource source;
+
+	make_tmp_dir();
+	remove_stale_directories();
+	snprintf(dir, sizeof(dir), JOB_DIR_FORMAT, MyProcPid);
+
+	PG_ENSURE_ERROR_CLEANUP(remove_directory, CStringGetDatum(dir));
+	{
+		ereport(NOTICE, (errmsg("creating a new database system with initdb")));
+		initdb_run(dir, &job->options);
+		ereport(NOTICE, (errmsg("storing its pages")));
+		import_open(&source, dir);
+		store_timeline(job, &source);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(remove_directory, CStringGetDatum(dir));
+	remove_directory(0, CStringGetDatum(dir));
+	job->lsn = source.end;
+	job->done = true;
+}
+
+/* ---- the worker ---- */
+
+void
+neon_tenant_worker_main(Datum arg)
+{
+	dsm_segment *seg;
+	shm_toc    *toc;
+	shm_mq	   *queue;
+	TenantJob  *job;
+
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	CurrentResourceOwner = ResourceOwnerCreate(NULL, "neon tenant worker");
+
+	seg = dsm_attach(DatumGetUInt32(arg));
+	toc = seg ? shm_toc_attach(JOB_MAGIC, dsm_segment_address(seg)) : NULL;
+	if (toc == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the session that wanted a new timeline is gone")));
+	job = shm_toc_lookup(toc, JOB_KEY_JOB, false);
+	queue = shm_toc_lookup(toc, JOB_KEY_QUEUE, false);
+	shm_mq_set_sender(queue, MyProc);
+	pq_redirect_to_shm_mq(seg, shm_mq_attach(queue, seg, NULL));
+
+	BackgroundWorkerInitializeConnectionByOid(job->database, InvalidOid, 0);
+	SetConfigOption("client_min_messages", "notice", PGC_SUSET, PGC_S_OVERRIDE);
+	pgstat_report_activity(STATE_RUNNING, "neon_pageserver: creating a timeline");
+	tenant_job_run(job);
+	dsm_detach(seg);
+}
+
+/* ---- the session that waits for it ---- */
+
+/* A notice is passed on, an error is thrown here. */
+static void
+handle_message(char *data, Size len)
+{
+	StringInfoData msg;
+	ErrorData	edata;
+	char		type;
+
+	initStringInfo(&msg);
+	appendBinaryStringInfo(&msg, data, len);
+	type = pq_getmsgbyte(&msg);
+	if (type != 'E' && type != 'N')
+		return;
+	pq_parse_errornotice(&msg, &edata);
+	edata.elevel = Min(edata.elevel, ERROR);
+	edata.context = NULL;
+	ThrowErrorData(&edata);
+}
+
+static void
+follow_worker(shm_mq_handle *handle)
+{
+	for (;;)
+	{
+		Size		len;
+		void	   *data;
+
+		if (shm_mq_receive(handle, &len, &data, false) != SHM_MQ_SUCCESS)
+			return;
+		handle_message(data, len);
+	}
+}
+
+static BackgroundWorkerHandle *
+start_worker(dsm_segment *seg)
+{
+	BackgroundWorker worker;
+	BackgroundWorkerHandle *handle;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_ConsistentState;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, "neon_pageserver", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "neon_tenant_worker_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "neon pageserver tenant creation", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "neon pageserver tenant creation", BGW_MAXLEN);
+	worker.bgw_main_arg = UInt32GetDatum(dsm_segment_handle(seg));
+	worker.bgw_notify_pid = MyProcPid;
+	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not start a background worker"),
+				 errhint("Raise max_worker_processes.")));
+	return handle;
+}
+
+/* The segment with the job and an empty queue that we receive from. */
+static dsm_segment *
+make_segment(const TenantJob *job, TenantJob **shared, shm_mq **queue)
+{
+	shm_toc_estimator e;
+	dsm_segment *seg;
+	shm_toc    *toc;
+	Size		size;
+
+	shm_toc_initialize_estimator(&e);
+	shm_toc_estimate_chunk(&e, sizeof(TenantJob));
+	shm_toc_estimate_chunk(&e, JOB_QUEUE_SIZE);
+	shm_toc_estimate_keys(&e, 2);
+	size = shm_toc_estimate(&e);
+	seg = dsm_create(size, 0);
+	toc = shm_toc_create(JOB_MAGIC, dsm_segment_address(seg), size);
+	*shared = shm_toc_allocate(toc, sizeof(TenantJob));
+	**shared = *job;
+	shm_toc_insert(toc, JOB_KEY_JOB, *shared);
+	*queue = shm_mq_create(shm_toc_allocate(toc, JOB_QUEUE_SIZE), JOB_QUEUE_SIZE);
+	shm_mq_set_receiver(*queue, MyProc);
+	shm_toc_insert(toc, JOB_KEY_QUEUE, *queue);
+	return seg;
+}
+
+void
+tenant_job_delegate(TenantJob *job)
+{
+	TenantJob  *shared;
+	shm_mq	   *queue;
+	dsm_segment *seg = make_segment(job, &shared, &queue);
+	BackgroundWorkerHandle *worker = start_worker(seg);
+
+	PG_TRY();
+	{
+		follow_worker(shm_mq_attach(queue, seg, worker));
+	}
+	PG_CATCH();
+	{
+		TerminateBackgroundWorker(worker);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	*job = *shared;
+	dsm_detach(seg);
+	if (!job->done)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the worker that makes the timeline ended before it was done"),
+				 errhint("See the pageserver's log.")));
+}
