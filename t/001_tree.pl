@@ -1,0 +1,62 @@
+# The tree itself: every directory explains itself, no file is too long, no
+# marks of unfinished work, the demo's script and the SQL suites are complete.
+use strict;
+use warnings;
+use File::Find;
+use Test::More;
+
+my $top = $ENV{NEON_TEST_SOURCE};
+plan skip_all => 'no source tree' unless $top && -r "$top/neon.mk";
+
+for my $d (qw(common neon_walredo neon_pageserver_bgw neon_compute contrib/neon_ctl contrib/neon_test_utils contrib/bench contrib/demo))
+{
+	ok(-s "$top/$d/README.md", "$d has a README.md");
+}
+ok(-s "$top/$_", $_) for qw(LICENSE README.md CONTRIBUTING.md docs/architecture.md docs/source-tree.md docs/glossary.md
+  docs/settings.md docs/server-memory.md docs/limits.md docs/leaving.md docs/operations.md);
+
+my (@long, @marks);
+find(
+	sub {
+		if (-d && /^(\.git|\.build|results|tmp_check|log)$/) { $File::Find::prune = 1; return }
+		return unless /\.(c|h|sql|pl|pm|sh|md)$/ && -f;
+		my $name = substr($File::Find::name, length("$top/"));
+		open my $f, '<', $_ or return;
+		my $n = 0;
+		while (<$f>)
+		{
+			$n++;
+			push @marks, "$name:$n" if $name =~ /\.[ch]$/ && /\b(TODO|FIXME|XXX)\b/;
+		}
+		push @long, "$name: $n lines" if $n > 900 && $name =~ /\.[ch]$/;
+	},
+	$top);
+is_deeply(\@long, [], 'no C file is longer than 900 lines');
+is_deeply(\@marks, [], 'no marks of unfinished work');
+
+for my $sql (glob "$top/sql/*.sql")
+{
+	my ($name) = $sql =~ m{([^/]+)\.sql$};
+	ok(-e "$top/expected/$name.out", "expected/$name.out");
+}
+ok(scalar(glob "$top/sql/$_.sql"), "$_ has a pg_regress suite") for qw(neon neon_pageserver neon_test_utils);
+ok(scalar(glob "$top/t/pgtap/$_*.sql"), "$_ has a pgTAP suite") for qw(neon neon_pageserver neon_test_utils);
+
+# every setting that the code defines is documented
+my %defined;
+find(
+	sub {
+		if (-d && /^(\.git|\.build|test)$/) { $File::Find::prune = 1; return }
+		return unless /\.c$/;
+		open my $f, '<', $_ or return;
+		local $/;
+		my $c = <$f>;
+		$defined{$1} = 1 while $c =~ /DefineCustom\w+Variable\(\s*"(neon[\w.]*)"/g;
+	},
+	$top);
+my $doc = '';
+if (open my $f, '<', "$top/docs/settings.md") { local $/; $doc = <$f> }
+my @missing = grep { !/\.test_/ && $doc !~ /`\Q$_\E`/ } sort keys %defined;
+is_deeply(\@missing, [], 'docs/settings.md has every setting');
+
+done_testing();
