@@ -323,6 +323,7 @@ note_streaming(bool streaming, TimestampTz now)
 	if (streaming)
 	{
 		own.gone_since = 0;
+		own.next_request = now;
 		own.backoff_ms = 0;
 		if (!own.told_streaming)
 		{

@@ -18,6 +18,7 @@
 extern char *neon_tenant_id_setting;
 extern char *neon_timeline_id_setting;
 extern char *neon_endpoint_id_setting;
+extern char *neon_safekeepers;
 extern char *neon_storage_conninfo;
 extern int	neon_max_unflushed_wal; /* megabytes */
 

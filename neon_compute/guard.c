@@ -40,24 +40,26 @@
 #include "utils/syscache.h"
 
 /*
- * Settings that ALTER SYSTEM may not touch: safety, identity, and what the
- * launcher puts on the command line, where it would have no effect.
+ * Settings that ALTER SYSTEM may not touch.  The first have a safe value and
+ * can only be changed for a boot, if at all; the others are what the launcher
+ * decides, and puts on the command line, where ALTER SYSTEM has no effect.
  */
-static const char *const guarded_settings[] = {
-	/* safety */
+static const char *const config_settings[] = {
 	"fsync", "full_page_writes", "wal_level", "archive_mode", "restart_after_crash",
 	"max_slot_wal_keep_size", "max_wal_senders", "max_replication_slots",
-	"synchronous_standby_names", "recovery_init_sync_method",
+	"synchronous_standby_names", "shared_preload_libraries",
 	/* recovery and replication from elsewhere */
 	"archive_cleanup_command", "hot_standby", "primary_conninfo", "primary_slot_name",
 	"promote_trigger_file", "recovery_end_command", "recovery_min_apply_delay",
 	"recovery_target", "recovery_target_action", "recovery_target_inclusive",
 	"recovery_target_lsn", "recovery_target_name", "recovery_target_time",
-	"recovery_target_timeline", "recovery_target_xid", "restore_command",
-	/* identity and place */
+	"recovery_target_timeline", "recovery_target_xid", "restore_command"
+};
+
+static const char *const launcher_settings[] = {
 	"neon.tenant_id", "neon.timeline_id", "neon.endpoint_id", "neon.pageserver_connstring",
 	"neon.safekeepers", "neon.storage_conninfo", "neon.conf_dir",
-	"shared_preload_libraries", "port", "listen_addresses", "unix_socket_directories",
+	"port", "listen_addresses", "unix_socket_directories",
 	"data_directory", "config_file", "hba_file", "ident_file", "external_pid_file"
 };
 
@@ -88,6 +90,9 @@ guard_check_settings(void)
 	if (XLogArchiveMode != ARCHIVE_MODE_OFF)
 		refuse_setting("archive_mode", GetConfigOption("archive_mode", false, false),
 					   "The WAL is archived by the storage.");
+	if (neon_safekeepers[0] != '\0')
+		refuse_setting("neon.safekeepers", neon_safekeepers,
+					   "This version of the library has no WAL service.");
 	if (neon_tenant_id_setting[0] == '\0' || neon_timeline_id_setting[0] == '\0' ||
 		neon_endpoint_id_setting[0] == '\0')
 		ereport(FATAL,
@@ -127,22 +132,32 @@ guard_check_libraries(void)
  * ----------
  */
 
+static bool
+is_listed(const char *name, const char *const *list, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (pg_strcasecmp(name, list[i]) == 0)
+			return true;
+	return false;
+}
+
 static void
 check_alter_system(const AlterSystemStmt *stmt)
 {
 	const VariableSetStmt *set = stmt->setstmt;
+	bool		config;
 
 	/* taking a setting away is harmless */
 	if (set->kind != VAR_SET_VALUE && set->kind != VAR_SET_DEFAULT)
 		return;
-	for (int i = 0; i < lengthof(guarded_settings); i++)
-		if (pg_strcasecmp(set->name, guarded_settings[i]) == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_CANT_CHANGE_RUNTIME_PARAM),
-					 errmsg("parameter \"%s\" of a compute cannot be changed by ALTER SYSTEM",
-							guarded_settings[i]),
-					 errhint("Use \"neon endpoint config %s %s=...\".",
-							 neon_boot.endpoint, guarded_settings[i])));
+	config = is_listed(set->name, config_settings, lengthof(config_settings));
+	if (!config && !is_listed(set->name, launcher_settings, lengthof(launcher_settings)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_CANT_CHANGE_RUNTIME_PARAM),
+			 errmsg("parameter \"%s\" of a compute cannot be changed by ALTER SYSTEM", set->name),
+			 config ? errhint("Use \"neon endpoint config %s %s=...\".", neon_boot.endpoint, set->name) :
+			 errhint("It is set by \"neon endpoint start\" and \"neon endpoint config\".")));
 }
 
 /*

@@ -54,9 +54,10 @@ check_id(char **newval, void **extra, GucSource source)
 static bool
 check_safekeepers(char **newval, void **extra, GucSource source)
 {
-	if (**newval == '\0')
+	/* at the start, guard.c refuses: here PostgreSQL would go on with "" */
+	if (**newval == '\0' || process_shared_preload_libraries_in_progress)
 		return true;
-	GUC_check_errdetail("This version of the library has no WAL service; the setting must be empty.");
+	GUC_check_errdetail("This version of the library has no WAL service.");
 	return false;
 }
 

@@ -185,7 +185,8 @@ copy_rows(const PGresult *result)
 	return rows;
 }
 
-static bool
+/* Not inlined: it must not share a frame with PG_TRY. */
+static pg_noinline bool
 run_query(Call *call, const char *query, int nparams, const char *const *params,
 		  List **rows, PageserverError *error)
 {

@@ -85,7 +85,7 @@ neon_sql_timeline_id(PG_FUNCTION_ARGS)
 Datum
 neon_sql_version(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_TEXT_P(cstring_to_text("neon " NEON_VERSION " (PostgreSQL " PG_VERSION ")"));
+	PG_RETURN_TEXT_P(cstring_to_text("neon " NEON_VERSION " on PostgreSQL " PG_VERSION));
 }
 
 Datum

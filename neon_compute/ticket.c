@@ -23,6 +23,7 @@
 #include "catalog/catversion.h"
 #include "catalog/pg_control.h"
 #include "common/controldata_utils.h"
+#include "coordinator.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "port/pg_crc32c.h"
@@ -35,10 +36,6 @@
 #define MAX_FILE_SIZE	(64 * 1024)
 #define TICKET_HEADER	"neon-boot-ticket 1"
 #define START_HINT		"Use \"neon endpoint start\"."
-
-extern char *neon_tenant_id_setting;
-extern char *neon_timeline_id_setting;
-extern char *neon_endpoint_id_setting;
 
 /* The lines "key=value" of a file. */
 typedef struct KeyValues
@@ -317,15 +314,19 @@ check_version(const KeyValues *boot)
 	const char *text = GetConfigOption("server_version_num", false, false);
 	uint32		running = strtoul(text, NULL, 10);
 
-	if (catversion != CATALOG_VERSION_NO || neon_boot.server_version_num / 10000 != running / 10000)
+	if (neon_boot.server_version_num / 10000 != running / 10000)
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the data is of PostgreSQL %s, this server is %s",
+				 errmsg("the data was written by PostgreSQL %s, this server is %s",
 						format_version(neon_boot.server_version_num), format_version(running)),
-				 errdetail("The data's catalog version is %u, the server's is %u.",
-						   catversion, (uint32) CATALOG_VERSION_NO),
 				 errhint("Install PostgreSQL %u on this machine.",
 						 neon_boot.server_version_num / 10000)));
+	if (catversion != CATALOG_VERSION_NO)
+		ereport(FATAL,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the data has catalog version %u, this server has %u",
+						catversion, (uint32) CATALOG_VERSION_NO),
+				 errhint("Install the PostgreSQL that the data was written by on this machine.")));
 	if (neon_boot.server_version_num > running)
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
