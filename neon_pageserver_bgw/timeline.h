@@ -28,7 +28,10 @@ typedef enum TimelineState
 	TIMELINE_READONLY,			/* a write failed; reopened at the next start */
 	TIMELINE_DAMAGED,			/* refused, see its state_detail */
 	TIMELINE_DELETING,
+	TIMELINE_CREATING,			/* a root that timeline_finish_root has not seen yet */
 } TimelineState;
+
+#define TIMELINE_DETAIL_MAX	256
 
 /* Constant while the slot lives. */
 typedef struct TimelineIdentity
@@ -85,6 +88,9 @@ extern TimelineState timeline_state(Timeline *tl);
 extern void timeline_set_damaged(Timeline *tl, const char *why);
 extern void timeline_get_name(Timeline *tl, char *buf);	/* NEON_NAME_MAX bytes */
 
+/* Why it is damaged or read-only, or "". */
+extern void timeline_get_detail(Timeline *tl, char *buf);	/* TIMELINE_DETAIL_MAX bytes */
+
 /* End of the last record that is indexed: what reads may ask for. */
 extern XLogRecPtr timeline_last_record_lsn(Timeline *tl);
 
@@ -123,12 +129,22 @@ extern bool timeline_ownership_wanted(Timeline *tl);	/* the owner should let go 
 extern void timeline_get_writer(Timeline *tl, TimelineWriter *writer);
 extern void timeline_set_writer(Timeline *tl, const TimelineWriter *writer);
 
+/* Held over get and set it makes a compare-and-set (an LWLock: released by an ERROR). */
+extern void timeline_lock_writer(Timeline *tl);
+extern void timeline_unlock_writer(Timeline *tl);
+
 /* Logical size in bytes (sum of the sizes of all forks), kept by the ingest. */
 extern uint64 timeline_logical_size(Timeline *tl);
 extern void timeline_set_logical_size(Timeline *tl, uint64 bytes);
 
 /* Making and removing; files are durable when these return. */
 extern void timeline_create_root(const TimelineIdentity *id, const char *name);
+
+/*
+ * Until this a root timeline is listed nowhere, opened only by its id, and
+ * removed when the instance starts again.
+ */
+extern void timeline_finish_root(Timeline *tl);
 extern void timeline_create_branch(Timeline *ancestor, const NeonId *new_id, const char *name,
 								   XLogRecPtr lsn, XLogRecPtr prev_record);
 extern void timeline_rename(Timeline *tl, const char *new_name);

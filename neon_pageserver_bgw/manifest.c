@@ -1,0 +1,829 @@
+/*-------------------------------------------------------------------------
+ *
+ * manifest.c
+ *	  The log of changes of a timeline.
+ *
+ * File: header of 64 bytes, then records
+ *
+ *	  u32 body length | u32 crc | u16 type | u16 0 | u32 sequence | body
+ *
+ * whose CRC covers type, body, sequence and the number of the file.  A body is
+ * a list of operations "u8 op | u32 length | bytes"; the snapshot is the list
+ * that makes the state from nothing.  A bad record with nothing readable and
+ * newer behind it is a torn tail, cut by going on in a new file; otherwise
+ * records were lost, and the timeline is damaged.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "access/xlog_internal.h"
+#include "codec.h"
+#include "fileio.h"
+#include "manifest.h"
+#include "port/pg_crc32c.h"
+#include "storage/fd.h"
+
+#define MANIFEST_MAGIC		0x31464D4E	/* "NMF1" */
+#define MANIFEST_VERSION	1
+#define MANIFEST_HEADER		64
+#define RECORD_HEADER		16
+#define RECORD_SNAPSHOT		1
+#define RECORD_EDIT			2
+#define MANIFEST_MAX_BYTES	(512 * 1024 * 1024)
+#define MANIFEST_MIN_REWRITE (1024 * 1024)
+
+typedef enum ManifestOp
+{
+	OP_IDENTITY = 1,
+	OP_NAME,
+	OP_FINISHED,
+	OP_LSNS,
+	OP_TERM,
+	OP_LOGICAL_SIZE,
+	OP_FILE_IDS,
+	OP_WRITER,
+	OP_ADD_FILE,
+	OP_ADD_POINT,
+	OP_DROP_POINT,
+} ManifestOp;
+
+/* ---- operations ---- */
+
+static int
+op_begin(StringInfo body, ManifestOp op)
+{
+	codec_put_u8(body, (uint8) op);
+	codec_put_u32(body, 0);
+	return body->len;
+}
+
+static void
+op_end(StringInfo body, int start)
+{
+	codec_store_u32((uint8 *) body->data + start - 4, body->len - start);
+}
+
+static void
+put_string(StringInfo body, const char *s)
+{
+	uint32		len = strlen(s);
+
+	codec_put_u32(body, len);
+	codec_put_bytes(body, s, len);
+}
+
+static void
+take_string(Cursor *c, char *dst, size_t size)
+{
+	uint32		len = cursor_u32(c);
+	const uint8 *p = cursor_bytes(c, len);
+
+	dst[0] = '\0';
+	if (p == NULL || len >= size || memchr(p, '\0', len) != NULL)
+	{
+		c->ok = false;
+		return;
+	}
+	memcpy(dst, p, len);
+	dst[len] = '\0';
+}
+
+void
+manifest_op_identity(StringInfo body, const TimelineIdentity *id)
+{
+	int			start = op_begin(body, OP_IDENTITY);
+
+	codec_put_bytes(body, id->tenant.b, NEON_ID_BYTES);
+	codec_put_bytes(body, id->timeline.b, NEON_ID_BYTES);
+	codec_put_bytes(body, id->ancestor.b, NEON_ID_BYTES);
+	codec_put_u64(body, id->ancestor_lsn);
+	codec_put_u64(body, id->start_lsn);
+	codec_put_u64(body, id->start_prev);
+	codec_put_u64(body, id->system_identifier);
+	codec_put_u32(body, id->wal_segment_size);
+	codec_put_u8(body, id->data_checksums);
+	codec_put_u32(body, id->server_version_num);
+	op_end(body, start);
+}
+
+static void
+take_identity(Cursor *c, TimelineIdentity *id)
+{
+	cursor_copy(c, id->tenant.b, NEON_ID_BYTES);
+	cursor_copy(c, id->timeline.b, NEON_ID_BYTES);
+	cursor_copy(c, id->ancestor.b, NEON_ID_BYTES);
+	id->ancestor_lsn = cursor_u64(c);
+	id->start_lsn = cursor_u64(c);
+	id->start_prev = cursor_u64(c);
+	id->system_identifier = cursor_u64(c);
+	id->wal_segment_size = cursor_u32(c);
+	id->data_checksums = cursor_u8(c) != 0;
+	id->server_version_num = cursor_u32(c);
+	if (!IsValidWalSegSize(id->wal_segment_size))
+		c->ok = false;
+}
+
+void
+manifest_op_name(StringInfo body, const char *name)
+{
+	int			start = op_begin(body, OP_NAME);
+
+	put_string(body, name);
+	op_end(body, start);
+}
+
+void
+manifest_op_finished(StringInfo body)
+{
+	op_end(body, op_begin(body, OP_FINISHED));
+}
+
+void
+manifest_op_lsns(StringInfo body, XLogRecPtr disk_consistent_lsn, XLogRecPtr prev_record_lsn)
+{
+	int			start = op_begin(body, OP_LSNS);
+
+	codec_put_u64(body, disk_consistent_lsn);
+	codec_put_u64(body, prev_record_lsn);
+	op_end(body, start);
+}
+
+void
+manifest_op_term(StringInfo body, uint32 term, XLogRecPtr boot_record_end)
+{
+	int			start = op_begin(body, OP_TERM);
+
+	codec_put_u32(body, term);
+	codec_put_u64(body, boot_record_end);
+	op_end(body, start);
+}
+
+void
+manifest_op_logical_size(StringInfo body, uint64 bytes)
+{
+	int			start = op_begin(body, OP_LOGICAL_SIZE);
+
+	codec_put_u64(body, bytes);
+	op_end(body, start);
+}
+
+void
+manifest_op_file_ids(StringInfo body, uint64 next_file_id)
+{
+	int			start = op_begin(body, OP_FILE_IDS);
+
+	codec_put_u64(body, next_file_id);
+	op_end(body, start);
+}
+
+void
+manifest_op_writer(StringInfo body, const TimelineWriter *writer)
+{
+	int			start = op_begin(body, OP_WRITER);
+
+	put_string(body, writer->endpoint);
+	codec_put_bytes(body, writer->boot_id.b, NEON_ID_BYTES);
+	codec_put_u32(body, writer->term);
+	codec_put_u64(body, writer->boot_lsn);
+	put_string(body, writer->pgdata);
+	put_string(body, writer->machine_boot_id);
+	codec_put_u64(body, writer->drained_lsn);
+	op_end(body, start);
+}
+
+static void
+take_writer(Cursor *c, TimelineWriter *writer)
+{
+	take_string(c, writer->endpoint, sizeof(writer->endpoint));
+	cursor_copy(c, writer->boot_id.b, NEON_ID_BYTES);
+	writer->term = cursor_u32(c);
+	writer->boot_lsn = cursor_u64(c);
+	take_string(c, writer->pgdata, sizeof(writer->pgdata));
+	take_string(c, writer->machine_boot_id, sizeof(writer->machine_boot_id));
+	writer->drained_lsn = cursor_u64(c);
+}
+
+void
+manifest_op_add_file(StringInfo body, const ManifestFile *file)
+{
+	int			start = op_begin(body, OP_ADD_FILE);
+
+	codec_put_u64(body, file->id);
+	codec_put_u64(body, file->bytes);
+	codec_put_u64(body, file->entries);
+	codec_put_u64(body, file->lsn_lo);
+	codec_put_u64(body, file->lsn_hi);
+	codec_put_bytes(body, file->first_key, NEON_KEY_ENCODED_SIZE);
+	codec_put_bytes(body, file->last_key, NEON_KEY_ENCODED_SIZE);
+	op_end(body, start);
+}
+
+static void
+take_file(Cursor *c, Manifest *m)
+{
+	ManifestFile *file;
+
+	if (m->nfiles == m->maxfiles)
+	{
+		m->maxfiles = Max(16, m->maxfiles * 2);
+		m->files = m->files ?
+			repalloc_huge(m->files, m->maxfiles * sizeof(ManifestFile)) :
+			palloc(m->maxfiles * sizeof(ManifestFile));
+	}
+	file = &m->files[m->nfiles++];
+	file->id = cursor_u64(c);
+	file->bytes = cursor_u64(c);
+	file->entries = cursor_u64(c);
+	file->lsn_lo = cursor_u64(c);
+	file->lsn_hi = cursor_u64(c);
+	cursor_copy(c, file->first_key, NEON_KEY_ENCODED_SIZE);
+	cursor_copy(c, file->last_key, NEON_KEY_ENCODED_SIZE);
+}
+
+void
+manifest_op_add_point(StringInfo body, const ManifestPoint *point)
+{
+	int			start = op_begin(body, OP_ADD_POINT);
+
+	codec_put_u8(body, point->kind);
+	codec_put_bytes(body, point->id.b, NEON_ID_BYTES);
+	codec_put_u64(body, point->lsn);
+	codec_put_u64(body, (uint64) point->expires);
+	op_end(body, start);
+}
+
+void
+manifest_op_drop_point(StringInfo body, uint8 kind, const NeonId *id)
+{
+	int			start = op_begin(body, OP_DROP_POINT);
+
+	codec_put_u8(body, kind);
+	codec_put_bytes(body, id->b, NEON_ID_BYTES);
+	op_end(body, start);
+}
+
+static void
+drop_point(Manifest *m, uint8 kind, const NeonId *id)
+{
+	for (int i = 0; i < m->npoints; i++)
+	{
+		if (m->points[i].kind == kind && neon_id_equal(&m->points[i].id, id))
+		{
+			m->points[i] = m->points[--m->npoints];
+			return;
+		}
+	}
+}
+
+static void
+take_point(Cursor *c, Manifest *m)
+{
+	ManifestPoint p;
+
+	p.kind = cursor_u8(c);
+	cursor_copy(c, p.id.b, NEON_ID_BYTES);
+	p.lsn = cursor_u64(c);
+	p.expires = (TimestampTz) cursor_u64(c);
+	drop_point(m, p.kind, &p.id);
+	if (m->npoints == m->maxpoints)
+	{
+		m->maxpoints = Max(16, m->maxpoints * 2);
+		m->points = m->points ?
+			repalloc_huge(m->points, m->maxpoints * sizeof(ManifestPoint)) :
+			palloc(m->maxpoints * sizeof(ManifestPoint));
+	}
+	m->points[m->npoints++] = p;
+}
+
+static void
+take_drop_point(Cursor *c, Manifest *m)
+{
+	uint8		kind = cursor_u8(c);
+	NeonId		id;
+
+	cursor_copy(c, id.b, NEON_ID_BYTES);
+	drop_point(m, kind, &id);
+}
+
+static void
+apply_op(Manifest *m, uint8 op, Cursor *c)
+{
+	switch ((ManifestOp) op)
+	{
+		case OP_IDENTITY:
+			take_identity(c, &m->identity);
+			break;
+		case OP_NAME:
+			take_string(c, m->name, sizeof(m->name));
+			break;
+		case OP_FINISHED:
+			m->finished = true;
+			break;
+		case OP_LSNS:
+			m->disk_consistent_lsn = cursor_u64(c);
+			m->prev_record_lsn = cursor_u64(c);
+			break;
+		case OP_TERM:
+			m->term = cursor_u32(c);
+			m->boot_record_end = cursor_u64(c);
+			break;
+		case OP_LOGICAL_SIZE:
+			m->logical_size = cursor_u64(c);
+			break;
+		case OP_FILE_IDS:
+			m->next_file_id = cursor_u64(c);
+			break;
+		case OP_WRITER:
+			take_writer(c, &m->writer);
+			break;
+		case OP_ADD_FILE:
+			take_file(c, m);
+			break;
+		case OP_ADD_POINT:
+			take_point(c, m);
+			break;
+		case OP_DROP_POINT:
+			take_drop_point(c, m);
+			break;
+		default:
+			c->ok = false;
+	}
+}
+
+bool
+manifest_apply(Manifest *m, const char *body, uint32 len)
+{
+	Cursor		c = cursor_over(body, len);
+
+	while (c.ok && cursor_left(&c) > 0)
+	{
+		uint8		op = cursor_u8(&c);
+		uint32		oplen = cursor_u32(&c);
+		const uint8 *p = cursor_bytes(&c, oplen);
+		Cursor		opc;
+
+		if (p == NULL)
+			return false;
+		opc = cursor_over(p, oplen);
+		apply_op(m, op, &opc);
+		if (!opc.ok || cursor_left(&opc) != 0)
+			return false;
+	}
+	return c.ok;
+}
+
+static void
+snapshot_body(const Manifest *m, StringInfo body)
+{
+	manifest_op_identity(body, &m->identity);
+	manifest_op_name(body, m->name);
+	if (m->finished)
+		manifest_op_finished(body);
+	manifest_op_lsns(body, m->disk_consistent_lsn, m->prev_record_lsn);
+	manifest_op_term(body, m->term, m->boot_record_end);
+	manifest_op_logical_size(body, m->logical_size);
+	manifest_op_file_ids(body, m->next_file_id);
+	manifest_op_writer(body, &m->writer);
+	for (int i = 0; i < m->nfiles; i++)
+		manifest_op_add_file(body, &m->files[i]);
+	for (int i = 0; i < m->npoints; i++)
+		manifest_op_add_point(body, &m->points[i]);
+}
+
+void
+manifest_free(Manifest *m)
+{
+	if (m->files)
+		pfree(m->files);
+	if (m->points)
+		pfree(m->points);
+	pfree(m);
+}
+
+/* ---- records ---- */
+
+static pg_crc32c
+record_crc(uint16 type, uint32 sequence, uint32 number, const void *body, uint32 len)
+{
+	uint8		head[10];
+	pg_crc32c	crc;
+
+	codec_store_u16(head, type);
+	codec_store_u32(head + 2, sequence);
+	codec_store_u32(head + 6, number);
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, head, sizeof(head));
+	COMP_CRC32C(crc, body, len);
+	FIN_CRC32C(crc);
+	return crc;
+}
+
+static void
+put_record(StringInfo buf, uint16 type, uint32 sequence, uint32 number,
+		   const char *body, uint32 len)
+{
+	codec_put_u32(buf, len);
+	codec_put_u32(buf, record_crc(type, sequence, number, body, len));
+	codec_put_u32(buf, type);
+	codec_put_u32(buf, sequence);
+	codec_put_bytes(buf, body, len);
+}
+
+typedef struct RecordView
+{
+	uint16		type;
+	uint32		sequence;
+	const uint8 *body;
+	uint32		len;
+	size_t		total;
+} RecordView;
+
+/* A whole valid record at p? */
+static bool
+view_record(const uint8 *p, size_t left, uint32 number, RecordView *r)
+{
+	if (left < RECORD_HEADER)
+		return false;
+	r->len = codec_load_u32(p);
+	r->type = codec_load_u16(p + 8);
+	r->sequence = codec_load_u32(p + 12);
+	if (r->len > left - RECORD_HEADER || codec_load_u16(p + 10) != 0)
+		return false;
+	if (r->type != RECORD_SNAPSHOT && r->type != RECORD_EDIT)
+		return false;
+	r->body = p + RECORD_HEADER;
+	r->total = RECORD_HEADER + (size_t) r->len;
+	return record_crc(r->type, r->sequence, number, r->body, r->len) == codec_load_u32(p + 4);
+}
+
+/* Is there a readable edit newer than sequence anywhere from offset on? */
+static bool
+newer_record_follows(const uint8 *data, size_t size, size_t offset, uint32 number,
+					 uint32 sequence)
+{
+	for (; offset + RECORD_HEADER <= size; offset++)
+	{
+		RecordView	r;
+
+		if (view_record(data + offset, size - offset, number, &r) &&
+			r.type == RECORD_EDIT && r.sequence > sequence)
+			return true;
+	}
+	return false;
+}
+
+static void
+put_header(StringInfo buf, const TimelineIdentity *id, uint32 number, uint32 sequence)
+{
+	uint8		h[MANIFEST_HEADER] = {0};
+	pg_crc32c	crc;
+
+	codec_store_u32(h, MANIFEST_MAGIC);
+	codec_store_u16(h + 4, MANIFEST_VERSION);
+	memcpy(h + 8, id->tenant.b, NEON_ID_BYTES);
+	memcpy(h + 24, id->timeline.b, NEON_ID_BYTES);
+	codec_store_u32(h + 40, number);
+	codec_store_u32(h + 44, sequence);
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, h, MANIFEST_HEADER - 4);
+	FIN_CRC32C(crc);
+	codec_store_u32(h + MANIFEST_HEADER - 4, crc);
+	codec_put_bytes(buf, h, sizeof(h));
+}
+
+static bool
+header_ok(const uint8 *h, size_t size, uint32 number, const char *path)
+{
+	pg_crc32c	crc;
+
+	if (size < MANIFEST_HEADER)
+		return false;
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, h, MANIFEST_HEADER - 4);
+	FIN_CRC32C(crc);
+	if (crc != codec_load_u32(h + MANIFEST_HEADER - 4) ||
+		codec_load_u32(h) != MANIFEST_MAGIC ||
+		codec_load_u32(h + 40) != number)
+		return false;
+	if (codec_load_u16(h + 4) != MANIFEST_VERSION)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("file \"%s\" has version %u, which this library cannot read",
+						path, codec_load_u16(h + 4)),
+				 errhint("Use the version of neon_pageserver that wrote it, or a newer one.")));
+	return true;
+}
+
+/* ---- files ---- */
+
+void
+manifest_file_path(const char *dir, uint32 number, char *path)
+{
+	if (snprintf(path, MAXPGPATH, "%s/manifest.%06u", dir, number) >= MAXPGPATH)
+		elog(ERROR, "path is too long");
+}
+
+/* Whole file, in CurrentMemoryContext. */
+static uint8 *
+slurp(const char *path, uint64 limit, size_t *size)
+{
+	int			fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
+	struct stat st;
+	uint8	   *data;
+	ssize_t		n;
+
+	if (fd < 0 || fstat(fd, &st) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", path)));
+	if (st.st_size > MANIFEST_MAX_BYTES)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("file \"%s\" is too large", path)));
+	*size = Min((uint64) st.st_size, limit);
+	data = MemoryContextAllocHuge(CurrentMemoryContext, *size + 1);
+	n = fileio_pread(fd, data, *size, 0);
+	if (n < 0 || (size_t) n != *size)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not read file \"%s\": %m", path)));
+	CloseTransientFile(fd);
+	return data;
+}
+
+static void
+corrupted(const char *path, const char *what)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("file \"%s\" is corrupted", path),
+			 errdetail("%s", what)));
+}
+
+/* Replays a file; NULL if it has no valid snapshot and never had an edit. */
+static Manifest *
+replay(const char *path, uint32 number, const uint8 *data, size_t size, ManifestPos *pos)
+{
+	Manifest   *m;
+	RecordView	r;
+	size_t		offset = MANIFEST_HEADER;
+
+	if (!header_ok(data, size, number, path) ||
+		!view_record(data + offset, size - offset, number, &r) ||
+		r.type != RECORD_SNAPSHOT)
+	{
+		if (newer_record_follows(data, size, 0, number, 0))
+			corrupted(path, "The snapshot is unreadable, but changes follow it.");
+		return NULL;
+	}
+	m = palloc0(sizeof(Manifest));
+	memset(pos, 0, sizeof(*pos));
+	pos->number = number;
+	pos->sequence = r.sequence;
+	pos->snapshot_length = r.total;
+	do
+	{
+		if (!manifest_apply(m, (const char *) r.body, r.len))
+			corrupted(path, "A record cannot be understood.");
+		offset += r.total;
+		pos->sequence = r.sequence;
+	} while (view_record(data + offset, size - offset, number, &r) &&
+			 r.type == RECORD_EDIT && r.sequence == pos->sequence + 1);
+	pos->length = offset;
+	if (offset < size)
+	{
+		if (newer_record_follows(data, size, offset, number, pos->sequence + 1))
+			corrupted(path, psprintf("Record %u at offset %zu is unreadable, but newer ones follow it.",
+									 pos->sequence + 1, offset));
+		pos->torn = true;
+	}
+	return m;
+}
+
+static int
+compare_u32_desc(const void *a, const void *b)
+{
+	uint32		x = *(const uint32 *) a;
+	uint32		y = *(const uint32 *) b;
+
+	return x == y ? 0 : (x > y ? -1 : 1);
+}
+
+/* Numbers of the manifest files in dir, newest first. */
+static int
+list_numbers(const char *dir, uint32 **numbers)
+{
+	DIR		   *d = AllocateDir(dir);
+	struct dirent *de;
+	int			n = 0;
+	int			max = 8;
+
+	*numbers = palloc(max * sizeof(uint32));
+	while ((de = ReadDir(d, dir)) != NULL)
+	{
+		unsigned int number;
+		int			used = 0;
+
+		if (sscanf(de->d_name, "manifest.%6u%n", &number, &used) != 1 ||
+			de->d_name[used] != '\0' || number == 0)
+			continue;
+		if (n == max)
+		{
+			max *= 2;
+			*numbers = repalloc(*numbers, max * sizeof(uint32));
+		}
+		(*numbers)[n++] = number;
+	}
+	FreeDir(d);
+	qsort(*numbers, n, sizeof(uint32), compare_u32_desc);
+	return n;
+}
+
+Manifest *
+manifest_load(const char *dir, ManifestPos *pos)
+{
+	uint32	   *numbers;
+	int			n = list_numbers(dir, &numbers);
+	char		path[MAXPGPATH];
+
+	for (int i = 0; i < n; i++)
+	{
+		size_t		size;
+		uint8	   *data;
+		Manifest   *m;
+
+		manifest_file_path(dir, numbers[i], path);
+		data = slurp(path, MANIFEST_MAX_BYTES, &size);
+		m = replay(path, numbers[i], data, size, pos);
+		pfree(data);
+		if (m == NULL)
+			continue;
+		/* What is newer was never completed, what is older is done with. */
+		pos->old_number = 0;
+		for (int j = 0; j < n; j++)
+		{
+			if (j == i)
+				continue;
+			manifest_file_path(dir, numbers[j], path);
+			if (unlink(path) != 0 && errno != ENOENT)
+				ereport(ERROR,
+						(errcode_for_file_access(),
+						 errmsg("could not remove file \"%s\": %m", path)));
+		}
+		return m;
+	}
+	if (n == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FILE),
+				 errmsg("directory \"%s\" has no manifest", dir)));
+	manifest_file_path(dir, numbers[0], path);
+	corrupted(path, "Neither its header nor its snapshot is readable.");
+	return NULL;
+}
+
+Manifest *
+manifest_read(const char *dir, const ManifestPos *pos)
+{
+	char		path[MAXPGPATH];
+	ManifestPos found;
+	size_t		size;
+	uint8	   *data;
+	Manifest   *m;
+
+	manifest_file_path(dir, pos->number, path);
+	data = slurp(path, pos->length, &size);
+	m = replay(path, pos->number, data, size, &found);
+	pfree(data);
+	if (m == NULL || found.length != pos->length || found.sequence != pos->sequence)
+		corrupted(path, "It no longer has the records that were written.");
+	return m;
+}
+
+/* Creates the file with its first bytes; errors leave nothing behind. */
+static int
+create_file(const char *path, const char *data, int len)
+{
+	int			fd = OpenTransientFile(path, O_RDWR | O_CREAT | O_EXCL | PG_BINARY);
+
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not create file \"%s\": %m", path)));
+	if (!fileio_pwrite(fd, data, len, 0))
+	{
+		int			save_errno = errno;
+
+		CloseTransientFile(fd);
+		unlink(path);
+		errno = save_errno;
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", path)));
+	}
+	return fd;
+}
+
+bool
+manifest_write_snapshot(const char *dir, const Manifest *m, ManifestPos *pos)
+{
+	uint32		number = pos->number + 1;
+	uint32		sequence = pos->sequence + 1;
+	char		path[MAXPGPATH];
+	StringInfoData body;
+	StringInfoData buf;
+	int			fd;
+	bool		synced;
+
+	initStringInfo(&body);
+	initStringInfo(&buf);
+	snapshot_body(m, &body);
+	put_header(&buf, &m->identity, number, sequence);
+	put_record(&buf, RECORD_SNAPSHOT, sequence, number, body.data, body.len);
+
+	manifest_file_path(dir, number, path);
+	fd = create_file(path, buf.data, buf.len);
+	synced = pg_fsync(fd) == 0;
+	CloseTransientFile(fd);
+	synced = synced && fileio_try_sync_dir(dir);
+	if (synced)
+	{
+		pos->old_number = pos->number;
+		pos->number = number;
+		pos->sequence = sequence;
+		pos->length = buf.len;
+		pos->snapshot_length = buf.len;
+		pos->torn = false;
+	}
+	else
+	{
+		ereport(LOG,
+				(errcode_for_file_access(),
+				 errmsg("could not synchronize file \"%s\": %m", path)));
+		unlink(path);
+	}
+	pfree(body.data);
+	pfree(buf.data);
+	return synced;
+}
+
+bool
+manifest_wants_rewrite(const ManifestPos *pos)
+{
+	return pos->torn ||
+		pos->length - pos->snapshot_length > Max((uint64) MANIFEST_MIN_REWRITE, pos->snapshot_length);
+}
+
+bool
+manifest_append(const char *dir, ManifestPos *pos, const char *body, uint32 len)
+{
+	char		path[MAXPGPATH];
+	StringInfoData buf;
+	int			fd;
+	bool		synced;
+
+	Assert(!pos->torn);
+	manifest_file_path(dir, pos->number, path);
+	initStringInfo(&buf);
+	put_record(&buf, RECORD_EDIT, pos->sequence + 1, pos->number, body, len);
+	fd = OpenTransientFile(path, O_RDWR | PG_BINARY);
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", path)));
+	if (!fileio_pwrite(fd, buf.data, buf.len, pos->length))
+	{
+		int			save_errno = errno;
+
+		if (ftruncate(fd, pos->length) != 0)
+			pos->torn = true;
+		CloseTransientFile(fd);
+		errno = save_errno;
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", path)));
+	}
+	synced = pg_fdatasync(fd) == 0;
+	if (!synced)
+		ereport(LOG,
+				(errcode_for_file_access(),
+				 errmsg("could not synchronize file \"%s\": %m", path)));
+	CloseTransientFile(fd);
+	if (synced)
+	{
+		pos->sequence++;
+		pos->length += buf.len;
+		if (pos->old_number != 0)
+		{
+			manifest_file_path(dir, pos->old_number, path);
+			(void) unlink(path);
+			pos->old_number = 0;
+		}
+	}
+	pfree(buf.data);
+	return synced;
+}

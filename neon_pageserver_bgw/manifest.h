@@ -1,0 +1,116 @@
+/*-------------------------------------------------------------------------
+ *
+ * manifest.h
+ *	  The truth about a timeline: a log of changes in manifest.NNNNNN.
+ *
+ * Header, then a SNAPSHOT record (the whole state), then EDIT records; the body
+ * of both is a list of operations.  One change = one record = one write and
+ * one fdatasync.  Nothing of the state is kept here: timeline.c serialises
+ * writers and keeps the position in shared memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_PS_MANIFEST_H
+#define NEON_PS_MANIFEST_H
+
+#include "lib/stringinfo.h"
+#include "neon_key.h"
+#include "timeline.h"
+
+/* An immutable file in layers/. */
+typedef struct ManifestFile
+{
+	uint64		id;
+	uint64		bytes;
+	uint64		entries;
+	XLogRecPtr	lsn_lo;			/* versions in (lo, hi]; of an import lo = hi */
+	XLogRecPtr	lsn_hi;
+	uint8		first_key[NEON_KEY_ENCODED_SIZE];
+	uint8		last_key[NEON_KEY_ENCODED_SIZE];
+} ManifestFile;
+
+/* An LSN that must stay readable. */
+typedef struct ManifestPoint
+{
+	uint8		kind;			/* HistoryPointKind */
+	NeonId		id;
+	XLogRecPtr	lsn;
+	TimestampTz expires;		/* 0: never */
+} ManifestPoint;
+
+typedef struct Manifest
+{
+	TimelineIdentity identity;
+	char		name[NEON_NAME_MAX];
+	bool		finished;		/* creation is complete */
+	XLogRecPtr	disk_consistent_lsn;
+	XLogRecPtr	prev_record_lsn;	/* start of the record that ends there */
+	uint32		term;
+	XLogRecPtr	boot_record_end;
+	uint64		logical_size;
+	uint64		next_file_id;	/* ids below may be in use */
+	TimelineWriter writer;
+	int			nfiles;
+	int			maxfiles;
+	ManifestFile *files;
+	int			npoints;
+	int			maxpoints;
+	ManifestPoint *points;
+} Manifest;
+
+/* Where the log ends. */
+typedef struct ManifestPos
+{
+	uint32		number;			/* of the file; 0: none */
+	uint32		sequence;		/* of the last record */
+	uint64		length;			/* bytes up to its end */
+	uint64		snapshot_length;
+	uint32		old_number;		/* to be unlinked after the next edit; 0: none */
+	bool		torn;			/* something unreadable follows: start a new file */
+} ManifestPos;
+
+/* Operations are appended to a body with these. */
+extern void manifest_op_identity(StringInfo body, const TimelineIdentity *id);
+extern void manifest_op_name(StringInfo body, const char *name);
+extern void manifest_op_finished(StringInfo body);
+extern void manifest_op_lsns(StringInfo body, XLogRecPtr disk_consistent_lsn,
+							 XLogRecPtr prev_record_lsn);
+extern void manifest_op_term(StringInfo body, uint32 term, XLogRecPtr boot_record_end);
+extern void manifest_op_logical_size(StringInfo body, uint64 bytes);
+extern void manifest_op_file_ids(StringInfo body, uint64 next_file_id);
+extern void manifest_op_writer(StringInfo body, const TimelineWriter *writer);
+extern void manifest_op_add_file(StringInfo body, const ManifestFile *file);
+extern void manifest_op_add_point(StringInfo body, const ManifestPoint *point);
+extern void manifest_op_drop_point(StringInfo body, uint8 kind, const NeonId *id);
+
+/* Applies a body; false if it is malformed. */
+extern bool manifest_apply(Manifest *m, const char *body, uint32 len);
+
+/*
+ * The newest readable state in dir, in CurrentMemoryContext, and where its log
+ * ends.  ereport(ERROR, ERRCODE_DATA_CORRUPTED) if there is none or if records
+ * were lost; ERRCODE_UNDEFINED_FILE if there is no manifest at all.
+ */
+extern Manifest *manifest_load(const char *dir, ManifestPos *pos);
+
+/* The state at a position known from memory. */
+extern Manifest *manifest_read(const char *dir, const ManifestPos *pos);
+
+/*
+ * Writes a new file with a snapshot of m after pos (all zero: the first one),
+ * durably, and sets pos.  Fails as manifest_append does.
+ */
+extern bool manifest_write_snapshot(const char *dir, const Manifest *m, ManifestPos *pos);
+
+/*
+ * Appends an edit.  False if the fdatasync failed: the state on disk is
+ * unknown and must not be written again by this life of the server.
+ * ereport(ERROR) if the write failed, with nothing changed.
+ */
+extern bool manifest_append(const char *dir, ManifestPos *pos, const char *body, uint32 len);
+
+extern bool manifest_wants_rewrite(const ManifestPos *pos);
+extern void manifest_free(Manifest *m);
+extern void manifest_file_path(const char *dir, uint32 number, char *path);
+
+#endif							/* NEON_PS_MANIFEST_H */

@@ -1,0 +1,422 @@
+/*-------------------------------------------------------------------------
+ *
+ * supervisor.c
+ *	  The worker that opens all timelines when the instance starts (and after
+ *	  each restart of its processes), and flushes what nobody owns.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <unistd.h>
+
+#include "fileio.h"
+#include "init.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "nodes/pg_list.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/condition_variable.h"
+#include "storage/fd.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "store.h"
+#include "tcop/tcopprot.h"
+#include "timeline_shared.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#define IDLE_INTERVAL_MS	10000
+#define IDLE_FLUSH_AGE_MS	60000
+
+extern PGDLLEXPORT void supervisor_main(Datum arg);
+
+void
+supervisor_register_worker(void)
+{
+	BackgroundWorker worker = {0};
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 1;
+	strlcpy(worker.bgw_library_name, "neon_pageserver", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "supervisor_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "neon storage supervisor", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "neon storage supervisor", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+/* Outside a transaction an error is only logged; what it held is let go. */
+static void
+recover_from_error(MemoryContext context)
+{
+	MemoryContextSwitchTo(context);
+	EmitErrorReport();
+	FlushErrorState();
+	LWLockReleaseAll();
+	ConditionVariableCancelSleep();
+	AtEOXact_Files(false);
+}
+
+/* ---- opening ---- */
+
+static bool
+known_file(const Manifest *m, uint64 id)
+{
+	for (int i = 0; i < m->nfiles; i++)
+	{
+		if (m->files[i].id == id)
+			return true;
+	}
+	return false;
+}
+
+/* Layers that no manifest names are leftovers of a flush that did not end. */
+static void
+remove_orphan_layers(const Manifest *m)
+{
+	char		path[MAXPGPATH];
+	DIR		   *dir;
+	struct dirent *de;
+
+	timeline_path(&m->identity.tenant, &m->identity.timeline, "layers", path);
+	dir = AllocateDir(path);
+	while ((de = ReadDir(dir, path)) != NULL)
+	{
+		char		file[MAXPGPATH * 2];
+		unsigned long long id;
+
+		if (de->d_name[0] == '.')
+			continue;
+		if (sscanf(de->d_name, "%16llx.layer", &id) == 1 && known_file(m, id))
+			continue;
+		snprintf(file, sizeof(file), "%s/%s", path, de->d_name);
+		ereport(LOG, (errmsg("removing unfinished file \"%s\"", file)));
+		unlink(file);
+	}
+	FreeDir(dir);
+}
+
+static TimelineShared *
+slot_of(const NeonId *tenant, const NeonId *timeline)
+{
+	for (int i = 0; i < timeline_nslots(); i++)
+	{
+		TimelineShared *s = timeline_slot(i);
+
+		if (pg_atomic_read_u32(&s->state) != TIMELINE_UNUSED &&
+			neon_id_equal(&s->id.timeline, timeline) && neon_id_equal(&s->id.tenant, tenant))
+			return s;
+	}
+	return NULL;
+}
+
+/* The manifest, or NULL and why it is not usable. */
+static Manifest *
+try_load(const NeonId *tenant, const NeonId *timeline, ManifestPos *pos, char *detail)
+{
+	MemoryContext context = CurrentMemoryContext;
+	char		dir[MAXPGPATH];
+	Manifest   *volatile m = NULL;
+
+	timeline_path(tenant, timeline, NULL, dir);
+	PG_TRY();
+	{
+		Manifest   *loaded = manifest_load(dir, pos);
+
+		if (!neon_id_equal(&loaded->identity.tenant, tenant) ||
+			!neon_id_equal(&loaded->identity.timeline, timeline))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("the manifest in \"%s\" is another timeline's", dir)));
+		if (loaded->finished)
+			remove_orphan_layers(loaded);
+		m = loaded;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		snprintf(detail, TIMELINE_DETAIL_MAX, "%s%s%s", edata->message,
+				 edata->detail ? ": " : "", edata->detail ? edata->detail : "");
+		recover_from_error(context);
+	}
+	PG_END_TRY();
+	return m;
+}
+
+/* One timeline into a slot; a manifest that cannot be read makes a damaged one. */
+static void
+load_timeline(const NeonId *tenant, const NeonId *timeline)
+{
+	char		dir[MAXPGPATH];
+	ManifestPos pos;
+	Manifest   *m;
+	char		detail[TIMELINE_DETAIL_MAX] = "";
+
+	if (slot_of(tenant, timeline) != NULL)
+		return;
+	timeline_path(tenant, timeline, NULL, dir);
+	memset(&pos, 0, sizeof(pos));
+	m = try_load(tenant, timeline, &pos, detail);
+	if (m == NULL)
+	{
+		m = palloc0(sizeof(Manifest));
+		m->identity.tenant = *tenant;
+		m->identity.timeline = *timeline;
+		m->finished = true;
+		neon_id_format(timeline, m->name);
+	}
+	if (!m->finished)
+	{
+		ereport(LOG, (errmsg("removing timeline in \"%s\", whose creation did not end", dir)));
+		fileio_remove_tree(dir);
+	}
+	else if (timeline_register(m, &pos, detail[0] ? TIMELINE_DAMAGED : TIMELINE_ACTIVE,
+							   detail) == NULL)
+		ereport(LOG,
+				(errmsg("timeline in \"%s\" is not opened: all slots are in use", dir),
+				 errhint("Increase neon_pageserver.max_timelines.")));
+}
+
+static bool
+has_suffix(const char *name, const char *suffix)
+{
+	size_t		n = strlen(name);
+	size_t		k = strlen(suffix);
+
+	return n > k && strcmp(name + n - k, suffix) == 0;
+}
+
+/* Names in a directory, none if it is not there. */
+static List *
+list_names(const char *path)
+{
+	List	   *names = NIL;
+	DIR		   *dir;
+	struct dirent *de;
+
+	if (!fileio_exists(path))
+		return NIL;
+	dir = AllocateDir(path);
+	while ((de = ReadDir(dir, path)) != NULL)
+	{
+		if (de->d_name[0] != '.')
+			names = lappend(names, pstrdup(de->d_name));
+	}
+	FreeDir(dir);
+	return names;
+}
+
+/* Calls load for each id-named entry of a directory; removes deleted ones. */
+static void
+for_each_id(const char *path, void (*load) (const NeonId *id, void *arg), void *arg)
+{
+	ListCell   *lc;
+
+	foreach(lc, list_names(path))
+	{
+		const char *name = lfirst(lc);
+		NeonId		id;
+
+		if (has_suffix(name, DELETED_SUFFIX))
+		{
+			char		gone[MAXPGPATH * 2];
+
+			snprintf(gone, sizeof(gone), "%s/%s", path, name);
+			fileio_remove_tree(gone);
+		}
+		else if (neon_id_parse(name, &id))
+		{
+			CHECK_FOR_INTERRUPTS();
+			load(&id, arg);
+		}
+	}
+}
+
+static void
+load_timeline_cb(const NeonId *timeline, void *arg)
+{
+	load_timeline((const NeonId *) arg, timeline);
+}
+
+static void
+load_tenant_cb(const NeonId *tenant, void *arg)
+{
+	char		hex[NEON_ID_HEXLEN + 1];
+	char		path[MAXPGPATH];
+
+	neon_id_format(tenant, hex);
+	snprintf(path, sizeof(path), "%s/%s/timelines", TENANTS_DIR, hex);
+	for_each_id(path, load_timeline_cb, (void *) tenant);
+
+	/* A tenant whose first timeline was never finished does not exist. */
+	if (list_names(path) == NIL)
+	{
+		ereport(LOG, (errmsg("removing empty tenant \"%s\"", hex)));
+		snprintf(path, sizeof(path), "%s/%s", TENANTS_DIR, hex);
+		fileio_remove_tree(path);
+	}
+}
+
+/* A branch whose ancestor is not there cannot be read. */
+static void
+check_ancestors(void)
+{
+	for (int i = 0; i < timeline_nslots(); i++)
+	{
+		TimelineShared *s = timeline_slot(i);
+		char		hex[NEON_ID_HEXLEN + 1];
+
+		if (pg_atomic_read_u32(&s->state) == TIMELINE_UNUSED ||
+			neon_id_is_zero(&s->id.ancestor) ||
+			slot_of(&s->id.tenant, &s->id.ancestor) != NULL)
+			continue;
+		LWLockAcquire(&s->lock, LW_EXCLUSIVE);
+		snprintf(s->detail, sizeof(s->detail), "Its ancestor \"%s\" is missing.",
+				 neon_id_format(&s->id.ancestor, hex));
+		pg_atomic_write_u32(&s->state, TIMELINE_DAMAGED);
+		LWLockRelease(&s->lock);
+	}
+}
+
+/* Points of branches that were never made, or are gone. */
+static void
+drop_stale_points(Timeline *tl)
+{
+	Manifest   *m;
+
+	if (timeline_state(tl) != TIMELINE_ACTIVE)
+		return;
+	m = timeline_read_manifest(tl);
+	for (int i = m->npoints - 1; i >= 0; i--)
+	{
+		ManifestPoint p = m->points[i];
+
+		if (p.kind == HISTORY_BRANCH && slot_of(&tl->id.tenant, &p.id) == NULL)
+			store_drop_history_point(tl, HISTORY_BRANCH, &p.id);
+	}
+	manifest_free(m);
+}
+
+static void
+load_all(void)
+{
+	TimestampTz start = GetCurrentTimestamp();
+	int			n = 0;
+
+	for_each_id(TENANTS_DIR, load_tenant_cb, NULL);
+	check_ancestors();
+	for (int i = 0; i < timeline_nslots(); i++)
+	{
+		if (pg_atomic_read_u32(&timeline_slot(i)->state) != TIMELINE_UNUSED)
+			n++;
+	}
+	timeline_registry_loaded();
+	ereport(LOG,
+			(errmsg("opened %d timelines in %ld ms", n,
+					TimestampDifferenceMilliseconds(start, GetCurrentTimestamp()))));
+}
+
+/* ---- idle work ---- */
+
+static void
+drop_stale_points_cb(Timeline *tl, void *arg)
+{
+	drop_stale_points(tl);
+}
+
+/* Flushes an open index that nobody owns, so that it does not hold memory. */
+static void
+flush_idle(Timeline *tl, void *arg)
+{
+	TimelineShared *s = tl->shared;
+	TimestampTz opened_at = s->opened_at;
+
+	if (timeline_state(tl) != TIMELINE_ACTIVE || s->owner_pid != 0 || opened_at == 0)
+		return;
+	if (pg_atomic_read_u32(&s->flush_wanted) == 0 &&
+		!TimestampDifferenceExceeds(opened_at, GetCurrentTimestamp(), IDLE_FLUSH_AGE_MS))
+		return;
+	if (!timeline_acquire_ownership(tl, false, 0))
+		return;
+	store_flush(tl);
+	timeline_release_ownership(tl);
+}
+
+/* One piece of work; its error is logged and hurts no other timeline. */
+static void
+guarded(const NeonId *tenant, const NeonId *timeline, void (*work) (Timeline *tl, void *arg),
+		MemoryContext context)
+{
+	PG_TRY();
+	{
+		Timeline   *tl = timeline_open(tenant, timeline, true);
+
+		if (tl != NULL)
+			work(tl, NULL);
+	}
+	PG_CATCH();
+	{
+		Timeline   *tl;
+
+		recover_from_error(context);
+		tl = timeline_open(tenant, timeline, true);
+		if (tl != NULL)
+			timeline_release_ownership(tl);
+	}
+	PG_END_TRY();
+}
+
+static void
+each_timeline(void (*work) (Timeline *tl, void *arg), MemoryContext context)
+{
+	for (int i = 0; i < timeline_nslots(); i++)
+	{
+		TimelineShared *s = timeline_slot(i);
+		NeonId		tenant = s->id.tenant;
+		NeonId		timeline = s->id.timeline;
+
+		if (pg_atomic_read_u32(&s->state) != TIMELINE_ACTIVE)
+			continue;
+		guarded(&tenant, &timeline, work, context);
+		MemoryContextReset(context);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+void
+supervisor_main(Datum arg)
+{
+	MemoryContext context;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	context = AllocSetContextCreate(TopMemoryContext, "neon supervisor", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+
+	if (!timeline_registry_is_loaded())
+	{
+		load_all();
+		MemoryContextReset(context);
+		each_timeline(drop_stale_points_cb, context);
+	}
+	for (;;)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 IDLE_INTERVAL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		each_timeline(flush_idle, context);
+	}
+}

@@ -1,0 +1,658 @@
+/*-------------------------------------------------------------------------
+ *
+ * walstore.c
+ *	  A timeline's stored WAL: segments of full size in wal/.
+ *
+ * The owner keeps the segment that it writes open; readers have a cache of
+ * open segments per process.  Bytes below a branch's start are read from its
+ * ancestor, even in the first segment, which holds a copy of them only for
+ * those who look at the files.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "access/rmgr.h"
+#include "access/xlog_internal.h"
+#include "access/xlogrecord.h"
+#include "catalog/pg_control.h"
+#include "fileio.h"
+#include "miscadmin.h"
+#include "nodes/pg_list.h"
+#include "pgstat.h"
+#include "port/pg_crc32c.h"
+#include "storage/fd.h"
+#include "timeline_shared.h"
+#include "utils/memutils.h"
+#include "walstore.h"
+
+#define WAL_TLI			1
+#define CACHED_SEGMENTS	64
+#define RECORD_READ_AHEAD 512
+
+/* What the owner writes. */
+typedef struct WalWriter
+{
+	int			fd;				/* -1: none */
+	XLogSegNo	segno;
+	bool		dirty;
+} WalWriter;
+
+typedef struct CachedSegment
+{
+	Timeline   *tl;				/* NULL: unused */
+	XLogSegNo	segno;
+	uint32		epoch;
+	File		file;
+	uint32		used;			/* clock of the last use */
+} CachedSegment;
+
+typedef struct ReaderPrivate
+{
+	Timeline   *tl;
+	XLogRecPtr	limit;
+} ReaderPrivate;
+
+static CachedSegment cache[CACHED_SEGMENTS];
+static uint32 cache_clock = 0;
+
+/* ---- names ---- */
+
+static void
+segment_path(Timeline *tl, XLogSegNo segno, char *path)
+{
+	char		name[MAXFNAMELEN];
+	char		below[MAXFNAMELEN + 8];
+
+	XLogFileName(name, WAL_TLI, segno, tl->id.wal_segment_size);
+	snprintf(below, sizeof(below), "wal/%s", name);
+	timeline_path(&tl->id.tenant, &tl->id.timeline, below, path);
+}
+
+static XLogSegNo
+segment_of(Timeline *tl, XLogRecPtr lsn)
+{
+	return lsn / tl->id.wal_segment_size;
+}
+
+static XLogRecPtr
+segment_start(Timeline *tl, XLogSegNo segno)
+{
+	return segno * tl->id.wal_segment_size;
+}
+
+/* ---- writing ---- */
+
+static WalWriter *
+wal_writer(Timeline *tl)
+{
+	WalWriter  *w = tl->wal_private;
+
+	if (w == NULL)
+	{
+		w = MemoryContextAllocZero(TopMemoryContext, sizeof(WalWriter));
+		w->fd = -1;
+		tl->wal_private = w;
+	}
+	return w;
+}
+
+static void
+writer_close(WalWriter *w)
+{
+	if (w->fd < 0)
+		return;
+	close(w->fd);
+	ReleaseExternalFD();
+	w->fd = -1;
+}
+
+static void
+sync_failed(Timeline *tl, XLogSegNo segno)
+{
+	char		path[MAXPGPATH];
+	char		why[TIMELINE_DETAIL_MAX];
+
+	segment_path(tl, segno, path);
+	snprintf(why, sizeof(why), "File \"%s\" could not be synchronized to disk.", path);
+	timeline_set_readonly(tl, why);
+	ereport(ERROR,
+			(errcode(ERRCODE_IO_ERROR),
+			 errmsg("could not synchronize file \"%s\"", path)));
+}
+
+void
+walstore_sync(Timeline *tl)
+{
+	WalWriter  *w = wal_writer(tl);
+
+	if (w->fd < 0 || !w->dirty)
+		return;
+	/* Whatever happens, these bytes are never synchronized again. */
+	w->dirty = false;
+	if (pg_fdatasync(w->fd) != 0)
+		sync_failed(tl, w->segno);
+}
+
+/* A branch's first segment begins with its ancestor's bytes. */
+static bool
+copy_ancestor_bytes(Timeline *tl, XLogSegNo segno, int fd)
+{
+	XLogRecPtr	from = segment_start(tl, segno);
+	char	   *buf;
+	bool		ok = true;
+
+	if (tl->ancestor == NULL || segno != segment_of(tl, tl->id.start_lsn))
+		return true;
+	buf = palloc(XLOG_BLCKSZ);
+	for (XLogRecPtr p = from; ok && p < tl->id.start_lsn; p += XLOG_BLCKSZ)
+	{
+		size_t		n = Min(XLOG_BLCKSZ, tl->id.start_lsn - p);
+
+		if (!walstore_read(tl->ancestor, p, buf, n))
+			continue;			/* below what the history has */
+		ok = fileio_pwrite(fd, buf, n, p - from);
+	}
+	pfree(buf);
+	return ok;
+}
+
+static bool
+preallocate(int fd, off_t size)
+{
+	int			rc = posix_fallocate(fd, 0, size);
+
+	if (rc == 0)
+		return true;
+	if (rc == EINVAL || rc == EOPNOTSUPP)
+		return ftruncate(fd, size) == 0;
+	errno = rc;
+	return false;
+}
+
+/* Makes a segment of zeros under its name, durably. */
+static void
+create_segment(Timeline *tl, XLogSegNo segno)
+{
+	char		path[MAXPGPATH];
+	char		temp[MAXPGPATH];
+	char		dir[MAXPGPATH];
+	int			fd;
+	bool		ok;
+
+	segment_path(tl, segno, path);
+	timeline_path(&tl->id.tenant, &tl->id.timeline, "wal", dir);
+	timeline_path(&tl->id.tenant, &tl->id.timeline, "wal/segment.temp", temp);
+	fd = OpenTransientFile(temp, O_RDWR | O_CREAT | O_TRUNC | PG_BINARY);
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not create file \"%s\": %m", temp)));
+	ok = preallocate(fd, tl->id.wal_segment_size) &&
+		copy_ancestor_bytes(tl, segno, fd) &&
+		pg_fsync(fd) == 0;
+	if (!ok)
+	{
+		int			save_errno = errno;
+
+		CloseTransientFile(fd);
+		unlink(temp);
+		errno = save_errno;
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", temp)));
+	}
+	CloseTransientFile(fd);
+	if (rename(temp, path) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not rename file \"%s\" to \"%s\": %m", temp, path)));
+	if (!fileio_try_sync_dir(dir))
+		sync_failed(tl, segno);
+}
+
+/* Has the segment open for writing. */
+static WalWriter *
+writer_at(Timeline *tl, XLogSegNo segno)
+{
+	WalWriter  *w = wal_writer(tl);
+	char		path[MAXPGPATH];
+	int			fd;
+
+	if (w->fd >= 0 && w->segno == segno)
+		return w;
+	walstore_sync(tl);
+	writer_close(w);
+	segment_path(tl, segno, path);
+	fd = BasicOpenFile(path, O_RDWR | PG_BINARY);
+	if (fd < 0 && errno == ENOENT)
+	{
+		create_segment(tl, segno);
+		fd = BasicOpenFile(path, O_RDWR | PG_BINARY);
+	}
+	if (fd < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", path)));
+	ReserveExternalFD();
+	w->fd = fd;
+	w->segno = segno;
+	w->dirty = false;
+	return w;
+}
+
+void
+walstore_write(Timeline *tl, XLogRecPtr lsn, const char *data, size_t len)
+{
+	Assert(timeline_is_owner(tl));
+	timeline_check_writable(tl);
+	while (len > 0)
+	{
+		XLogSegNo	segno = segment_of(tl, lsn);
+		off_t		offset = lsn - segment_start(tl, segno);
+		size_t		n = Min(len, tl->id.wal_segment_size - offset);
+		WalWriter  *w = writer_at(tl, segno);
+
+		w->dirty = true;
+		if (!fileio_pwrite(w->fd, data, n, offset))
+		{
+			char		path[MAXPGPATH];
+
+			segment_path(tl, segno, path);
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not write file \"%s\": %m", path)));
+		}
+		lsn += n;
+		data += n;
+		len -= n;
+	}
+}
+
+static int
+compare_segno_desc(const ListCell *a, const ListCell *b)
+{
+	XLogSegNo	x = *(XLogSegNo *) lfirst(a);
+	XLogSegNo	y = *(XLogSegNo *) lfirst(b);
+
+	return x == y ? 0 : (x > y ? -1 : 1);
+}
+
+/* Numbers of the stored segments above segno, highest first. */
+static List *
+segments_above(Timeline *tl, XLogSegNo segno)
+{
+	List	   *result = NIL;
+	char		path[MAXPGPATH];
+	DIR		   *dir;
+	struct dirent *de;
+
+	timeline_path(&tl->id.tenant, &tl->id.timeline, "wal", path);
+	dir = AllocateDir(path);
+	while ((de = ReadDir(dir, path)) != NULL)
+	{
+		XLogSegNo  *found;
+		TimeLineID	tli;
+
+		if (!IsXLogFileName(de->d_name))
+			continue;
+		found = palloc(sizeof(XLogSegNo));
+		XLogFromFileName(de->d_name, &tli, found, tl->id.wal_segment_size);
+		if (*found > segno)
+			result = lappend(result, found);
+	}
+	FreeDir(dir);
+	list_sort(result, compare_segno_desc);
+	return result;
+}
+
+static void
+remove_segments_above(Timeline *tl, XLogSegNo segno)
+{
+	List	   *segments = segments_above(tl, segno);
+	char		path[MAXPGPATH];
+	ListCell   *lc;
+
+	if (segments == NIL)
+		return;
+	writer_close(wal_writer(tl));
+	foreach(lc, segments)
+	{
+		segment_path(tl, *(XLogSegNo *) lfirst(lc), path);
+		if (unlink(path) != 0 && errno != ENOENT)
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not remove file \"%s\": %m", path)));
+	}
+	pg_atomic_fetch_add_u32(&tl->shared->wal_epoch, 1);
+	timeline_path(&tl->id.tenant, &tl->id.timeline, "wal", path);
+	fileio_sync_dir(path);
+	list_free_deep(segments);
+}
+
+void
+walstore_zero_after(Timeline *tl, XLogRecPtr lsn)
+{
+	static const char zeros[XLOG_BLCKSZ];
+	XLogSegNo	segno = segment_of(tl, lsn);
+	XLogRecPtr	end = segment_start(tl, segno) + tl->id.wal_segment_size;
+	char		path[MAXPGPATH];
+
+	walstore_sync(tl);
+	remove_segments_above(tl, segno);
+	segment_path(tl, segno, path);
+	if (!fileio_exists(path))
+		return;
+	while (lsn < end)
+	{
+		size_t		n = Min(end - lsn, XLOG_BLCKSZ - lsn % XLOG_BLCKSZ);
+
+		walstore_write(tl, lsn, zeros, n);
+		lsn += n;
+	}
+	walstore_sync(tl);
+}
+
+/* ---- reading ---- */
+
+static void
+cache_drop(CachedSegment *c)
+{
+	FileClose(c->file);
+	c->tl = NULL;
+}
+
+void
+walstore_forget(Timeline *tl)
+{
+	if (tl->wal_private)
+		writer_close(tl->wal_private);
+	for (int i = 0; i < CACHED_SEGMENTS; i++)
+	{
+		if (cache[i].tl == tl)
+			cache_drop(&cache[i]);
+	}
+}
+
+static void
+read_failed(Timeline *tl, const char *path, int save_errno)
+{
+	char		why[TIMELINE_DETAIL_MAX];
+
+	snprintf(why, sizeof(why), "File \"%s\" could not be read: %s", path, strerror(save_errno));
+	timeline_set_damaged(tl, why);
+	errno = save_errno;
+	ereport(ERROR,
+			(errcode_for_file_access(),
+			 errmsg("could not read file \"%s\": %m", path)));
+}
+
+/* The open segment; NULL if it is not stored. */
+static CachedSegment *
+cached_segment(Timeline *tl, XLogSegNo segno)
+{
+	uint32		epoch = pg_atomic_read_u32(&tl->shared->wal_epoch);
+	CachedSegment *victim = &cache[0];
+	char		path[MAXPGPATH];
+	File		file;
+
+	for (int i = 0; i < CACHED_SEGMENTS; i++)
+	{
+		CachedSegment *c = &cache[i];
+
+		if (c->tl == tl && c->segno == segno)
+		{
+			if (c->epoch == epoch)
+			{
+				c->used = ++cache_clock;
+				return c;
+			}
+			cache_drop(c);
+		}
+		if (c->tl == NULL)
+			victim = c;
+		else if (victim->tl != NULL && c->used < victim->used)
+			victim = c;
+	}
+	segment_path(tl, segno, path);
+	file = PathNameOpenFile(path, O_RDONLY | PG_BINARY);
+	if (file < 0)
+	{
+		if (errno != ENOENT)
+			read_failed(tl, path, errno);
+		return NULL;
+	}
+	if (victim->tl != NULL)
+		cache_drop(victim);
+	victim->tl = tl;
+	victim->segno = segno;
+	victim->epoch = epoch;
+	victim->file = file;
+	victim->used = ++cache_clock;
+	return victim;
+}
+
+/* Within one segment of the timeline itself. */
+static bool
+read_own(Timeline *tl, XLogRecPtr lsn, char *buf, size_t len)
+{
+	XLogSegNo	segno = segment_of(tl, lsn);
+	CachedSegment *c = cached_segment(tl, segno);
+	size_t		done = 0;
+
+	if (c == NULL)
+		return false;
+	while (done < len)
+	{
+		int			n = FileRead(c->file, buf + done, len - done,
+								 lsn - segment_start(tl, segno) + done, PG_WAIT_EXTENSION);
+
+		if (n < 0)
+		{
+			char		path[MAXPGPATH];
+
+			segment_path(tl, segno, path);
+			read_failed(tl, path, errno);
+		}
+		if (n == 0)
+			return false;
+		done += n;
+	}
+	return true;
+}
+
+bool
+walstore_read(Timeline *tl, XLogRecPtr lsn, char *buf, size_t len)
+{
+	timeline_check(tl);
+	while (len > 0)
+	{
+		size_t		n = Min(len, tl->id.wal_segment_size - lsn % tl->id.wal_segment_size);
+		bool		ok;
+
+		if (tl->ancestor != NULL && lsn < tl->id.start_lsn)
+		{
+			n = Min(n, tl->id.start_lsn - lsn);
+			ok = walstore_read(tl->ancestor, lsn, buf, n);
+		}
+		else
+			ok = read_own(tl, lsn, buf, n);
+		if (!ok)
+			return false;
+		lsn += n;
+		buf += n;
+		len -= n;
+	}
+	return true;
+}
+
+/* ---- one record ---- */
+
+/* A position in the stream of record bytes, page headers left out. */
+typedef struct RecordCursor
+{
+	Timeline   *tl;
+	XLogRecPtr	pos;
+	const char *problem;
+} RecordCursor;
+
+/* At the start of a page: its header is checked and skipped. */
+static bool
+skip_page_header(RecordCursor *c, bool continued)
+{
+	XLogPageHeaderData h;
+
+	if (!walstore_read(c->tl, c->pos, (char *) &h, SizeOfXLogShortPHD))
+	{
+		c->problem = "the WAL is not stored";
+		return false;
+	}
+	if (h.xlp_magic != XLOG_PAGE_MAGIC || h.xlp_pageaddr != c->pos ||
+		((h.xlp_info & XLP_FIRST_IS_CONTRECORD) != 0) != continued)
+	{
+		c->problem = "a page header is wrong";
+		return false;
+	}
+	c->pos += XLogPageHeaderSize(&h);
+	return true;
+}
+
+static bool
+copy_record_bytes(RecordCursor *c, char *dst, size_t len)
+{
+	while (len > 0)
+	{
+		size_t		n;
+
+		if (c->pos % XLOG_BLCKSZ == 0 && !skip_page_header(c, true))
+			return false;
+		n = Min(len, XLOG_BLCKSZ - c->pos % XLOG_BLCKSZ);
+		if (!walstore_read(c->tl, c->pos, dst, n))
+		{
+			c->problem = "the WAL is not stored";
+			return false;
+		}
+		c->pos += n;
+		dst += n;
+		len -= n;
+	}
+	return true;
+}
+
+static bool
+record_crc_ok(const XLogRecord *record)
+{
+	pg_crc32c	crc;
+
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, (const char *) record + SizeOfXLogRecord,
+				record->xl_tot_len - SizeOfXLogRecord);
+	COMP_CRC32C(crc, (const char *) record, offsetof(XLogRecord, xl_crc));
+	FIN_CRC32C(crc);
+	return EQ_CRC32C(record->xl_crc, crc);
+}
+
+/* NULL and a problem in the cursor if there is no good record. */
+static XLogRecord *
+read_record(RecordCursor *c)
+{
+	char		head[RECORD_READ_AHEAD];
+	uint32		total;
+	size_t		n;
+	char	   *record;
+
+	n = Min(sizeof(head), XLOG_BLCKSZ - c->pos % XLOG_BLCKSZ);
+	if (!walstore_read(c->tl, c->pos, head, n))
+	{
+		c->problem = "the WAL is not stored";
+		return NULL;
+	}
+	memcpy(&total, head, sizeof(total));
+	if (total < SizeOfXLogRecord || total > MaxAllocSize)
+	{
+		c->problem = "its length is impossible";
+		return NULL;
+	}
+	n = Min(n, total);
+	record = palloc(total);
+	memcpy(record, head, n);
+	c->pos += n;
+	if (!copy_record_bytes(c, record + n, total - n))
+		return NULL;
+	if (!record_crc_ok((XLogRecord *) record))
+	{
+		c->problem = "its CRC is wrong";
+		return NULL;
+	}
+	return (XLogRecord *) record;
+}
+
+XLogRecord *
+walstore_record(Timeline *tl, XLogRecPtr start, XLogRecPtr *end)
+{
+	RecordCursor c = {tl, start, NULL};
+	XLogRecord *record = NULL;
+
+	if (start % MAXIMUM_ALIGNOF != 0 || start % XLOG_BLCKSZ < SizeOfXLogShortPHD)
+		c.problem = "no record can start there";
+	else
+		record = read_record(&c);
+	if (record == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("could not read the WAL record at %X/%X", LSN_FORMAT_ARGS(start)),
+				 errdetail("%s", c.problem)));
+	*end = MAXALIGN(c.pos);
+	if (record->xl_rmid == RM_XLOG_ID && (record->xl_info & ~XLR_INFO_MASK) == XLOG_SWITCH)
+		*end = TYPEALIGN(tl->id.wal_segment_size, *end);
+	return record;
+}
+
+/* ---- a reader ---- */
+
+static int
+read_page_cb(XLogReaderState *state, XLogRecPtr page, int wanted, XLogRecPtr record, char *buf)
+{
+	ReaderPrivate *private = state->private_data;
+	int			available = XLOG_BLCKSZ;
+
+	if (private->limit != InvalidXLogRecPtr)
+	{
+		if (page + wanted > private->limit)
+			return -1;
+		available = Min(XLOG_BLCKSZ, private->limit - page);
+	}
+	if (!walstore_read(private->tl, page, buf, available))
+		return -1;
+	return available;
+}
+
+XLogReaderState *
+walstore_reader(Timeline *tl, XLogRecPtr limit)
+{
+	ReaderPrivate *private = palloc(sizeof(ReaderPrivate));
+	XLogReaderState *reader;
+
+	private->tl = tl;
+	private->limit = limit;
+	reader = XLogReaderAllocate(tl->id.wal_segment_size, NULL,
+								XL_ROUTINE(.page_read = read_page_cb), private);
+	if (reader == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
+	reader->system_identifier = tl->id.system_identifier;
+	reader->seg.ws_tli = WAL_TLI;
+	return reader;
+}
+
+void
+walstore_reader_free(XLogReaderState *reader)
+{
+	void	   *private = reader->private_data;
+
+	XLogReaderFree(reader);
+	pfree(private);
+}
