@@ -20,13 +20,20 @@ PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(clear_buffer_cache);
 
+typedef enum DropResult
+{
+	DROP_EMPTY,
+	DROP_DONE,
+	DROP_IN_USE,
+} DropResult;
+
 /*
  * Drops one clean, unpinned buffer from the mapping table.  The mapping lock
  * comes before the header lock, as everywhere; between the two looks at the
  * tag the buffer may have become another page's, or dirty, or pinned: then it
  * is kept.
  */
-static bool
+static DropResult
 drop_buffer(BufferDesc *buf)
 {
 	BufferTag	tag;
@@ -39,7 +46,7 @@ drop_buffer(BufferDesc *buf)
 	tag = buf->tag;
 	UnlockBufHdr(buf, state);
 	if (!(state & BM_TAG_VALID))
-		return true;
+		return DROP_EMPTY;
 
 	hash = BufTableHashCode(&tag);
 	partition = BufMappingPartitionLock(hash);
@@ -57,9 +64,10 @@ drop_buffer(BufferDesc *buf)
 		BufTableDelete(&tag, hash);
 	LWLockRelease(partition);
 
-	if (free_it)
-		StrategyFreeBuffer(buf);
-	return free_it;
+	if (!free_it)
+		return DROP_IN_USE;
+	StrategyFreeBuffer(buf);
+	return DROP_DONE;
 }
 
 /* Pages in use by someone (and unlogged pages not yet checkpointed) stay. */
@@ -80,10 +88,13 @@ clear_buffer_cache(PG_FUNCTION_ARGS)
 					  CHECKPOINT_FLUSH_ALL);
 	for (i = 0; i < NBuffers; i++)
 	{
+		DropResult	result;
+
 		CHECK_FOR_INTERRUPTS();
-		if (drop_buffer(GetBufferDescriptor(i)))
+		result = drop_buffer(GetBufferDescriptor(i));
+		if (result == DROP_DONE)
 			dropped++;
-		else
+		else if (result == DROP_IN_USE)
 			kept++;
 	}
 
