@@ -73,8 +73,7 @@ static struct
 
 extern PGDLLEXPORT void neon_coordinator_main(Datum arg);
 
-/* Is there a storage that must have this server's WAL? */
-static bool
+bool
 storage_needed(void)
 {
 #ifdef NEON_TESTING

@@ -27,6 +27,9 @@ extern void coordinator_request_shmem(void);
 extern void coordinator_shmem_startup(void);
 extern void coordinator_register_worker(void);
 
+/* Is there a storage that must have this server's WAL? */
+extern bool storage_needed(void);
+
 /* State for views. */
 typedef struct StorageState
 {

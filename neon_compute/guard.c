@@ -109,7 +109,7 @@ guard_check_settings(void)
 void
 guard_check_primary_settings(void)
 {
-	if (neon_boot.kind == NEON_PRIMARY && !enableFsync)
+	if (storage_needed() && !enableFsync)
 		refuse_setting("fsync", "off",
 					   "Until the pageserver has the WAL, the only copy is in this data directory.");
 }

@@ -239,9 +239,16 @@ wait_for_pageserver(XLogRecPtr lsn)
 {
 	const char *params[] = {neon_tenant_id_setting, neon_timeline_id_setting, format_lsn(lsn),
 	psprintf("%d milliseconds", neon_fetch_timeout)};
+	List	   *rows = pageserver_call("SELECT neon_pageserver.wait_lsn($1, $2, $3::pg_lsn, $4::interval)",
+									   4, params, neon_fetch_timeout + 1000);
+	char	  **row = rows != NIL ? linitial(rows) : NULL;
 
-	(void) pageserver_call("SELECT neon_pageserver.wait_lsn($1, $2, $3::pg_lsn, $4::interval)",
-						   4, params, neon_fetch_timeout + 1000);
+	if (row == NULL || row[0] == NULL || strcmp(row[0], "t") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("pageserver %s has not received the WAL up to %s in time",
+						pageserver_address(), format_lsn(lsn)),
+				 errhint("Look at neon.status, and try again.")));
 }
 
 /* The pageserver's half of a branch is done whatever becomes of a transaction. */

@@ -46,7 +46,7 @@ limit_bytes(void)
 static bool
 may_wait(void)
 {
-	if (neon_boot.kind != NEON_PRIMARY || CritSectionCount > 0 || InterruptHoldoffCount > 0)
+	if (!storage_needed() || CritSectionCount > 0 || InterruptHoldoffCount > 0)
 		return false;
 	switch (MyBackendType)
 	{
