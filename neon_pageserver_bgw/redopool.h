@@ -16,7 +16,12 @@
 #include "neon_id.h"
 #include "neon_key.h"
 
-/* Supplies the i-th record (oldest first) of a page; freed by the caller's context. */
+/*
+ * Supplies the i-th record (oldest first) of a page, with the LSNs of its start
+ * and end.  Called in a context that is reset before the next call.  An error
+ * becomes the page's error, except one of class 57 (cancel, shutdown).  Must
+ * not call redo_apply and not return with a lock held.
+ */
 typedef XLogRecord *(*RedoFetchRecord) (void *arg, int i, XLogRecPtr *start, XLogRecPtr *end);
 
 typedef struct RedoRequest
@@ -33,12 +38,27 @@ typedef struct RedoRequest
 } RedoRequest;
 
 /*
- * Applies records to pages with one leased child.  Interruptible; waits for a
+ * Applies records to pages with a leased child.  Interruptible; waits for a
  * free child at most neon_pageserver.redo_timeout.  ereport(ERROR) only if no
- * child can be had at all.
+ * child can be had at all.  The caller holds no LWLock.  A page may be all
+ * zeros as result.  Its checksum field is stale.
  */
 extern void redo_apply(const NeonId *tenant, uint32 wal_segment_size,
 					   RedoRequest *requests, int n);
+
+/* Since the start of the instance. */
+typedef struct RedoPoolStats
+{
+	uint64		batches;
+	uint64		pages;
+	uint64		failed_pages;
+	uint64		started;		/* children */
+	uint64		failed_starts;
+	uint64		died;			/* children that ended unasked */
+	uint64		replaced;		/* for another tenant or after an error */
+} RedoPoolStats;
+
+extern void redopool_get_stats(RedoPoolStats *stats);
 
 /* Called from the library's init files. */
 extern void redopool_define_gucs(void);
