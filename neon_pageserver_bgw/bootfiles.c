@@ -73,6 +73,8 @@ static void
 check_term(const BootPlan *plan)
 {
 	XLogRecPtr	last = timeline_last_record_lsn(plan->tl);
+	XLogRecPtr	boot_record_end;
+	uint32		last_term = Max(plan->state.term, timeline_term(plan->tl, &boot_record_end));
 
 	if (plan->kind != BOOT_PRIMARY)
 	{
@@ -82,10 +84,10 @@ check_term(const BootPlan *plan)
 					 errmsg("a %s endpoint has no term", boot_kind_name(plan->kind))));
 		return;
 	}
-	if (plan->term <= plan->state.term)
+	if (plan->term <= last_term)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("term %u is not above the last one, %u", plan->term, plan->state.term)));
+				 errmsg("term %u is not above the last one, %u", plan->term, last_term)));
 	if (plan->lsn != last)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

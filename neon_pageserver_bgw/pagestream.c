@@ -293,20 +293,12 @@ serve_stream(PageStream *stream)
 	}
 }
 
-static XLogRecPtr
-history_start(Timeline *tl)
-{
-	while (tl->ancestor)
-		tl = tl->ancestor;
-	return tl->id.start_lsn;
-}
-
 static void
 open_stream(FunctionCallInfo fcinfo, PageStream *stream)
 {
 	stream->tl = sql_open_timeline(fcinfo, 0, 1);
 	timeline_check_readable(stream->tl);
-	stream->history_start = history_start(stream->tl);
+	stream->history_start = sql_history_start(stream->tl);
 	/* of the last stream of this connection, if an error ended it */
 	stream->stream_context = AllocSetContextCreate(TopMemoryContext, "neon pagestream",
 												   ALLOCSET_DEFAULT_SIZES);

@@ -138,6 +138,14 @@ sql_open_timeline(FunctionCallInfo fcinfo, int tenant_argno, int timeline_argno)
 	return timeline_open(&tenant, &timeline, false);
 }
 
+XLogRecPtr
+sql_history_start(Timeline *tl)
+{
+	while (tl->ancestor)
+		tl = tl->ancestor;
+	return tl->id.start_lsn;
+}
+
 void
 sql_put_row(FunctionCallInfo fcinfo, Datum *values, bool *nulls)
 {

@@ -49,6 +49,9 @@ extern void sql_check_branch_name(const char *name);
 /* The timeline of a tenant by id; access is checked first. */
 extern Timeline *sql_open_timeline(FunctionCallInfo fcinfo, int tenant_argno, int timeline_argno);
 
+/* First LSN of the history of a timeline, its ancestors included. */
+extern XLogRecPtr sql_history_start(Timeline *tl);
+
 /* The tenant's role name into buf[NEON_TENANT_ROLE_MAX]; returns buf. */
 extern char *tenant_role_name(const NeonId *tenant, char *buf);
 

@@ -1,0 +1,124 @@
+/*-------------------------------------------------------------------------
+ *
+ * pagefuncs.c
+ *	  Small SQL functions on a timeline's history: get_page, wait_lsn,
+ *	  lease_lsn.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "ingest.h"
+#include "read.h"
+#include "sqlutil.h"
+#include "store.h"
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(neon_get_page);
+PG_FUNCTION_INFO_V1(neon_wait_lsn);
+PG_FUNCTION_INFO_V1(neon_lease_lsn);
+
+/* ereport(ERROR) unless lsn is in the history that is here. */
+static void
+check_in_history(Timeline *tl, XLogRecPtr lsn)
+{
+	XLogRecPtr	start = sql_history_start(tl);
+	XLogRecPtr	end = timeline_last_record_lsn(tl);
+
+	if (lsn < start)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("LSN %X/%X is before the start of the timeline's history",
+						LSN_FORMAT_ARGS(lsn)),
+				 errdetail("It starts at %X/%X.", LSN_FORMAT_ARGS(start))));
+	if (lsn > end)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("LSN %X/%X is in the future", LSN_FORMAT_ARGS(lsn)),
+				 errdetail("The timeline ends at %X/%X.", LSN_FORMAT_ARGS(end))));
+}
+
+Datum
+neon_get_page(PG_FUNCTION_ARGS)
+{
+	Timeline   *tl = sql_open_timeline(fcinfo, 0, 1);
+	RelFileNode rnode = {PG_GETARG_OID(2), PG_GETARG_OID(3), PG_GETARG_OID(4)};
+	int32		fork = PG_GETARG_INT32(5);
+	int64		blk = PG_GETARG_INT64(6);
+	XLogRecPtr	lsn = PG_GETARG_LSN(7);
+	bytea	   *result;
+	NeonKey		key;
+
+	if (fork < 0 || fork > MAX_FORKNUM)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid fork number %d", fork),
+				 errhint("Forks are 0 (main), 1 (fsm), 2 (vm) and 3 (init).")));
+	if (blk < 0 || blk > MaxBlockNumber)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid block number")));
+	timeline_check_readable(tl);
+	ingest_catch_up(tl);
+	check_in_history(tl, lsn);
+
+	result = palloc(VARHDRSZ + BLCKSZ);
+	SET_VARSIZE(result, VARHDRSZ + BLCKSZ);
+	key = neon_page_key(rnode, (ForkNumber) fork, (BlockNumber) blk);
+	read_page(tl, &key, lsn, VARDATA(result));
+	PG_RETURN_BYTEA_P(result);
+}
+
+static int64
+interval_ms(Interval *interval, const char *what)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz then = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+															   TimestampTzGetDatum(now),
+															   IntervalPGetDatum(interval)));
+
+	if (then < now)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be negative", what)));
+	return (then - now) / 1000;
+}
+
+/* Returns whether the LSN has been reached. */
+Datum
+neon_wait_lsn(PG_FUNCTION_ARGS)
+{
+	Timeline   *tl = sql_open_timeline(fcinfo, 0, 1);
+	XLogRecPtr	lsn = PG_GETARG_LSN(2);
+	int64		ms = interval_ms(PG_GETARG_INTERVAL_P(3), "timeout");
+
+	timeline_check_readable(tl);
+	PG_RETURN_BOOL(timeline_last_record_lsn(tl) >= lsn ||
+				   timeline_wait_lsn(tl, lsn, Min(ms, PG_INT32_MAX)));
+}
+
+/* Returns until when the LSN stays readable. */
+Datum
+neon_lease_lsn(PG_FUNCTION_ARGS)
+{
+	Timeline   *tl = sql_open_timeline(fcinfo, 0, 1);
+	XLogRecPtr	lsn = PG_GETARG_LSN(2);
+	TimestampTz expires;
+	NeonId		id;
+
+	sql_refuse_transaction_block("lease_lsn");
+	timeline_check_readable(tl);
+	ingest_catch_up(tl);
+	check_in_history(tl, lsn);
+	expires = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+										  interval_ms(PG_GETARG_INTERVAL_P(3), "duration"));
+	if (!neon_id_generate(&id))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not generate a random id")));
+	store_add_history_point(tl, HISTORY_LEASE, &id, lsn, expires);
+	PG_RETURN_TIMESTAMPTZ(expires);
+}
