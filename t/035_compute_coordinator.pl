@@ -1,0 +1,159 @@
+# Admission, the coordinator, back-pressure and refusals of a running compute,
+# with a stand-in for the storage.
+use strict;
+use warnings;
+use NeonControl;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time sleep);
+
+$ENV{PGUSER} = 'cloud_admin';
+my $base = NeonControl::base();
+my $storage = NeonControl->storage();
+my $recv_dir = PostgreSQL::Test::Utils::tempdir();
+my $conf_dir = PostgreSQL::Test::Utils::tempdir();
+my $node = NeonControl->compute($base, 'main',
+	conf => NeonControl::connstr_conf($storage) . "neon.fetch_timeout = 2s\nneon.max_unflushed_wal = 1MB\nneon.conf_dir = '$conf_dir'\n");
+my $address = $storage->host . ':' . $storage->port;
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+sub fails
+{
+	my ($sql, $error, $test) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my ($rc, $stdout, $stderr) = $node->psql('postgres', $sql);
+	like($stderr, $error, $test);
+	return $stderr;
+}
+
+sub wait_for
+{
+	my ($what, $code) = @_;
+	my $until = time() + $PostgreSQL::Test::Utils::timeout_default;
+	while (time() < $until)
+	{
+		return 1 if $code->();
+		sleep 0.1;
+	}
+	die "timed out waiting for $what";
+}
+
+sub calls { return $storage->safe_psql('postgres', 'SELECT count(*) FROM calls') }
+
+# admission
+$node->start;
+my $t0 = time();
+fails('SELECT 1', qr/FATAL:  the database system is starting up\nDETAIL:  Pageserver \Q$address\E does not stream.*\nHINT/,
+	'nobody is let in before the storage streams');
+cmp_ok(time() - $t0, '>=', 1.5, 'after waiting');
+is( $storage->safe_psql('postgres', 'SELECT tenant, timeline, term, conninfo FROM calls ORDER BY n LIMIT 1'),
+	"$NeonOverlay::tenant|$NeonOverlay::timeline|3|{\"host=here user=neon_storage\"}", 'the coordinator asked for it');
+{
+	local $ENV{PGUSER} = 'neon_storage';
+	is(sql('SELECT slot_name, active, restart_lsn IS NOT NULL FROM pg_replication_slots'),
+		'neon_pageserver|f|t', "the storage's own role is let in, and has a slot");
+}
+NeonControl::answer($storage, 'refused');
+wait_for('refusal', sub { slurp_file($node->logfile) =~ /could not have the WAL .* streamed: no such timeline/ });
+fails('SELECT 1', qr/DETAIL:  Pageserver .*: no such timeline/, 'and the client is told why');
+NeonControl::answer($storage, 'ok');
+my $recv = NeonControl::receive($node, $recv_dir);
+is(sql('SELECT 1'), '1', 'clients are let in when it streams');
+sql('CREATE EXTENSION neon');
+is(sql('SELECT endpoint, kind, term, streaming, problem FROM neon.status'), 'main|primary|3|t|', 'neon.status');
+is( () = slurp_file($node->logfile) =~ /clients are admitted/g, 1, 'which is logged once');
+
+# base backups need all files
+for my $mode ('true', 'database')
+{
+	my ($rc, $stdout, $stderr) = $node->psql('postgres', 'IDENTIFY_SYSTEM', replication => $mode);
+	like($stderr, $mode eq 'true' ? qr/not possible before this compute is hydrated.*HINT:.*neon\.hydrate/s
+		: qr/logical replication from a compute is not supported.*HINT/s, "replication=$mode is refused");
+}
+fails("SELECT pg_backup_start('x')", qr/base backup is not possible.*HINT:.*neon\.hydrate/s, 'pg_backup_start');
+fails("SELECT pg_create_physical_replication_slot('x')", qr/replication slot is not possible.*HINT/s, 'a physical slot');
+fails("SELECT pg_create_logical_replication_slot('x', 'pgoutput')", qr/logical replication slots.*not supported/, 'a logical slot');
+fails("SELECT pg_copy_logical_replication_slot('x', 'y')", qr/logical replication slots.*not supported/, 'a copied logical slot');
+is(sql('SELECT neon.hydrate()'), '0', 'hydrate');
+is(sql('SELECT hydrated FROM neon.status'), 't', 'is noticed');
+is(sql("SELECT lsn IS NULL FROM pg_create_physical_replication_slot('x')"), 't', 'a physical slot');
+sql("SELECT pg_drop_replication_slot('x')");
+fails("SELECT pg_create_logical_replication_slot('x', 'pgoutput')", qr/logical replication slots.*not supported/, 'a logical slot is still refused');
+my $copy = PostgreSQL::Test::Cluster->new('copy');
+command_ok([ 'pg_basebackup', '-D', $copy->data_dir, '-d', NeonControl::conninfo($node), '--checkpoint=fast', '--no-sync' ],
+	'pg_basebackup of a hydrated compute');
+mkdir $copy->archive_dir;
+NeonOverlay::write_file($copy->data_dir . '/postgresql.conf',
+	"port = " . $copy->port . "\nlisten_addresses = ''\nunix_socket_directories = '" . $copy->host . "'\nfsync = off\n");
+$copy->start;
+is($copy->safe_psql('postgres', 'SELECT count(*) FROM t'), '0', 'starts as an ordinary server');
+$copy->stop;
+
+# settings
+for my $name (qw(fsync full_page_writes wal_level archive_mode restart_after_crash max_slot_wal_keep_size
+	synchronous_standby_names shared_preload_libraries primary_conninfo restore_command))
+{
+	fails("ALTER SYSTEM SET $name = 'on'", qr/"$name" of a compute cannot be changed.*HINT:  Use "neon endpoint config main $name=/s, "ALTER SYSTEM SET $name");
+}
+for my $name (qw(neon.tenant_id neon.pageserver_connstring neon.conf_dir port hba_file))
+{
+	fails("ALTER SYSTEM SET $name = 'x'", qr/"$name" of a compute cannot be changed.*HINT/s, "ALTER SYSTEM SET $name");
+}
+fails('ALTER SYSTEM SET "FSYNC" TO DEFAULT', qr/cannot be changed/, 'in capitals, to the default');
+sql("ALTER SYSTEM SET work_mem = '7MB'");
+like(slurp_file("$conf_dir/postgresql.auto.conf"), qr/^work_mem = '7MB'$/m, 'what is permitted is kept');
+sql('ALTER SYSTEM RESET fsync');
+sql('ALTER SYSTEM RESET ALL');
+unlike(slurp_file("$conf_dir/postgresql.auto.conf"), qr/work_mem/, 'also when it is taken back');
+
+# databases
+my ($rc, $stdout, $stderr) = $node->psql('postgres', 'CREATE DATABASE one STRATEGY file_copy');
+like($stderr, qr/NOTICE:  using strategy "wal_log"/, 'no copy of files');
+is($node->safe_psql('one', 'SELECT count(*) > 300 FROM pg_class'), 't', 'a database');
+fails('ALTER DATABASE one SET TABLESPACE nosuch', qr/does not exist/, 'an unknown tablespace');
+sql('DROP DATABASE one');
+is(sql("SELECT count(*) FROM pg_database WHERE datname = 'one'"), '0', 'DROP DATABASE');
+fails('DROP DATABASE one', qr/does not exist/, 'twice');
+
+# back-pressure
+$recv->signal('STOP');
+fails("INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(1, 10000) g",
+	qr/ERROR:  53100: pageserver \Q$address\E is too far behind|pageserver \Q$address\E is too far behind.*DETAIL:.*HINT/s,
+	'a writer too far ahead');
+fails('DELETE FROM t', qr/too far behind/, 'every writer');
+fails('CREATE TABLE t2(a int)', qr/too far behind/, 'and every commit');
+is(sql('SELECT count(*) FROM t'), '0', 'readers go on');
+$recv->signal('CONT');
+wait_for('the writer', sub { my ($r) = $node->psql('postgres', 'INSERT INTO t VALUES (1)'); $r == 0 });
+is(sql('SELECT count(*) FROM t'), '1', 'writers go on when the storage does');
+
+# the stream breaks
+my $before = calls();
+$recv->kill_kill;
+wait_for('a new request', sub { calls() > $before });
+is(sql('SELECT streaming FROM neon.status'), 'f', 'a broken stream is noticed');
+like(slurp_file($node->logfile), qr/no longer streams/, 'and logged');
+is(sql('INSERT INTO t VALUES (2); SELECT count(*) FROM t'), '2', 'and disturbs nobody yet');
+NeonControl::answer($storage, 'hang');
+$recv = NeonControl::receive($node, $recv_dir);
+wait_for('the stream', sub { sql('SELECT streaming FROM neon.status') eq 't' });
+$recv->kill_kill;
+
+# stopping does not wait for a dead or hanging storage
+wait_for('no stream', sub { sql('SELECT streaming FROM neon.status') eq 'f' });
+sleep 1.5;
+$t0 = time();
+$node->stop('fast');
+cmp_ok(time() - $t0, '<', 10, 'a fast stop with a hanging storage');
+
+# another compute has taken over
+NeonControl::answer($storage, 'superseded');
+$node = NeonControl->compute($base, 'second', conf => NeonControl::connstr_conf($storage));
+$node->start(fail_ok => 1);
+wait_for('the shutdown', sub { !-e $node->data_dir . '/postmaster.pid' });
+like(slurp_file($node->logfile), qr/LOG:  superseded by term 9/, 'a superseded compute says so and exits');
+$node->{_pid} = undef;
+
+done_testing();
