@@ -70,6 +70,13 @@ static uint64 next_reqid = 1;
 
 static Scan scans[SCAN_SLOTS];
 
+/*
+ * A block that was wanted from a range for which an error was answered.  One
+ * bad page spoils the answer of its range, so this block is asked for alone.
+ */
+static const MapFork *single_fork = NULL;
+static BlockNumber single_blkno = 0;
+
 /* Why the last attempt failed: an error answer, or that of the stream. */
 static char problem[1024];
 
@@ -235,14 +242,23 @@ report_final(const Range *range, const NeonResponse *resp)
 			 resp->hint[0] ? errhint("%s", resp->hint) : 0));
 }
 
+/* fork and blkno: the block that is waited for. */
 static void
-handle_error(const Range *range, const NeonResponse *resp, bool wanted)
+handle_error(const Range *range, const NeonResponse *resp, const MapFork *fork, BlockNumber blkno)
 {
+	bool		wanted = range->fork == fork && blkno >= range->start &&
+	blkno - range->start < range->nblocks;
+
 	strlcpy(problem, resp->message, sizeof(problem));
 	if (resp->error_class == NEON_ERROR_SUPERSEDED)
 		report_superseded(resp);
-	if (resp->error_class == NEON_ERROR_FINAL && wanted)
-		report_final(range, resp);
+	if (wanted && resp->error_class == NEON_ERROR_FINAL)
+	{
+		if (range->nblocks == 1)
+			report_final(range, resp);
+		single_fork = fork;
+		single_blkno = blkno;
+	}
 }
 
 /*
@@ -255,7 +271,6 @@ receive_range(const MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 {
 	NeonResponse resp;
 	Range		range = queue[queue_first];
-	bool		wanted;
 
 	Assert(queue_count > 0);
 	if (!stream_receive(&resp, deadline))
@@ -273,8 +288,6 @@ receive_range(const MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 	queue_first = (queue_first + 1) % QUEUE_SIZE;
 	queue_count--;
 
-	wanted = range.fork == fork && blkno >= range.start &&
-		blkno - range.start < range.nblocks;
 	if (resp.tag == NEON_TAG_PAGES)
 	{
 		map_count(MAP_FETCHED_PAGES, resp.nblocks);
@@ -282,7 +295,7 @@ receive_range(const MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 		install(&range, resp.pages);
 	}
 	else
-		handle_error(&range, &resp, wanted);
+		handle_error(&range, &resp, fork, blkno);
 	return true;
 }
 
@@ -341,6 +354,8 @@ make_range(Range *range, MapFork *fork, BlockNumber start, uint32 nblocks)
 static uint32
 next_window(const Scan *scan, const MapFork *fork, BlockNumber blkno)
 {
+	if (fork == single_fork && blkno == single_blkno)
+		return 1;
 	if (scan->fork == fork && blkno >= scan->next && blkno - scan->next <= scan->window)
 		return Min(scan->window * 2, WINDOW_MAX);
 	if (left_neighbours_present(fork, blkno))
