@@ -199,6 +199,7 @@ fsync = on
 full_page_writes = off
 wal_level = replica
 max_wal_senders = 10
+max_prepared_transactions = 5
 listen_addresses = ''
 unix_socket_directories = '@{[ $node->host ]}'
 port = @{[ $node->port ]}

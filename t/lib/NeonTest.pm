@@ -646,6 +646,7 @@ max_prepared_transactions = 200
 max_wal_senders = 64
 max_locks_per_transaction = 256
 hot_standby = on
+allow_in_place_tablespaces = on
 restore_command = '$restore'
 recovery_target_lsn = '$lsn'
 recovery_target_inclusive = off
@@ -728,7 +729,7 @@ sub send
 {
 	my ($self, $sql) = @_;
 	$self->{n}++;
-	$self->{in} .= "$sql\n\\echo --done $self->{n}--\n\\warn --done $self->{n}--\n";
+	$self->{in} .= "$sql;\n\\echo --done $self->{n}--\n\\warn --done $self->{n}--\n";
 	$self->{h}->pump_nb;
 	return;
 }

@@ -77,38 +77,41 @@ SQL
 sub ddl
 {
 	return <<'SQL';
-CREATE TABLE tmp_:n AS SELECT g AS id, repeat('t', 200) AS v FROM generate_series(1, 3000) g;
-CREATE UNIQUE INDEX ON tmp_:n(id);
-ALTER TABLE tmp_:n ADD COLUMN w int DEFAULT 5;
-DELETE FROM tmp_:n WHERE id > 500;
-VACUUM tmp_:n;
-ALTER TABLE tmp_:n ALTER COLUMN id TYPE bigint;
-CLUSTER tmp_:n USING tmp_:n_id_idx;
-ALTER TABLE tmp_:n SET TABLESPACE ts;
-BEGIN; TRUNCATE tmp_:n; INSERT INTO tmp_:n VALUES (1, 'after truncate', 1); COMMIT;
-BEGIN; TRUNCATE tmp_:n; ROLLBACK;
-ALTER TABLE tmp_:n SET UNLOGGED;
-ALTER TABLE tmp_:n SET LOGGED;
+\set comment 'round ':n
+CREATE TABLE tmp_t AS SELECT g AS id, repeat('t', 200) AS v FROM generate_series(1, 3000) g;
+CREATE UNIQUE INDEX tmp_id ON tmp_t(id);
+ALTER TABLE tmp_t ADD COLUMN w int DEFAULT 5;
+DELETE FROM tmp_t WHERE id > 500;
+VACUUM tmp_t;
+ALTER TABLE tmp_t ALTER COLUMN id TYPE bigint;
+CLUSTER tmp_t USING tmp_id;
+ALTER TABLE tmp_t SET TABLESPACE ts;
+BEGIN; TRUNCATE tmp_t; INSERT INTO tmp_t VALUES (1, 'after truncate', 1); COMMIT;
+BEGIN; TRUNCATE tmp_t; ROLLBACK;
+ALTER TABLE tmp_t SET UNLOGGED;
+ALTER TABLE tmp_t SET LOGGED;
 REINDEX INDEX CONCURRENTLY am_btree;
 VACUUM FULL locked;
 BEGIN; CREATE TABLE never(a int); INSERT INTO never SELECT generate_series(1, 1000); ROLLBACK;
-DROP TABLE IF EXISTS dropped; ALTER TABLE tmp_:n RENAME TO dropped;
+DROP TABLE IF EXISTS tmp_t_old; DROP INDEX tmp_id; ALTER TABLE tmp_t RENAME TO tmp_t_old;
 CREATE DATABASE gone TEMPLATE two;
 DROP DATABASE gone;
-CREATE ROLE r_:n; COMMENT ON TABLE am IS 'round :n';
+CREATE ROLE r_:n; COMMENT ON TABLE am IS :'comment';
 SQL
 }
 
 sub prepared
 {
 	return <<'SQL';
-BEGIN; INSERT INTO spaced(v) VALUES ('prepared :n'); UPDATE counters SET n = n + 1 WHERE id = :n % 20; PREPARE TRANSACTION 'p:n';
+\set gid p:n
+\set text 'prepared ':n
+BEGIN; INSERT INTO spaced(v) VALUES (:'text'); UPDATE counters SET n = n + 1 WHERE id = :n % 20; PREPARE TRANSACTION :'gid';
 SELECT pg_sleep(0.1);
 SELECT :n % 3 = 0 AS keep, :n % 3 = 1 AS undo \gset
 \if :undo
-ROLLBACK PREPARED 'p:n';
+ROLLBACK PREPARED :'gid';
 \else
-COMMIT PREPARED 'p:n';
+COMMIT PREPARED :'gid';
 \endif
 SQL
 }
