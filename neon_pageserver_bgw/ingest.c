@@ -1,0 +1,588 @@
+/*-------------------------------------------------------------------------
+ *
+ * ingest.c
+ *	  From a decoded WAL record to the store.
+ *
+ * What a record changes is collected as an array of puts, which go to the
+ * store in one call.  Beside the references to the record these are whole new
+ * states: sizes of forks, databases, tablespaces, two-phase files, origins,
+ * bounds of SLRUs, control state.  Sizes are kept in a hash that is filled
+ * from the store on first touch; it is a cache and may be emptied whenever
+ * everything is published.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/rmgr.h"
+#include "access/transam.h"
+#include "access/xlog_internal.h"
+#include "blobs.h"
+#include "ingest.h"
+#include "ingest_private.h"
+#include "miscadmin.h"
+#include "neon_bootrec.h"
+#include "neon_walindex.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "walcursor.h"
+#include "walstore.h"
+
+/* Records between two calls of ingest_flush() while decoding what is stored. */
+#define STORED_BATCH		10000
+
+/* How long another process may keep the ownership that is asked for. */
+#define OWNERSHIP_TIMEOUT_MS	60000
+
+/* ---- collecting puts ---- */
+
+void
+ingest_put(Ingest *ingest, NeonKey key, uint8 value_kind, bool base, const void *data, uint32 len)
+{
+	StorePut   *put;
+
+	if (ingest->nputs == ingest->max_puts)
+	{
+		ingest->max_puts *= 2;
+		ingest->puts = repalloc_huge(ingest->puts, ingest->max_puts * sizeof(StorePut));
+	}
+	put = &ingest->puts[ingest->nputs++];
+	put->key = key;
+	put->value_kind = value_kind;
+	put->base = base;
+	put->data = data;
+	put->len = len;
+}
+
+/* A whole new state; the bytes stay until the record is done. */
+static void
+put_blob(Ingest *ingest, NeonKey key, StringInfo buf)
+{
+	ingest_put(ingest, key, NEON_VALUE_BLOB, true, buf->data, buf->len);
+}
+
+static void
+put_tombstone(Ingest *ingest, NeonKey key)
+{
+	ingest_put(ingest, key, NEON_VALUE_TOMBSTONE, true, NULL, 0);
+}
+
+/* ---- what walindex tells ---- */
+
+static void
+on_page(void *arg, const NeonKey *key, bool base, bool implicit)
+{
+	ingest_put(arg, *key, NEON_VALUE_WAL, base, NULL, 0);
+}
+
+static void
+on_extend(void *arg, RelFileNode rnode, ForkNumber fork, BlockNumber nblocks)
+{
+	sizes_extend(arg, neon_size_key(rnode, fork), nblocks);
+}
+
+static void
+on_create(void *arg, RelFileNode rnode, ForkNumber fork)
+{
+	sizes_extend(arg, neon_size_key(rnode, fork), 0);
+}
+
+static void
+on_truncate(void *arg, RelFileNode rnode, ForkNumber fork, BlockNumber nblocks)
+{
+	sizes_truncate(arg, neon_size_key(rnode, fork), nblocks);
+}
+
+static void
+on_drop(void *arg, RelFileNode rnode)
+{
+	static const ForkNumber forks[] = {MAIN_FORKNUM, VISIBILITYMAP_FORKNUM, INIT_FORKNUM};
+	int			i;
+
+	for (i = 0; i < lengthof(forks); i++)
+		sizes_drop(arg, neon_size_key(rnode, forks[i]));
+}
+
+static void
+put_database(Ingest *ingest, Oid spc, Oid db, const char *relmap, int len)
+{
+	DatabaseBlob *blob = palloc0(sizeof(DatabaseBlob));
+	StringInfoData buf;
+
+	if (len > BLOB_RELMAP_MAX)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("relation map of database %u has %d bytes", db, len)));
+	blob->relmap_len = len;
+	if (len > 0)
+		memcpy(blob->relmap, relmap, len);
+	initStringInfo(&buf);
+	blob_put_database(&buf, blob);
+	put_blob(ingest, neon_key(NEON_KEY_DATABASE, spc, db, 0, 0, 0), &buf);
+}
+
+static void
+on_create_db(void *arg, Oid db, Oid spc)
+{
+	put_database(arg, spc, db, NULL, 0);
+}
+
+static void
+on_relmap(void *arg, Oid db, Oid spc, const char *data, int len)
+{
+	put_database(arg, spc, db, data, len);
+}
+
+static void
+on_create_db_copy(void *arg, Oid db, Oid spc, Oid src_db, Oid src_spc)
+{
+	dbcopy_run(arg, spc, db, src_spc, src_db);
+}
+
+static void
+on_drop_db(void *arg, Oid db, Oid spc)
+{
+	Ingest	   *ingest = arg;
+
+	sizes_drop_database(ingest, spc, db);
+	put_tombstone(ingest, neon_key(NEON_KEY_DATABASE, spc, db, 0, 0, 0));
+}
+
+static void
+on_create_tablespace(void *arg, Oid spc, const char *path)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	blob_put_tablespace(&buf, path);
+	put_blob(arg, neon_key(NEON_KEY_TABLESPACE, spc, 0, 0, 0, 0), &buf);
+}
+
+static void
+on_drop_tablespace(void *arg, Oid spc)
+{
+	put_tombstone(arg, neon_key(NEON_KEY_TABLESPACE, spc, 0, 0, 0, 0));
+}
+
+/* The key of a prepared transaction: the epoch in which its xid is near nextXid. */
+static NeonKey
+twophase_key(Ingest *ingest, TransactionId xid)
+{
+	FullTransactionId next = ingest->control.checkpoint.nextXid;
+	TransactionId next_xid = XidFromFullTransactionId(next);
+	uint32		epoch = EpochFromFullTransactionId(next);
+
+	if (TransactionIdPrecedes(xid, next_xid))
+	{
+		if (xid > next_xid)
+			epoch--;
+	}
+	else if (xid < next_xid)
+		epoch++;
+	return neon_key(NEON_KEY_TWOPHASE, 0, 0, epoch, 0, xid);
+}
+
+static void
+on_prepare(void *arg, TransactionId xid, const char *data, uint32 len)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	blob_put_twophase(&buf, data, len);
+	put_blob(arg, twophase_key(arg, xid), &buf);
+}
+
+static void
+on_finish_prepared(void *arg, TransactionId xid)
+{
+	put_tombstone(arg, twophase_key(arg, xid));
+}
+
+/* ---- replication origins ---- */
+
+typedef struct OriginEntry
+{
+	RepOriginId origin;
+	XLogRecPtr	remote_lsn;
+} OriginEntry;
+
+static NeonKey
+origin_key(RepOriginId origin)
+{
+	return neon_key(NEON_KEY_ORIGIN, 0, 0, origin, 0, 0);
+}
+
+static XLogRecPtr
+stored_origin(Ingest *ingest, RepOriginId origin)
+{
+	NeonKey		key = origin_key(origin);
+	XLogRecPtr	remote_lsn = InvalidXLogRecPtr;
+	StoreChain	chain;
+
+	store_get(ingest->tl, &key, 1, timeline_last_record_lsn(ingest->tl), &chain);
+	if (chain.found == STORE_FOUND && chain.nversions > 0 &&
+		chain.versions[0].value_kind == NEON_VALUE_BLOB &&
+		!blob_get_origin(chain.versions[0].data, chain.versions[0].len, &remote_lsn))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("stored state of replication origin %u is malformed", origin)));
+	return remote_lsn;
+}
+
+static OriginEntry *
+origin_entry(Ingest *ingest, RepOriginId origin)
+{
+	OriginEntry *entry;
+	bool		found;
+
+	entry = hash_search(ingest->origins, &origin, HASH_ENTER, &found);
+	if (!found)
+	{
+		/* nothing of it was put in this life, so the store knows it all */
+		entry->remote_lsn = stored_origin(ingest, origin);
+	}
+	return entry;
+}
+
+static void
+on_origin(void *arg, RepOriginId origin, XLogRecPtr remote_lsn, bool force)
+{
+	OriginEntry *entry = origin_entry(arg, origin);
+	StringInfoData buf;
+
+	if (!force && remote_lsn <= entry->remote_lsn)
+		return;
+	entry->remote_lsn = remote_lsn;
+	initStringInfo(&buf);
+	blob_put_origin(&buf, remote_lsn);
+	put_blob(arg, origin_key(origin), &buf);
+}
+
+static void
+on_drop_origin(void *arg, RepOriginId origin)
+{
+	OriginEntry *entry = origin_entry(arg, origin);
+
+	entry->remote_lsn = InvalidXLogRecPtr;
+	put_tombstone(arg, origin_key(origin));
+}
+
+static const WalIndexSink ingest_sink = {
+	.page = on_page,
+	.extend = on_extend,
+	.create = on_create,
+	.truncate = on_truncate,
+	.drop = on_drop,
+	.create_db_copy = on_create_db_copy,
+	.create_db = on_create_db,
+	.drop_db = on_drop_db,
+	.create_tablespace = on_create_tablespace,
+	.drop_tablespace = on_drop_tablespace,
+	.relmap = on_relmap,
+	.prepare = on_prepare,
+	.finish_prepared = on_finish_prepared,
+	.origin = on_origin,
+	.drop_origin = on_drop_origin,
+};
+
+/* ---- control state ---- */
+
+static void
+put_control(Ingest *ingest)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	control_encode(&ingest->control, &buf);
+	put_blob(ingest, control_key(), &buf);
+	ingest->control_put = ingest->control.lsn;
+}
+
+static bool
+is_checkpoint(XLogReaderState *record)
+{
+	uint8		info = XLogRecGetInfo(record) & ~XLR_INFO_MASK;
+
+	return XLogRecGetRmid(record) == RM_XLOG_ID &&
+		(info == XLOG_CHECKPOINT_SHUTDOWN || info == XLOG_CHECKPOINT_ONLINE);
+}
+
+/* ---- one record ---- */
+
+void
+ingest_record(Ingest *ingest, XLogReaderState *record)
+{
+	MemoryContext old = MemoryContextSwitchTo(ingest->record_context);
+	uint32		term = bootrec_term(record);
+
+	ingest->record = record;
+	ingest->nputs = 0;
+
+	walindex_record(record, &ingest_sink, ingest);
+	slrucache_record(ingest, record);
+	control_advance(&ingest->control, record);
+	sizes_put_changed(ingest);
+	if (is_checkpoint(record) ||
+		record->EndRecPtr - ingest->control_put >= CONTROL_INTERVAL)
+		put_control(ingest);
+
+	if (ingest->nputs > 0)
+		store_put(ingest->tl, record->ReadRecPtr, record->EndRecPtr,
+				  ingest->puts, ingest->nputs);
+	if (term != 0)
+		timeline_set_term(ingest->tl, term, record->EndRecPtr);
+
+	ingest->record = NULL;
+	ingest->nrecords++;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(ingest->record_context);
+}
+
+void
+ingest_publish(Ingest *ingest)
+{
+	if (ingest->control.lsn == timeline_last_record_lsn(ingest->tl))
+		return;
+	store_publish(ingest->tl, ingest->control.prev, ingest->control.lsn);
+	timeline_set_logical_size(ingest->tl, ingest->logical_size);
+	sizes_trim(ingest);
+}
+
+/* What was put before the record that is being worked on becomes readable. */
+void
+ingest_publish_before(Ingest *ingest)
+{
+	/* control state is not advanced yet */
+	ingest_publish(ingest);
+}
+
+void
+ingest_flush(Ingest *ingest, bool force)
+{
+	ingest_publish(ingest);
+	if (!force && !store_flush_due(ingest->tl))
+		return;
+	if (timeline_disk_consistent_lsn(ingest->tl) >= ingest->control.lsn)
+		return;
+	if (ingest->control_put != ingest->control.lsn)
+	{
+		MemoryContext old = MemoryContextSwitchTo(ingest->record_context);
+
+		ingest->nputs = 0;
+		put_control(ingest);
+		store_put(ingest->tl, ingest->control.prev, ingest->control.lsn,
+				  ingest->puts, ingest->nputs);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(ingest->record_context);
+	}
+	store_flush(ingest->tl);
+}
+
+const ControlState *
+ingest_state(const Ingest *ingest)
+{
+	return &ingest->control;
+}
+
+bool
+ingest_check_term(const Ingest *ingest, uint32 term, XLogReaderState *record,
+				  const char **problem)
+{
+	uint32		booted = bootrec_term(record);
+	uint32		last = ingest->control.term;
+
+	if (term == 0)
+		return true;
+	if (last < term && booted != term)
+	{
+		*problem = psprintf("WAL at %X/%X does not begin with the boot record of term %u",
+							LSN_FORMAT_ARGS(record->ReadRecPtr), term);
+		return false;
+	}
+	if (last >= term && booted != 0)
+	{
+		*problem = psprintf("WAL of term %u has a boot record of term %u at %X/%X",
+							term, booted, LSN_FORMAT_ARGS(record->ReadRecPtr));
+		return false;
+	}
+	return true;
+}
+
+/* ---- beginning and end ---- */
+
+static HTAB *
+make_origins(MemoryContext context)
+{
+	HASHCTL		ctl = {.keysize = sizeof(RepOriginId), .entrysize = sizeof(OriginEntry), .hcxt = context};
+
+	return hash_create("ingest origins", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+}
+
+Ingest *
+ingest_begin(Timeline *tl)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ingest",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Ingest	   *ingest = palloc0(sizeof(Ingest));
+
+	ingest->tl = tl;
+	ingest->context = context;
+	ingest->record_context = AllocSetContextCreate(context, "ingest record",
+												   ALLOCSET_DEFAULT_SIZES);
+	ingest->max_puts = 64;
+	ingest->puts = palloc(ingest->max_puts * sizeof(StorePut));
+	ingest->origins = make_origins(context);
+
+	MemoryContextSwitchTo(ingest->record_context);
+	control_at(tl, timeline_last_record_lsn(tl), &ingest->control);
+	ingest->control_put = ingest->control.lsn;
+	sizes_load(ingest);
+	slrucache_load(ingest);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(ingest->record_context);
+	return ingest;
+}
+
+void
+ingest_end(Ingest *ingest)
+{
+	MemoryContextDelete(ingest->context);
+}
+
+/* ---- what is stored already ---- */
+
+/*
+ * The last process may have ended before it synchronized what it wrote.  Older
+ * segments are durable, so writing anything again to the one that ends here is
+ * enough to have it synchronized.
+ */
+static void
+sync_stored(Timeline *tl, XLogRecPtr end)
+{
+	char		bytes[MAXIMUM_ALIGNOF];
+	XLogRecPtr	at = end - sizeof(bytes);
+
+	if (at >= tl->id.start_lsn && walstore_read(tl, at, bytes, sizeof(bytes)))
+		walstore_write(tl, at, bytes, sizeof(bytes));
+	walstore_sync(tl);
+}
+
+void
+ingest_stored_wal(Ingest *ingest)
+{
+	Timeline   *tl = ingest->tl;
+	WalCursor  *cursor = walcursor_open(tl, ingest->control.lsn, ingest->control.prev,
+										PG_UINT64_MAX);
+	uint64		count = 0;
+
+	while (walcursor_next(cursor) == WALCURSOR_RECORD)
+	{
+		ingest_record(ingest, cursor->reader);
+		if (++count % STORED_BATCH == 0)
+		{
+			CHECK_FOR_INTERRUPTS();
+			ingest_flush(ingest, false);
+		}
+	}
+	walcursor_close(cursor);
+	ingest_publish(ingest);
+	if (timeline_flush_lsn(tl) < ingest->control.lsn)
+	{
+		sync_stored(tl, ingest->control.lsn);
+		timeline_set_flush_lsn(tl, ingest->control.lsn);
+	}
+	ingest_mark_recovered(tl);
+	if (count > 0)
+		ereport(LOG,
+				(errmsg("indexed " UINT64_FORMAT " stored WAL records up to %X/%X",
+						count, LSN_FORMAT_ARGS(ingest->control.lsn))));
+}
+
+/* ---- for other processes than the worker ---- */
+
+void
+ingest_with_ownership(Timeline *tl, void (*body) (Ingest *ingest, void *arg), void *arg)
+{
+	if (!timeline_acquire_ownership(tl, true, OWNERSHIP_TIMEOUT_MS))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("could not get hold of the timeline"),
+				 errdetail("Another process has been writing it for %d seconds.",
+						   OWNERSHIP_TIMEOUT_MS / 1000)));
+	PG_TRY();
+	{
+		Ingest	   *ingest = ingest_begin(tl);
+
+		ingest_stored_wal(ingest);
+		body(ingest, arg);
+		ingest_end(ingest);
+	}
+	PG_FINALLY();
+	{
+		timeline_release_ownership(tl);
+	}
+	PG_END_TRY();
+}
+
+/* True if a valid record is stored behind the last one. */
+static bool
+more_is_stored(Timeline *tl)
+{
+	WalCursor  *cursor = walcursor_open(tl, timeline_last_record_lsn(tl),
+										timeline_prev_record_lsn(tl), PG_UINT64_MAX);
+	bool		more = walcursor_next(cursor) == WALCURSOR_RECORD;
+
+	walcursor_close(cursor);
+	return more;
+}
+
+/* The owner's part, without the cost of an Ingest where nothing is to be done. */
+static void
+index_what_is_stored(Timeline *tl)
+{
+	Ingest	   *ingest;
+
+	if (!more_is_stored(tl))
+	{
+		ingest_mark_recovered(tl);
+		return;
+	}
+	ingest = ingest_begin(tl);
+	ingest_stored_wal(ingest);
+	ingest_end(ingest);
+}
+
+static void
+recover_as_owner(Timeline *tl)
+{
+	PG_TRY();
+	{
+		index_what_is_stored(tl);
+	}
+	PG_CATCH();
+	{
+		timeline_release_ownership(tl);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	timeline_release_ownership(tl);
+}
+
+void
+ingest_catch_up(Timeline *tl)
+{
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OWNERSHIP_TIMEOUT_MS);
+
+	while (!ingest_is_recovered(tl))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (timeline_acquire_ownership(tl, false, 200))
+			recover_as_owner(tl);
+		else if (GetCurrentTimestamp() > end)
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("stored WAL of the timeline has not been indexed yet"),
+					 errhint("Try again later.")));
+	}
+}

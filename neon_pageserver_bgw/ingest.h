@@ -1,0 +1,108 @@
+/*-------------------------------------------------------------------------
+ *
+ * ingest.h
+ *	  From a decoded WAL record to the store.
+ *
+ * The process that owns a timeline (timeline_acquire_ownership) holds one
+ * Ingest of it and gives it every record once, in order.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_PS_INGEST_H
+#define NEON_PS_INGEST_H
+
+#include "access/xlogreader.h"
+#include "control.h"
+#include "timeline.h"
+
+typedef struct Ingest Ingest;
+
+/*
+ * The caller owns the timeline.  Starts behind the last record that is
+ * published; use ingest_stored_wal() before anything new.  Its memory belongs
+ * to CurrentMemoryContext.
+ */
+extern Ingest *ingest_begin(Timeline *tl);
+
+/*
+ * Puts all that the record changes; not yet visible.  The record must follow
+ * the last one.  ereport(ERROR) leaves the Ingest unusable: the process has to
+ * give up the ownership and begin anew.
+ */
+extern void ingest_record(Ingest *ingest, XLogReaderState *record);
+
+/* Makes visible what was put.  Does nothing if nothing was. */
+extern void ingest_publish(Ingest *ingest);
+
+/* Publishes, and writes a layer if that is due (or always, with force). */
+extern void ingest_flush(Ingest *ingest, bool force);
+
+/*
+ * Decodes what is stored behind the last record, as far as it is valid, and
+ * publishes it; then the stored WAL is durable up to there (flush_lsn) and the
+ * timeline counts as recovered in this life of the server.
+ */
+extern void ingest_stored_wal(Ingest *ingest);
+
+/*
+ * Whether a record may follow under a writer of this term: behind another
+ * writer's WAL only its boot record may, and later no other boot record.
+ * Term 0 is plain PostgreSQL, which is not checked.  False with *problem.
+ */
+extern bool ingest_check_term(const Ingest *ingest, uint32 term, XLogReaderState *record,
+							  const char **problem);
+
+/* State behind the last record that was put. */
+extern const ControlState *ingest_state(const Ingest *ingest);
+extern void ingest_end(Ingest *ingest);
+
+/*
+ * After a start of the server last_record_lsn may lie below what is stored
+ * until that is decoded.  Makes sure that it was; takes the ownership for it if
+ * nobody does it.  ereport(ERROR) if it cannot be had for a minute.
+ */
+extern void ingest_catch_up(Timeline *tl);
+
+/*
+ * Runs body with the ownership of the timeline, all stored WAL indexed.  A
+ * worker that ingests is stopped for it.  ereport(ERROR) if the ownership
+ * cannot be had for a minute; it is given back in any case.
+ */
+extern void ingest_with_ownership(Timeline *tl, void (*body) (Ingest *ingest, void *arg),
+								  void *arg);
+
+/* ---- the live source, for views and branches ---- */
+
+#define INGEST_ERROR_MAX	256
+
+typedef struct IngestSourceInfo
+{
+	bool		has_source;		/* timeline_source was called */
+	bool		connected;		/* WAL streams */
+	uint32		term;
+	XLogRecPtr	received_lsn;	/* end of the bytes received */
+	XLogRecPtr	reported_lsn;	/* flush position told to the source */
+	TimestampTz last_message;	/* from the source; 0: none yet */
+	int			worker_pid;		/* 0: none */
+	char		last_error[INGEST_ERROR_MAX];	/* "" if none */
+	TimestampTz last_error_time;
+} IngestSourceInfo;
+
+extern bool ingest_get_source(Timeline *tl, IngestSourceInfo *info);
+extern bool ingest_source_connected(Timeline *tl);
+
+/*
+ * Asks the live source for an LSN behind every transaction that it has
+ * acknowledged until now, which it has flushed.  Invalid if no source is
+ * connected; ereport(ERROR) if it does not answer.
+ */
+extern XLogRecPtr ingest_current_lsn(Timeline *tl);
+
+/* ---- parts of the library's start ---- */
+
+extern void ingest_define_gucs(void);
+extern Size ingest_shmem_size(void);
+extern void ingest_shmem_init(void);
+extern void ingest_register_worker(void);
+
+#endif							/* NEON_PS_INGEST_H */

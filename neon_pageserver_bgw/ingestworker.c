@@ -1,0 +1,576 @@
+/*-------------------------------------------------------------------------
+ *
+ * ingestworker.c
+ *	  The worker that receives and indexes the WAL of one timeline.
+ *
+ * It owns its timeline while it runs.  First it indexes what is stored, then it
+ * streams from the source that the table names, again and again with growing
+ * pauses, until the source is cleared or somebody wants the ownership.  An
+ * ERROR ends the process; the postmaster starts it again after a second.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "ingest_private.h"
+#include "ingestworker.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "receive.h"
+#include "source.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+#include "walcursor.h"
+#include "walstore.h"
+
+#define SLOT_NAME			"neon_pageserver"
+#define CONNECT_TIMEOUT_MS	10000
+#define SYNC_INTERVAL_MS	200		/* received WAL is durable and reported by then */
+#define SYNC_BYTES			(16 * 1024 * 1024)
+#define BATCH_BYTES			(1024 * 1024)	/* received between two publications */
+#define HOUSEKEEPING_MS		1000
+#define FIRST_PAUSE_MS		100
+#define LONGEST_PAUSE_MS	5000
+#define OWNERSHIP_WAIT_MS	60000
+#define RESTART_SECONDS		1
+
+/* Why a stream ended, and so what comes next. */
+typedef enum StreamEnd
+{
+	STREAM_RETRY,				/* the connection failed */
+	STREAM_RETARGET,			/* the source changed */
+	STREAM_STOP,				/* no source, or the ownership is wanted */
+} StreamEnd;
+
+typedef struct Worker
+{
+	int			row;
+	Timeline   *tl;
+	Ingest	   *ingest;
+	SourceTarget target;
+	/* the connection, NULL while there is none */
+	Receiver   *receiver;
+	WalCursor  *cursor;
+	XLogRecPtr	received;		/* end of the bytes that are in wal/ */
+	XLogRecPtr	synced;			/* end of those that are durable */
+	XLogRecPtr	reported;		/* flush position told last */
+	bool		reply_requested;
+	bool		pinged;			/* asked for an answer after a long silence */
+	TimestampTz last_sync;
+	TimestampTz last_message;
+	TimestampTz last_housekeeping;
+	char	   *problem;		/* why the stream failed */
+	bool		progress;		/* something was indexed in this connection */
+} Worker;
+
+PGDLLEXPORT void neon_ingest_main(Datum arg);
+PGDLLEXPORT void neon_recovery_main(Datum arg);
+
+/* ---- ordering workers ---- */
+
+bool
+ingestworker_start(int row, const NeonId *timeline)
+{
+	BackgroundWorker worker;
+	char		hex[NEON_ID_HEXLEN + 1];
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = RESTART_SECONDS;
+	strlcpy(worker.bgw_library_name, "neon_pageserver", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "neon_ingest_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "neon ingest %s", neon_id_format(timeline, hex));
+	strlcpy(worker.bgw_type, "neon ingest", BGW_MAXLEN);
+	worker.bgw_main_arg = Int32GetDatum(row);
+	memcpy(worker.bgw_extra, timeline, sizeof(NeonId));
+	return RegisterDynamicBackgroundWorker(&worker, NULL);
+}
+
+void
+ingest_register_worker(void)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = RESTART_SECONDS;
+	strlcpy(worker.bgw_library_name, "neon_pageserver", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "neon_recovery_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "neon pageserver recovery", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "neon pageserver recovery", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
+
+/* ---- durability and answers ---- */
+
+static bool
+fail(Worker *w, const char *problem)
+{
+	w->problem = MemoryContextStrdup(TopMemoryContext, problem);
+	return false;
+}
+
+static bool
+send_reply(Worker *w, bool request_reply)
+{
+	char	   *problem;
+
+	if (!receiver_reply(w->receiver, w->received, w->reported, request_reply, &problem))
+		return fail(w, problem);
+	w->reply_requested = false;
+	return true;
+}
+
+/* What was received becomes durable; whole records of it are reported. */
+static void
+sync_wal(Worker *w)
+{
+	XLogRecPtr	end = ingest_state(w->ingest)->lsn;
+
+	if (w->synced < w->received)
+	{
+		walstore_sync(w->tl);
+		w->synced = w->received;
+	}
+	if (timeline_flush_lsn(w->tl) < end)
+		timeline_set_flush_lsn(w->tl, end);
+	w->reported = end;
+	w->last_sync = GetCurrentTimestamp();
+	source_report(w->row, true, w->received, w->reported, w->last_message);
+}
+
+static long
+ms_since(TimestampTz then)
+{
+	return TimestampDifferenceMilliseconds(then, GetCurrentTimestamp());
+}
+
+static bool
+sync_and_reply_if_due(Worker *w)
+{
+	bool		unsynced = w->synced < w->received ||
+	w->reported < ingest_state(w->ingest)->lsn;
+
+	if (!unsynced)
+		return w->reply_requested ? send_reply(w, false) : true;
+	if (!w->reply_requested && w->received - w->synced < SYNC_BYTES &&
+		ms_since(w->last_sync) < SYNC_INTERVAL_MS)
+		return true;
+	sync_wal(w);
+	return send_reply(w, false);
+}
+
+/* ---- receiving ---- */
+
+static bool
+store_bytes(Worker *w, const ReceiverMessage *message)
+{
+	if (message->start != w->received)
+		return fail(w, psprintf("the source sent WAL from %X/%X, expected %X/%X",
+								LSN_FORMAT_ARGS(message->start),
+								LSN_FORMAT_ARGS(w->received)));
+	walstore_write(w->tl, message->start, message->data, message->len);
+	w->received += message->len;
+	return true;
+}
+
+/* Takes what is there, up to a batch.  False if the stream is over. */
+static bool
+receive_batch(Worker *w, bool *idle)
+{
+	XLogRecPtr	before = w->received;
+
+	*idle = false;
+	while (w->received - before < BATCH_BYTES)
+	{
+		ReceiverMessage message;
+		ReceiverResult result = receiver_next(w->receiver, &message);
+
+		if (result == RECEIVER_NOTHING)
+		{
+			*idle = true;
+			break;
+		}
+		if (result == RECEIVER_ENDED)
+			return fail(w, pchomp(message.problem));
+		w->last_message = GetCurrentTimestamp();
+		w->pinged = false;
+		if (result == RECEIVER_KEEPALIVE)
+			w->reply_requested = w->reply_requested || message.reply_requested;
+		else if (!store_bytes(w, &message))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Indexes whole records.  A record that is not valid, or not this writer's, is
+ * refused: nothing behind the last good one is kept.
+ */
+static bool
+index_received(Worker *w)
+{
+	WalCursorResult result;
+	const char *problem;
+
+	w->cursor->limit = w->received;
+	while ((result = walcursor_next(w->cursor)) == WALCURSOR_RECORD)
+	{
+		if (!ingest_check_term(w->ingest, w->target.term, w->cursor->reader, &problem))
+		{
+			ingest_publish(w->ingest);
+			return fail(w, problem);
+		}
+		ingest_record(w->ingest, w->cursor->reader);
+		w->progress = true;
+	}
+	ingest_publish(w->ingest);
+	if (result == WALCURSOR_INVALID)
+		return fail(w, psprintf("invalid WAL behind %X/%X: %s",
+								LSN_FORMAT_ARGS(ingest_state(w->ingest)->lsn),
+								w->cursor->problem));
+	return true;
+}
+
+/* ---- between batches ---- */
+
+/* False if the worker has to leave this stream, with *end set. */
+static bool
+may_go_on(Worker *w, StreamEnd *end)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	if (timeline_ownership_wanted(w->tl) || source_generation(w->row) == 0)
+	{
+		*end = STREAM_STOP;
+		return false;
+	}
+	if (source_generation(w->row) != w->target.generation)
+	{
+		*end = STREAM_RETARGET;
+		return false;
+	}
+	return true;
+}
+
+static void
+flush_if_due(Worker *w)
+{
+	bool		wanted = source_take_flush_request(w->row);
+
+	if (!wanted && ms_since(w->last_housekeeping) < HOUSEKEEPING_MS)
+		return;
+	w->last_housekeeping = GetCurrentTimestamp();
+	ingest_flush(w->ingest, wanted);
+}
+
+/* A source that says nothing is asked, and given up if it still does not. */
+static bool
+check_silence(Worker *w)
+{
+	long		silent = ms_since(w->last_message);
+
+	if (silent >= ingest_source_timeout)
+		return fail(w, psprintf("the source has been silent for %ld ms", silent));
+	if (silent >= ingest_source_timeout / 2 && !w->pinged)
+	{
+		w->pinged = true;
+		return send_reply(w, true);
+	}
+	return true;
+}
+
+static void
+wait_for_source(Worker *w)
+{
+	bool		unsynced = w->synced < w->received ||
+	w->reported < ingest_state(w->ingest)->lsn;
+	long		timeout = HOUSEKEEPING_MS;
+
+	if (unsynced)
+		timeout = Max(1, SYNC_INTERVAL_MS - ms_since(w->last_sync));
+	(void) WaitLatchOrSocket(MyLatch,
+							 WL_LATCH_SET | WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+							 receiver_socket(w->receiver), timeout, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+}
+
+/* ---- one connection ---- */
+
+static bool
+open_stream(Worker *w, const char *conninfo)
+{
+	const ControlState *state = ingest_state(w->ingest);
+	char	   *problem;
+
+	w->receiver = receiver_connect(conninfo, true, CONNECT_TIMEOUT_MS, &problem);
+	if (w->receiver == NULL ||
+		!receiver_identify(w->receiver, w->tl->id.system_identifier, CONNECT_TIMEOUT_MS, &problem) ||
+		!receiver_start(w->receiver, SLOT_NAME, state->lsn, CONNECT_TIMEOUT_MS, &problem))
+		return fail(w, problem);
+
+	w->received = state->lsn;
+	w->synced = state->lsn;
+	w->reported = state->lsn;
+	w->reply_requested = true;	/* tell the positions at once */
+	w->pinged = false;
+	w->progress = false;
+	w->last_sync = 0;
+	w->last_message = GetCurrentTimestamp();
+	w->cursor = walcursor_open(w->tl, state->lsn, state->prev, state->lsn);
+	source_report(w->row, true, w->received, w->reported, w->last_message);
+	return true;
+}
+
+static void
+close_stream(Worker *w)
+{
+	if (w->cursor)
+		walcursor_close(w->cursor);
+	w->cursor = NULL;
+	if (w->receiver)
+		receiver_close(w->receiver);
+	w->receiver = NULL;
+}
+
+/*
+ * The bytes behind the last record are of no use: the next connection sends
+ * them again, or another writer other ones.
+ */
+static void
+drop_partial_record(Worker *w)
+{
+	XLogRecPtr	end = ingest_state(w->ingest)->lsn;
+
+	if (w->received > end)
+	{
+		walstore_zero_after(w->tl, end);
+		walstore_sync(w->tl);
+		w->received = end;
+	}
+	source_report(w->row, false, end, w->reported, w->last_message);
+}
+
+static StreamEnd
+stream(Worker *w, const char *conninfo)
+{
+	MemoryContext loop_context = AllocSetContextCreate(TopMemoryContext, "ingest loop",
+													   ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(loop_context);
+	StreamEnd	end = STREAM_RETRY;
+
+	if (open_stream(w, conninfo))
+	{
+		while (may_go_on(w, &end))
+		{
+			bool		idle;
+			bool		over = !receive_batch(w, &idle);
+
+			/* what has arrived is indexed, whatever ended the stream */
+			if (!index_received(w) || over || !sync_and_reply_if_due(w))
+				break;
+			flush_if_due(w);
+			if (idle)
+			{
+				if (!check_silence(w))
+					break;
+				wait_for_source(w);
+			}
+			MemoryContextReset(loop_context);
+		}
+		sync_wal(w);
+		drop_partial_record(w);
+	}
+	MemoryContextSwitchTo(old);
+	close_stream(w);
+	MemoryContextDelete(loop_context);
+	return end;
+}
+
+/* ---- the worker's life ---- */
+
+static void
+report_problem(Worker *w)
+{
+	if (w->problem == NULL)
+		return;
+	ereport(LOG,
+			(errmsg("receiving WAL stopped at %X/%X: %s",
+					LSN_FORMAT_ARGS(ingest_state(w->ingest)->lsn), w->problem)));
+	source_report_error(w->row, w->problem);
+	pfree(w->problem);
+	w->problem = NULL;
+}
+
+/* A source of an older term than what is stored already has nothing to say. */
+static bool
+is_superseded(Worker *w)
+{
+	uint32		term = ingest_state(w->ingest)->term;
+	char		problem[64];
+
+	if (w->target.term == 0 || term <= w->target.term)
+		return false;
+	snprintf(problem, sizeof(problem), "superseded by term %u", term);
+	fail(w, problem);
+	return true;
+}
+
+static void
+pause_worker(int ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms,
+					 PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+}
+
+static void
+follow_source(Worker *w)
+{
+	int			pause_ms = FIRST_PAUSE_MS;
+	int			next = 0;
+	StreamEnd	end;
+
+	for (;;)
+	{
+		source_worker_target(w->row, &w->target);
+		if (!may_go_on(w, &end))
+		{
+			if (end == STREAM_STOP)
+				break;
+			continue;
+		}
+		if (is_superseded(w))
+			end = STREAM_STOP;
+		else
+			end = stream(w, w->target.conninfo[next++ % w->target.nconninfo]);
+		report_problem(w);
+		if (end == STREAM_STOP)
+			break;
+		if (end == STREAM_RETARGET || w->progress)
+			pause_ms = FIRST_PAUSE_MS;
+		w->progress = false;
+		if (end == STREAM_RETRY)
+		{
+			pause_worker(pause_ms);
+			pause_ms = Min(pause_ms * 2, LONGEST_PAUSE_MS);
+			flush_if_due(w);
+		}
+	}
+}
+
+static void
+run_worker(Worker *w)
+{
+	if (!timeline_acquire_ownership(w->tl, false, OWNERSHIP_WAIT_MS))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("could not get hold of the timeline")));
+	w->ingest = ingest_begin(w->tl);
+	ingest_stored_wal(w->ingest);
+	/* nothing of an aborted writer may stay behind the last record */
+	walstore_zero_after(w->tl, ingest_state(w->ingest)->lsn);
+	walstore_sync(w->tl);
+	follow_source(w);
+	/* nobody may ingest for long: leave no index in memory */
+	ingest_flush(w->ingest, source_generation(w->row) == 0);
+	ingest_end(w->ingest);
+	timeline_release_ownership(w->tl);
+}
+
+static void
+start_process(const char *name)
+{
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	CurrentResourceOwner = ResourceOwnerCreate(NULL, name);
+	MemoryContextSwitchTo(TopMemoryContext);
+}
+
+void
+neon_ingest_main(Datum arg)
+{
+	static Worker worker;
+	Worker	   *w = &worker;
+	NeonId		tenant;
+	NeonId		timeline;
+
+	start_process("neon ingest");
+	w->row = DatumGetInt32(arg);
+	memcpy(&timeline, MyBgworkerEntry->bgw_extra, sizeof(timeline));
+	if (!source_attach(w->row, &tenant, &timeline))
+		proc_exit(0);
+	w->tl = timeline_open(&tenant, &timeline, true);
+	if (w->tl == NULL)
+		proc_exit(0);
+
+	PG_TRY();
+	{
+		run_worker(w);
+	}
+	PG_CATCH();
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+		ErrorData  *error = CopyErrorData();
+
+		source_report_error(w->row, error->message ? error->message : "unknown error");
+		FreeErrorData(error);
+		MemoryContextSwitchTo(old);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	proc_exit(0);
+}
+
+/* ---- after a start of the server ---- */
+
+static void
+recover_one(Timeline *tl, void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	if (timeline_state(tl) != TIMELINE_ACTIVE)
+		return;
+	PG_TRY();
+	{
+		ingest_catch_up(tl);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Indexes the stored WAL of all timelines once, then stays so that it is
+ * started again after a crash of a backend.
+ */
+void
+neon_recovery_main(Datum arg)
+{
+	start_process("neon pageserver recovery");
+	timeline_foreach(recover_one, NULL);
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1L, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}

@@ -1,0 +1,432 @@
+/*-------------------------------------------------------------------------
+ *
+ * receive.c
+ *	  A client of PostgreSQL's streaming replication, on libpq's asynchronous
+ *	  functions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <libpq-fe.h>
+
+#include "access/xlog_internal.h"
+#include "libpq/pqformat.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "receive.h"
+#include "source.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#define MSG_WAL			'w'
+#define MSG_KEEPALIVE	'k'
+#define MSG_REPLY		'r'
+#define WAL_HEADER_SIZE	(1 + 8 + 8 + 8)
+#define KEEPALIVE_SIZE	(1 + 8 + 8 + 1)
+
+struct Receiver
+{
+	PGconn	   *conn;
+	char	   *message;		/* libpq's buffer of the last message */
+	char		problem[512];
+	Receiver   *next;			/* of all that are open in this process */
+};
+
+static Receiver *open_receivers = NULL;
+static bool exit_registered = false;
+
+/* ---- life of a connection ---- */
+
+static void
+close_all(int code, Datum arg)
+{
+	while (open_receivers)
+		receiver_close(open_receivers);
+}
+
+static Receiver *
+new_receiver(PGconn *conn)
+{
+	Receiver   *r = MemoryContextAllocZero(TopMemoryContext, sizeof(Receiver));
+
+	if (!exit_registered)
+	{
+		before_shmem_exit(close_all, (Datum) 0);
+		exit_registered = true;
+	}
+	r->conn = conn;
+	r->next = open_receivers;
+	open_receivers = r;
+	return r;
+}
+
+void
+receiver_close(Receiver *r)
+{
+	Receiver  **p = &open_receivers;
+
+	while (*p != r)
+		p = &(*p)->next;
+	*p = r->next;
+	if (r->message)
+		PQfreemem(r->message);
+	PQfinish(r->conn);
+	pfree(r);
+}
+
+int
+receiver_socket(const Receiver *r)
+{
+	return PQsocket(r->conn);
+}
+
+/* libpq's message without its newline, in CurrentMemoryContext. */
+static char *
+connection_problem(PGconn *conn)
+{
+	return pchomp(PQerrorMessage(conn));
+}
+
+/* Waits for the socket; false when the time is over. */
+static bool
+wait_socket(PGconn *conn, int events, TimestampTz deadline, char **problem)
+{
+	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+	int			rc;
+
+	if (left <= 0)
+	{
+		*problem = pstrdup("timeout expired");
+		return false;
+	}
+	rc = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | events,
+						   PQsocket(conn), left, PG_WAIT_EXTENSION);
+	if (rc & WL_LATCH_SET)
+	{
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+	return true;
+}
+
+static bool
+finish_connecting(PGconn *conn, TimestampTz deadline, char **problem)
+{
+	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+
+	for (;;)
+	{
+		switch (status)
+		{
+			case PGRES_POLLING_OK:
+				return true;
+			case PGRES_POLLING_FAILED:
+				*problem = connection_problem(conn);
+				return false;
+			case PGRES_POLLING_READING:
+				if (!wait_socket(conn, WL_SOCKET_READABLE, deadline, problem))
+					return false;
+				break;
+			default:
+				if (!wait_socket(conn, WL_SOCKET_WRITEABLE, deadline, problem))
+					return false;
+				break;
+		}
+		status = PQconnectPoll(conn);
+	}
+}
+
+/* What the conninfo says, and what it may not say. */
+static PGconn *
+start_connecting(const char *conninfo, bool replication, char **problem)
+{
+	const char *keys[16];
+	const char *values[16];
+	char	   *parse_problem = NULL;
+	PQconninfoOption *options = PQconninfoParse(conninfo, &parse_problem);
+	PQconninfoOption *o;
+	PGconn	   *conn;
+	int			n = 0;
+
+	if (options == NULL)
+	{
+		*problem = pstrdup(parse_problem ? parse_problem : "out of memory");
+		PQfreemem(parse_problem);
+		return NULL;
+	}
+	for (o = options; o->keyword && n < 8; o++)
+	{
+		if (o->val)
+		{
+			keys[n] = o->keyword;
+			values[n++] = o->val;
+		}
+	}
+	if (ingest_passfile && ingest_passfile[0])
+	{
+		keys[n] = "passfile";
+		values[n++] = ingest_passfile;
+	}
+	if (replication)
+	{
+		keys[n] = "replication";
+		values[n++] = "true";
+	}
+	keys[n] = "application_name";
+	values[n++] = "neon_pageserver";
+	keys[n] = "client_encoding";
+	values[n++] = "UTF8";
+	keys[n] = NULL;
+	values[n] = NULL;
+	conn = PQconnectStartParams(keys, values, 0);
+	PQconninfoFree(options);
+	if (conn == NULL)
+		*problem = pstrdup("out of memory");
+	return conn;
+}
+
+Receiver *
+receiver_connect(const char *conninfo, bool replication, int timeout_ms, char **problem)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	PGconn	   *conn = start_connecting(conninfo, replication, problem);
+	Receiver   *r;
+
+	if (conn == NULL)
+		return NULL;
+	r = new_receiver(conn);
+	if (PQstatus(conn) == CONNECTION_BAD)
+	{
+		*problem = connection_problem(conn);
+		receiver_close(r);
+		return NULL;
+	}
+	if (!finish_connecting(conn, deadline, problem))
+	{
+		receiver_close(r);
+		return NULL;
+	}
+	return r;
+}
+
+/* ---- commands ---- */
+
+/* The last result of a command; the caller clears it. */
+static PGresult *
+execute(Receiver *r, const char *command, int timeout_ms, char **problem)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	PGresult   *last = NULL;
+
+	if (!PQsendQuery(r->conn, command))
+	{
+		*problem = connection_problem(r->conn);
+		return NULL;
+	}
+	for (;;)
+	{
+		PGresult   *result;
+
+		while (PQisBusy(r->conn))
+		{
+			if (!wait_socket(r->conn, WL_SOCKET_READABLE, deadline, problem))
+			{
+				PQclear(last);
+				return NULL;
+			}
+			if (!PQconsumeInput(r->conn))
+			{
+				PQclear(last);
+				*problem = connection_problem(r->conn);
+				return NULL;
+			}
+		}
+		result = PQgetResult(r->conn);
+		if (result == NULL)
+			break;
+		PQclear(last);
+		last = result;
+		if (PQresultStatus(last) == PGRES_COPY_BOTH)
+			break;
+	}
+	if (last == NULL)
+		*problem = pstrdup("no result");
+	return last;
+}
+
+static char *
+result_problem(const PGresult *result)
+{
+	const char *text = PQresultErrorMessage(result);
+
+	return text && text[0] ? pchomp(text) : psprintf("unexpected result: %s",
+													  PQresStatus(PQresultStatus(result)));
+}
+
+char *
+receiver_query(Receiver *r, const char *sql, int timeout_ms, char **problem)
+{
+	PGresult   *result = execute(r, sql, timeout_ms, problem);
+	char	   *value = NULL;
+
+	if (result == NULL)
+		return NULL;
+	if (PQresultStatus(result) == PGRES_TUPLES_OK && PQntuples(result) == 1 &&
+		PQnfields(result) >= 1)
+		value = pstrdup(PQgetvalue(result, 0, 0));
+	else
+		*problem = result_problem(result);
+	PQclear(result);
+	return value;
+}
+
+bool
+receiver_identify(Receiver *r, uint64 system_identifier, int timeout_ms, char **problem)
+{
+	PGresult   *result = execute(r, "IDENTIFY_SYSTEM", timeout_ms, problem);
+	char		expected[32];
+	bool		ok = false;
+
+	if (result == NULL)
+		return false;
+	snprintf(expected, sizeof(expected), UINT64_FORMAT, system_identifier);
+	if (PQresultStatus(result) != PGRES_TUPLES_OK || PQntuples(result) != 1 ||
+		PQnfields(result) < 3)
+		*problem = result_problem(result);
+	else if (strcmp(PQgetvalue(result, 0, 0), expected) != 0)
+		*problem = psprintf("the source is another database system: its identifier is %s, the timeline's is %s",
+							PQgetvalue(result, 0, 0), expected);
+	else if (strcmp(PQgetvalue(result, 0, 1), "1") != 0)
+		*problem = psprintf("the source is on WAL timeline %s, not 1", PQgetvalue(result, 0, 1));
+	else
+		ok = true;
+	PQclear(result);
+	return ok;
+}
+
+bool
+receiver_start(Receiver *r, const char *slot, XLogRecPtr start, int timeout_ms, char **problem)
+{
+	char	   *command = psprintf("START_REPLICATION%s%s PHYSICAL %X/%X TIMELINE 1",
+								   slot ? " SLOT " : "", slot ? slot : "",
+								   LSN_FORMAT_ARGS(start));
+	PGresult   *result = execute(r, command, timeout_ms, problem);
+	bool		ok;
+
+	pfree(command);
+	if (result == NULL)
+		return false;
+	ok = PQresultStatus(result) == PGRES_COPY_BOTH;
+	if (!ok)
+		*problem = result_problem(result);
+	PQclear(result);
+	if (ok && PQsetnonblocking(r->conn, 1) != 0)
+	{
+		*problem = connection_problem(r->conn);
+		ok = false;
+	}
+	return ok;
+}
+
+/* ---- the stream ---- */
+
+/* The stream is over: why. */
+static ReceiverResult
+ended(Receiver *r, ReceiverMessage *message)
+{
+	PGresult   *result = PQstatus(r->conn) == CONNECTION_OK ? PQgetResult(r->conn) : NULL;
+
+	if (result && PQresultStatus(result) == PGRES_FATAL_ERROR)
+		strlcpy(r->problem, PQresultErrorMessage(result), sizeof(r->problem));
+	else if (PQerrorMessage(r->conn)[0])
+		strlcpy(r->problem, PQerrorMessage(r->conn), sizeof(r->problem));
+	else
+		strlcpy(r->problem, "the source ended the stream", sizeof(r->problem));
+	PQclear(result);
+	message->problem = r->problem;
+	return RECEIVER_ENDED;
+}
+
+static ReceiverResult
+protocol_violation(Receiver *r, ReceiverMessage *message)
+{
+	strlcpy(r->problem, "the source sent an invalid replication message", sizeof(r->problem));
+	message->problem = r->problem;
+	return RECEIVER_ENDED;
+}
+
+/* Message bytes to *message; they stay in libpq's buffer. */
+static ReceiverResult
+parse_message(Receiver *r, int len, ReceiverMessage *message)
+{
+	StringInfoData s;
+
+	s.data = r->message;
+	s.len = len;
+	s.maxlen = len;
+	s.cursor = 1;
+	if (r->message[0] == MSG_WAL && len >= WAL_HEADER_SIZE)
+	{
+		message->start = pq_getmsgint64(&s);
+		message->wal_end = pq_getmsgint64(&s);
+		message->data = r->message + WAL_HEADER_SIZE;
+		message->len = len - WAL_HEADER_SIZE;
+		return RECEIVER_WAL;
+	}
+	if (r->message[0] == MSG_KEEPALIVE && len == KEEPALIVE_SIZE)
+	{
+		message->wal_end = pq_getmsgint64(&s);
+		(void) pq_getmsgint64(&s);
+		message->reply_requested = pq_getmsgbyte(&s) != 0;
+		return RECEIVER_KEEPALIVE;
+	}
+	return protocol_violation(r, message);
+}
+
+ReceiverResult
+receiver_next(Receiver *r, ReceiverMessage *message)
+{
+	int			len;
+
+	memset(message, 0, sizeof(*message));
+	if (r->message)
+		PQfreemem(r->message);
+	r->message = NULL;
+
+	len = PQgetCopyData(r->conn, &r->message, 1);
+	if (len == 0)
+	{
+		if (!PQconsumeInput(r->conn))
+			return ended(r, message);
+		len = PQgetCopyData(r->conn, &r->message, 1);
+	}
+	if (len == 0)
+		return RECEIVER_NOTHING;
+	if (len < 0)
+		return ended(r, message);
+	return parse_message(r, len, message);
+}
+
+bool
+receiver_reply(Receiver *r, XLogRecPtr written, XLogRecPtr flushed, bool request_reply,
+			   char **problem)
+{
+	StringInfoData buf;
+	bool		ok;
+
+	initStringInfo(&buf);
+	pq_sendbyte(&buf, MSG_REPLY);
+	pq_sendint64(&buf, written);
+	pq_sendint64(&buf, flushed);
+	pq_sendint64(&buf, flushed);	/* applied */
+	pq_sendint64(&buf, GetCurrentTimestamp());
+	pq_sendbyte(&buf, request_reply ? 1 : 0);
+	ok = PQputCopyData(r->conn, buf.data, buf.len) > 0 && PQflush(r->conn) >= 0;
+	pfree(buf.data);
+	if (!ok)
+		*problem = connection_problem(r->conn);
+	return ok;
+}

@@ -1,0 +1,69 @@
+/*-------------------------------------------------------------------------
+ *
+ * receive.h
+ *	  A client of PostgreSQL's streaming replication.
+ *
+ * Nothing here blocks without reacting to interrupts; every wait is bounded.
+ * Connections are libpq's, so they must be closed on every way out: the
+ * receiver is registered to be closed at process exit, and by
+ * receiver_close().
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_PS_RECEIVE_H
+#define NEON_PS_RECEIVE_H
+
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+#include "lib/stringinfo.h"
+
+typedef struct Receiver Receiver;
+
+typedef enum ReceiverResult
+{
+	RECEIVER_NOTHING,			/* no message is there yet */
+	RECEIVER_WAL,				/* WAL bytes */
+	RECEIVER_KEEPALIVE,
+	RECEIVER_ENDED,				/* the source ended it or went away: see problem */
+} ReceiverResult;
+
+/* One message of the stream. */
+typedef struct ReceiverMessage
+{
+	XLogRecPtr	start;			/* of the bytes */
+	XLogRecPtr	wal_end;		/* of the source */
+	const char *data;			/* valid until the next call */
+	size_t		len;
+	bool		reply_requested;
+	const char *problem;		/* of RECEIVER_ENDED */
+} ReceiverMessage;
+
+/*
+ * Connects (replication: to the walsender).  NULL with *problem, palloc'd, if
+ * that fails or takes longer than timeout_ms.
+ */
+extern Receiver *receiver_connect(const char *conninfo, bool replication, int timeout_ms,
+								  char **problem);
+
+/* False with *problem if the source is another system or WAL timeline. */
+extern bool receiver_identify(Receiver *r, uint64 system_identifier, int timeout_ms,
+							  char **problem);
+
+/* Begins to stream behind start. */
+extern bool receiver_start(Receiver *r, const char *slot, XLogRecPtr start, int timeout_ms,
+						   char **problem);
+
+/* The next message, without waiting. */
+extern ReceiverResult receiver_next(Receiver *r, ReceiverMessage *message);
+
+/* Tells the positions; false with *problem if the connection is broken. */
+extern bool receiver_reply(Receiver *r, XLogRecPtr written, XLogRecPtr flushed,
+						   bool request_reply, char **problem);
+
+/* One row, one column, as text in CurrentMemoryContext; NULL with *problem on failure. */
+extern char *receiver_query(Receiver *r, const char *sql, int timeout_ms, char **problem);
+
+extern int	receiver_socket(const Receiver *r);
+extern void receiver_close(Receiver *r);
+
+#endif							/* NEON_PS_RECEIVE_H */

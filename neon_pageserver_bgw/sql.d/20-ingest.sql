@@ -1,0 +1,56 @@
+-- ---- WAL in: sources, writers, positions ----
+
+CREATE FUNCTION neon_pageserver.timeline_source(
+	tenant neon_pageserver.id, timeline neon_pageserver.id, term int, conninfo text[])
+RETURNS void
+AS 'MODULE_PATHNAME', 'neon_timeline_source'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION neon_pageserver.timeline_feed(
+	tenant neon_pageserver.id, timeline neon_pageserver.id, term int,
+	boot_id neon_pageserver.id, start_lsn pg_lsn, data bytea)
+RETURNS pg_lsn
+AS 'MODULE_PATHNAME', 'neon_timeline_feed'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION neon_pageserver.writer_get(
+	tenant neon_pageserver.id, timeline neon_pageserver.id,
+	OUT endpoint text, OUT boot_id neon_pageserver.id, OUT term int, OUT boot_lsn pg_lsn,
+	OUT pgdata text, OUT machine_boot_id text, OUT drained_lsn pg_lsn)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'neon_writer_get'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION neon_pageserver.writer_acquire(
+	tenant neon_pageserver.id, timeline neon_pageserver.id,
+	expected_term int, new_term int, endpoint text, boot_id neon_pageserver.id,
+	boot_lsn pg_lsn, pgdata text, machine_boot_id text)
+RETURNS void
+AS 'MODULE_PATHNAME', 'neon_writer_acquire'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION neon_pageserver.writer_drained(
+	tenant neon_pageserver.id, timeline neon_pageserver.id,
+	boot_id neon_pageserver.id, lsn pg_lsn)
+RETURNS void
+AS 'MODULE_PATHNAME', 'neon_writer_drained'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION neon_pageserver.writer_abandon(
+	tenant neon_pageserver.id, timeline neon_pageserver.id,
+	boot_id neon_pageserver.id, accept_lsn pg_lsn)
+RETURNS void
+AS 'MODULE_PATHNAME', 'neon_writer_abandon'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION neon_pageserver.lsn_for_timestamp(
+	tenant neon_pageserver.id, timeline neon_pageserver.id, at_time timestamptz)
+RETURNS pg_lsn
+AS 'MODULE_PATHNAME', 'neon_lsn_for_timestamp'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION neon_pageserver.timeline_checkpoint(
+	tenant neon_pageserver.id, timeline neon_pageserver.id)
+RETURNS pg_lsn
+AS 'MODULE_PATHNAME', 'neon_timeline_checkpoint'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;

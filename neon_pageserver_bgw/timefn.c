@@ -1,0 +1,146 @@
+/*-------------------------------------------------------------------------
+ *
+ * timefn.c
+ *	  Times and positions: LSN of a time, the live source's position, and a
+ *	  layer on demand.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "ingest_private.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "receive.h"
+#include "source.h"
+#include "sqlutil.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
+
+#define SOURCE_QUERY_TIMEOUT_MS	10000
+#define CHECKPOINT_POLL_MS		50
+#define CHECKPOINT_WAIT_MS		600000
+
+/*
+ * A transaction that is committed now: its end lies behind every transaction
+ * that was acknowledged before, also asynchronously, and is flushed.
+ */
+#define CURRENT_LSN_SQL \
+	"SET synchronous_commit = local; " \
+	"SELECT pg_catalog.pg_logical_emit_message(true, 'neon_pageserver', '')"
+
+/* ---- lsn_for_timestamp ---- */
+
+PG_FUNCTION_INFO_V1(neon_lsn_for_timestamp);
+
+/* lsn_for_timestamp(tenant, timeline, timestamptz) returns pg_lsn */
+Datum
+neon_lsn_for_timestamp(PG_FUNCTION_ARGS)
+{
+	Timeline   *tl = sql_open_timeline(fcinfo, 0, 1);
+	TimestampTz when = PG_GETARG_TIMESTAMPTZ(2);
+	TimestampTz commit_time;
+	XLogRecPtr	lsn;
+	bool		in_future;
+
+	timeline_check_readable(tl);
+	ingest_catch_up(tl);
+	if (!control_lsn_for_timestamp(tl, when, &lsn, &commit_time, &in_future))
+		PG_RETURN_NULL();
+	PG_RETURN_LSN(lsn);
+}
+
+/* ---- the live source's position ---- */
+
+/* Asks and closes the connection, whatever happens. */
+static char *
+query_and_close(Receiver *receiver, const char *sql, char **problem)
+{
+	char	   *volatile text = NULL;
+
+	PG_TRY();
+	{
+		text = receiver_query(receiver, sql, SOURCE_QUERY_TIMEOUT_MS, problem);
+	}
+	PG_CATCH();
+	{
+		receiver_close(receiver);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	receiver_close(receiver);
+	return text;
+}
+
+XLogRecPtr
+ingest_current_lsn(Timeline *tl)
+{
+	SourceTarget target;
+	Receiver   *receiver;
+	char	   *problem = NULL;
+	char	   *text = NULL;
+	uint32		hi;
+	uint32		lo;
+
+	if (!ingest_source_connected(tl) || !source_get_target(tl, &target))
+		return InvalidXLogRecPtr;
+	receiver = receiver_connect(target.conninfo[0], false, SOURCE_QUERY_TIMEOUT_MS, &problem);
+	if (receiver)
+		text = query_and_close(receiver, CURRENT_LSN_SQL, &problem);
+	if (text == NULL || sscanf(text, "%X/%X", &hi, &lo) != 2)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("could not ask the writer of the timeline for its position"),
+				 errdetail_internal("%s", text ? text : problem)));
+	return ((XLogRecPtr) hi << 32) | lo;
+}
+
+/* ---- timeline_checkpoint ---- */
+
+static void
+checkpoint_as_owner(Ingest *ingest, void *arg)
+{
+	ingest_flush(ingest, true);
+}
+
+/* Waits until the worker has done it; false if there is no worker (any more). */
+static bool
+checkpoint_by_worker(Timeline *tl, XLogRecPtr target)
+{
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CHECKPOINT_WAIT_MS);
+
+	while (timeline_disk_consistent_lsn(tl) < target)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!source_request_flush(tl))
+			return false;
+		if (GetCurrentTimestamp() > end)
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("the timeline's worker did not write a layer in time")));
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 CHECKPOINT_POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+	return true;
+}
+
+PG_FUNCTION_INFO_V1(neon_timeline_checkpoint);
+
+/* timeline_checkpoint(tenant, timeline) returns pg_lsn: disk_consistent_lsn */
+Datum
+neon_timeline_checkpoint(PG_FUNCTION_ARGS)
+{
+	Timeline   *tl;
+
+	sql_refuse_transaction_block("timeline_checkpoint");
+	check_superuser("timeline_checkpoint");
+	tl = sql_open_timeline(fcinfo, 0, 1);
+	timeline_check_readable(tl);
+	ingest_catch_up(tl);
+	if (!checkpoint_by_worker(tl, timeline_last_record_lsn(tl)))
+		ingest_with_ownership(tl, checkpoint_as_owner, NULL);
+	PG_RETURN_LSN(timeline_disk_consistent_lsn(tl));
+}
