@@ -32,6 +32,7 @@
 #include "replication/walsender.h"
 #include "storage/copydir.h"
 #include "storage/fd.h"
+#include "storage/lmgr.h"
 #include "storage/lwlock.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
@@ -65,6 +66,9 @@ static const char *const launcher_settings[] = {
 
 static ProcessUtility_hook_type prev_process_utility = NULL;
 static object_access_hook_type prev_object_access = NULL;
+
+/* What DROP DATABASE found under the name, once it was locked. */
+static Oid	dropped_database = InvalidOid;
 
 /* ----------
  * At load
@@ -250,20 +254,24 @@ database_tablespace(Oid db)
 }
 
 /*
- * ALTER DATABASE SET TABLESPACE copies the directory, which therefore must be
- * complete.  Returns the database's OID if it was hydrated, else InvalidOid:
- * the command will fail then, and says why better than we could.
+ * The database of this name, locked as the command will lock it, so that it
+ * keeps its name; InvalidOid if there is none or it is not the user's: then
+ * the command will fail, and says why better than we could.
  */
 static Oid
-hydrate_before_move(const AlterDatabaseStmt *stmt, bool toplevel)
+lock_own_database(const char *name)
 {
-	Oid			db = get_database_oid(stmt->dbname, true);
+	for (;;)
+	{
+		Oid			db = get_database_oid(name, true);
 
-	PreventInTransactionBlock(toplevel, "ALTER DATABASE SET TABLESPACE");
-	if (!OidIsValid(db) || db == MyDatabaseId || !pg_database_ownercheck(db, GetUserId()))
-		return InvalidOid;
-	(void) neon_hydrate_database(db);
-	return db;
+		if (!OidIsValid(db) || db == MyDatabaseId || !pg_database_ownercheck(db, GetUserId()))
+			return InvalidOid;
+		LockSharedObject(DatabaseRelationId, db, 0, AccessExclusiveLock);
+		if (get_database_oid(name, true) == db)
+			return db;
+		UnlockSharedObject(DatabaseRelationId, db, 0, AccessExclusiveLock);
+	}
 }
 
 /* ----------
@@ -303,21 +311,29 @@ run_create_database(PlannedStmt *pstmt, const UtilityCall *call)
 static void
 run_drop_database(PlannedStmt *pstmt, const UtilityCall *call)
 {
-	Oid			db = get_database_oid(castNode(DropdbStmt, pstmt->utilityStmt)->dbname, true);
-
+	dropped_database = InvalidOid;
 	run_utility(pstmt, call);
 	/* its files are gone, whatever becomes of the transaction */
-	if (OidIsValid(db))
-		neon_drop_database_map(db, InvalidOid);
+	if (OidIsValid(dropped_database))
+		neon_drop_database_map(dropped_database, InvalidOid);
 }
 
+/* It copies the directory, which therefore must be complete. */
 static void
 run_move_database(PlannedStmt *pstmt, const UtilityCall *call)
 {
-	AlterDatabaseStmt *stmt = castNode(AlterDatabaseStmt, pstmt->utilityStmt);
-	Oid			db = hydrate_before_move(stmt, call->context == PROCESS_UTILITY_TOPLEVEL);
-	Oid			tablespace = OidIsValid(db) ? database_tablespace(db) : InvalidOid;
+	const AlterDatabaseStmt *stmt = castNode(AlterDatabaseStmt, pstmt->utilityStmt);
+	Oid			db;
+	Oid			tablespace = InvalidOid;
 
+	PreventInTransactionBlock(call->context == PROCESS_UTILITY_TOPLEVEL,
+							  "ALTER DATABASE SET TABLESPACE");
+	db = lock_own_database(stmt->dbname);
+	if (OidIsValid(db))
+	{
+		tablespace = database_tablespace(db);
+		(void) neon_hydrate_database(db);
+	}
 	run_utility(pstmt, call);
 	/* everything was here before, so nothing is remote, moved or not */
 	if (OidIsValid(tablespace))
@@ -386,6 +402,12 @@ check_function(Oid function)
 					 errmsg("logical replication slots on a compute are not supported"),
 					 errdetail("They would not survive the next boot.")));
 			break;
+		case F_PG_REPLICATION_SLOT_ADVANCE:
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("replication slots of a compute cannot be advanced"),
+					 errdetail("The WAL behind a slot may be the only copy.")));
+			break;
 		case F_PG_PROMOTE:
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -404,6 +426,8 @@ guarded_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int 
 		prev_object_access(access, class_id, object_id, sub_id, arg);
 	if (access == OAT_FUNCTION_EXECUTE && class_id == ProcedureRelationId)
 		check_function(object_id);
+	else if (access == OAT_DROP && class_id == DatabaseRelationId)
+		dropped_database = object_id;
 }
 
 void

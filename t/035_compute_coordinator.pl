@@ -81,6 +81,7 @@ is(sql('SELECT hydrated FROM neon.status'), 't', 'is noticed');
 is(sql("SELECT lsn IS NULL FROM pg_create_physical_replication_slot('x')"), 't', 'a physical slot');
 sql("SELECT pg_drop_replication_slot('x')");
 fails("SELECT pg_create_logical_replication_slot('x', 'pgoutput')", qr/logical replication slots.*not supported/, 'a logical slot is still refused');
+fails("SELECT pg_replication_slot_advance('neon_pageserver', pg_current_wal_lsn())", qr/cannot be advanced/, 'no slot is advanced');
 my $copy = PostgreSQL::Test::Cluster->new('copy');
 command_ok([ 'pg_basebackup', '-D', $copy->data_dir, '-d', NeonControl::conninfo($node), '--checkpoint=fast', '--no-sync' ],
 	'pg_basebackup of a hydrated compute');
@@ -113,6 +114,17 @@ my ($rc, $stdout, $stderr) = $node->psql('postgres', 'CREATE DATABASE one STRATE
 like($stderr, qr/NOTICE:  using strategy "wal_log"/, 'no copy of files');
 is($node->safe_psql('one', 'SELECT count(*) > 300 FROM pg_class'), 't', 'a database');
 fails('ALTER DATABASE one SET TABLESPACE nosuch', qr/does not exist/, 'an unknown tablespace');
+fails('ALTER DATABASE nosuch SET TABLESPACE pg_default', qr/database "nosuch" does not exist/, 'an unknown database');
+fails('ALTER DATABASE postgres SET TABLESPACE pg_default', qr/cannot change the tablespace of the currently open/, 'the own database');
+($rc, $stdout, $stderr) = $node->psql('postgres', "BEGIN; ALTER DATABASE one SET TABLESPACE pg_default");
+like($stderr, qr/cannot run inside a transaction block/, 'not in a transaction block');
+my $ts_dir = PostgreSQL::Test::Utils::tempdir();
+sql("CREATE TABLESPACE ts LOCATION '$ts_dir'");
+sql('ALTER DATABASE one SET TABLESPACE ts');
+is($node->safe_psql('one', 'SELECT count(*) > 300 FROM pg_class'), 't', 'a moved database');
+fails('DROP TABLESPACE ts', qr/not empty/, 'its tablespace is in use');
+sql('ALTER DATABASE one SET TABLESPACE pg_default');
+sql('DROP TABLESPACE ts');
 sql('DROP DATABASE one');
 is(sql("SELECT count(*) FROM pg_database WHERE datname = 'one'"), '0', 'DROP DATABASE');
 fails('DROP DATABASE one', qr/does not exist/, 'twice');
