@@ -1,0 +1,445 @@
+/*-------------------------------------------------------------------------
+ *
+ * boot.c
+ *	  From an LSN to a running endpoint.
+ *
+ * The data directory is built beside the old one and made durable, ticket
+ * included, before the pageserver is told that this boot writes the timeline;
+ * only then may the server start.  A crash anywhere in between leaves either
+ * the old state or a drained-by-nothing directory that the next start drains.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "endpoint.h"
+
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "access/xlog_internal.h"
+#include "fsutil.h"
+#include "output.h"
+#include "passfile.h"
+#include "port/pg_crc32c.h"
+#include "repo.h"
+#include "run.h"
+#include "untar.h"
+
+#define BACKUP_TIMEOUT	300		/* seconds */
+#define START_TIMEOUT	60
+#define ADMIT_TIMEOUT	60
+#define SYNC_TIMEOUT	120
+#define TICKET_LIMIT	(64 * 1024)
+#define TICKET_HEADER	"neon-boot-ticket 1"
+
+/* ---- the ticket ---- */
+
+bool
+ticket_read(const char *pgdata, TicketInfo *ticket)
+{
+	char		path[MAXPGPATH];
+	char	   *data;
+	char	   *body;
+	KvFile		kv;
+
+	memset(ticket, 0, sizeof(*ticket));
+	make_path(path, "%s/neon.ticket", pgdata);
+	data = read_small_file(path, TICKET_LIMIT, NULL);
+	if (data == NULL)
+	{
+		make_path(path, "%s/neon.ticket.used", pgdata);
+		data = read_small_file(path, TICKET_LIMIT, NULL);
+	}
+	if (data == NULL)
+		return false;
+	body = strchr(data, '\n');
+	if (strncmp(data, TICKET_HEADER "\n", strlen(TICKET_HEADER) + 1) != 0)
+		die(EXIT_GENERAL, "Look what happened to this directory.", "\"%s\" is no boot ticket", path);
+	kv_parse(&kv, body + 1, path);
+	strlcpy(ticket->tenant, kv_get_default(&kv, "tenant_id", ""), sizeof(ticket->tenant));
+	strlcpy(ticket->timeline, kv_get_default(&kv, "timeline_id", ""), sizeof(ticket->timeline));
+	strlcpy(ticket->boot_id, kv_get_default(&kv, "boot_id", ""), sizeof(ticket->boot_id));
+	strlcpy(ticket->kind, kv_get_default(&kv, "kind", ""), sizeof(ticket->kind));
+	kv_free(&kv);
+	free(data);
+	return true;
+}
+
+static void
+ticket_write(const char *pgdata, const Endpoint *ep, const KvFile *boot, const char *boot_id)
+{
+	static const char *const copied[] = {"tenant_id", "timeline_id", "kind", "term", "boot_lsn"};
+	PQExpBufferData buf;
+	char		path[MAXPGPATH];
+	pg_crc32c	crc;
+
+	initPQExpBuffer(&buf);
+	appendPQExpBufferStr(&buf, TICKET_HEADER "\n");
+	for (int i = 0; i < lengthof(copied); i++)
+		appendPQExpBuffer(&buf, "%s=%s\n", copied[i], kv_get_default(boot, copied[i], ""));
+	appendPQExpBuffer(&buf, "endpoint=%s\nboot_id=%s\n", ep->name, boot_id);
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, buf.data, buf.len);
+	FIN_CRC32C(crc);
+	appendPQExpBuffer(&buf, "crc=%08x\n", crc);
+	if (PQExpBufferBroken(&buf))
+		die_oom();
+	make_path(path, "%s/neon.ticket", pgdata);
+	write_file_durably(path, buf.data, buf.len);
+	termPQExpBuffer(&buf);
+}
+
+/* ---- the base backup ---- */
+
+/* Sends the CALL and returns when the copy has begun. */
+static void
+start_backup(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, XLogRecPtr lsn,
+			 uint32 term, int64 deadline)
+{
+	PQExpBufferData sql;
+	PGresult   *res;
+
+	/* The ids are hexadecimal digits, checked; nothing here needs quoting. */
+	initPQExpBuffer(&sql);
+	appendPQExpBuffer(&sql, "CALL neon_pageserver.basebackup('%s', '%s', '%s', %u, '%s')",
+					  tl->tenant, tl->id, lsn_text(lsn), term, endpoint_kind_name(ep->kind));
+	if (PQExpBufferBroken(&sql))
+		die_oom();
+	if (!PQsendQuery(conn, sql.data))
+		die(EXIT_GENERAL, "Look into its log: \"neon pageserver logs\".",
+			"could not ask the pageserver for a base backup");
+	while (PQisBusy(conn))
+		db_wait_input(conn, deadline, "the base backup");
+	res = PQgetResult(conn);
+	if (PQresultStatus(res) != PGRES_COPY_OUT)
+	{
+		db_check(conn, res, "Look into the pageserver's log: \"neon pageserver logs\".");
+		die(EXIT_GENERAL, "Install the same version of the neon command and of its extensions.",
+			"the pageserver sent no base backup");
+	}
+	PQclear(res);
+	termPQExpBuffer(&sql);
+}
+
+static void
+finish_backup(PGconn *conn, int64 deadline)
+{
+	PGresult   *res;
+
+	for (;;)
+	{
+		while (PQisBusy(conn))
+			db_wait_input(conn, deadline, "the base backup");
+		res = PQgetResult(conn);
+		if (res == NULL)
+			return;
+		db_check(conn, res, "Look into the pageserver's log: \"neon pageserver logs\".");
+		PQclear(res);
+	}
+}
+
+static void
+fetch_backup(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, XLogRecPtr lsn,
+			 uint32 term, const char *dir)
+{
+	int64		deadline = now_ms() + BACKUP_TIMEOUT * 1000;
+	Untar	   *untar = untar_begin(dir);
+	char	   *data;
+	int			len;
+
+	progress_begin(strf("fetching the base backup at %s", lsn_text(lsn)));
+	start_backup(conn, ep, tl, lsn, term, deadline);
+	while ((len = PQgetCopyData(conn, &data, 1)) >= 0)
+	{
+		if (len == 0)
+			db_wait_input(conn, deadline, "the base backup");
+		else
+		{
+			untar_data(untar, data, len);
+			PQfreemem(data);
+		}
+	}
+	if (len == -2)
+		die(EXIT_GENERAL, "Look into its log: \"neon pageserver logs\".",
+			"the base backup broke off: %s", PQerrorMessage(conn));
+	finish_backup(conn, deadline);
+	untar_finish(untar);
+	progress_end();
+}
+
+/* Is this what was asked for, and can the server here run it? */
+static void
+check_backup(const char *dir, const Endpoint *ep, const TimelineInfo *tl, XLogRecPtr lsn,
+			 KvFile *boot)
+{
+	static const char *const needed[] = {"PG_VERSION", "global/pg_control", "neon.relsizes"};
+	char		path[MAXPGPATH];
+	char	   *version;
+	XLogRecPtr	boot_lsn = InvalidXLogRecPtr;
+
+	for (int i = 0; i < lengthof(needed); i++)
+	{
+		make_path(path, "%s/%s", dir, needed[i]);
+		if (!path_exists(path))
+			die(EXIT_GENERAL, "Look into the pageserver's log: \"neon pageserver logs\".",
+				"the base backup has no file \"%s\"", needed[i]);
+	}
+	make_path(path, "%s/neon.boot", dir);
+	if (!kv_load(boot, path))
+		die(EXIT_GENERAL, "Look into the pageserver's log: \"neon pageserver logs\".",
+			"the base backup has no file \"neon.boot\"");
+	(void) parse_lsn(kv_get_default(boot, "boot_lsn", ""), &boot_lsn);
+	if (strcmp(kv_get_default(boot, "tenant_id", ""), tl->tenant) != 0 ||
+		strcmp(kv_get_default(boot, "timeline_id", ""), tl->id) != 0 ||
+		strcmp(kv_get_default(boot, "kind", ""), endpoint_kind_name(ep->kind)) != 0 ||
+		boot_lsn == InvalidXLogRecPtr || (ep->kind == ENDPOINT_PRIMARY && boot_lsn != lsn))
+		die(EXIT_GENERAL, "Install the same version of the neon command and of its extensions.",
+			"the base backup is not the one that was asked for");
+	make_path(path, "%s/PG_VERSION", dir);
+	version = read_small_file(path, 64, NULL);
+	if (version == NULL || atoi(version) != atoi(PG_MAJORVERSION))
+		die(EXIT_GENERAL, "Install the server packages of that version.",
+			"the data is of PostgreSQL %.16s and this is the command for " PG_MAJORVERSION, version ? version : "?");
+	free(version);
+}
+
+/* Everything that the server needs, durable, under a name that nobody starts. */
+static void
+build_directory(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, XLogRecPtr lsn,
+				uint32 term, const char *boot_id, const char *dir, KvFile *boot)
+{
+	remove_path_tree(dir);
+	make_directory(dir);
+	at_exit_remove(dir);
+	fetch_backup(conn, ep, tl, lsn, term, dir);
+	check_backup(dir, ep, tl, lsn, boot);
+	conf_restore_auto(ep, dir);
+	if (ep->kind == ENDPOINT_STATIC)
+	{
+		char		path[MAXPGPATH];
+
+		make_path(path, "%s/standby.signal", dir);
+		write_file_durably(path, "", 0);
+	}
+	ticket_write(dir, ep, boot, boot_id);
+	progress_begin("flushing the data directory to disk");
+	sync_tree(dir);
+	progress_end();
+}
+
+static void
+swap_directories(const char *built, const char *pgdata)
+{
+	if (server_in_use(pgdata))
+		die(EXIT_GENERAL, "Look for processes of this server that hang, and end them.",
+			"processes still use \"%s\"", pgdata);
+	remove_path_tree(pgdata);
+	rename_durably(built, pgdata);
+	at_exit_forget();
+}
+
+/* ---- admission ---- */
+
+static const char *
+superuser_password(const Endpoint *ep)
+{
+	return tenant_secret(ep->tenant, "superuser");
+}
+
+PGconn *
+endpoint_connect(const Endpoint *ep, int timeout_s)
+{
+	const char *problem = "";
+	PGconn	   *conn = db_try_connect(ep->port, SUPERUSER, superuser_password(ep), timeout_s, &problem);
+
+	if (conn == NULL)
+		die(EXIT_NOT_RUNNING, strf("Look into its log: \"neon endpoint logs %s\".", ep->name),
+			"could not connect to endpoint \"%s\" at %s:%d: %s", ep->name, LOOPBACK, ep->port, problem);
+	return conn;
+}
+
+/*
+ * Clients are let in when the pageserver streams from the compute.  Stops the
+ * endpoint and dies if that does not happen.
+ */
+static void
+wait_admission(const Endpoint *ep, const char *pgdata, const char *log, off_t log_offset)
+{
+	int64		deadline = now_ms() + ADMIT_TIMEOUT * 1000;
+	const char *problem = "";
+	char		last[1024] = "";
+	PGconn	   *conn;
+
+	progress_begin("waiting for the pageserver to stream from the endpoint");
+	while ((conn = db_try_connect(ep->port, SUPERUSER, superuser_password(ep), 10, &problem)) == NULL)
+	{
+		ServerInfo	info;
+		char		message[2048];
+		char		hint[2048];
+
+		strlcpy(last, problem, sizeof(last));
+		server_info(pgdata, &info);
+		if (info.state != SERVER_RUNNING)
+		{
+			if (!server_log_failure(log, log_offset, message, hint, sizeof(message)))
+				strlcpy(message, "it ended", sizeof(message));
+			die(EXIT_GENERAL, hint[0] ? hint : strf("Look into its log: \"neon endpoint logs %s\".", ep->name),
+				"endpoint \"%s\" did not start: %s", ep->name, message);
+		}
+		if (now_ms() > deadline || strstr(last, "authentication failed") != NULL)
+		{
+			server_stop(pgdata, STOP_IMMEDIATE, 0, strf("endpoint \"%s\"", ep->name));
+			die(EXIT_TIMEOUT, strf("Look into its log: \"neon endpoint logs %s\".", ep->name),
+				"endpoint \"%s\" does not admit clients and has been stopped: %s", ep->name, last);
+		}
+		sleep_ms(50);
+	}
+	PQfinish(conn);
+	progress_end();
+}
+
+/* ---- boot ---- */
+
+static void
+write_passfiles(const Endpoint *ep)
+{
+	char		path[MAXPGPATH];
+
+	if (repo.trust)
+		return;
+	make_path(path, "%s", endpoint_path(ep, "passfile"));
+	server_passfile_put(path, pageserver_port(), strf("tenant_%s", ep->tenant),
+						tenant_secret(ep->tenant, "role"));
+	make_path(path, "%s", repo_path("pageserver/passfile"));
+	{
+		int			lock = lock_acquire("passfile", 30, NULL);
+
+		server_passfile_put(path, ep->port, STORAGE_ROLE, tenant_secret(ep->tenant, "storage"));
+		lock_release(lock);
+	}
+	user_passfile_put(socket_directory(ep->port), ep->port, SUPERUSER, superuser_password(ep));
+}
+
+/* Who writes next: the right to write is asked for only when all is durable. */
+static void
+prepare_writer(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, XLogRecPtr lsn,
+			   WriterInfo *next, uint32 *expected_term)
+{
+	WriterInfo	last;
+	NeonId		boot_id;
+
+	memset(next, 0, sizeof(*next));
+	if (!neon_id_generate(&boot_id))
+		die(EXIT_GENERAL, "Check the machine's random number source.", "could not generate a random id");
+	neon_id_format(&boot_id, next->boot_id);
+	if (ep->kind != ENDPOINT_PRIMARY)
+		return;
+	ps_writer_get(conn, tl, &last);
+	*expected_term = last.term;
+	next->term = ps_highest_term(conn, tl) + 1;
+	next->boot_lsn = lsn;
+	strlcpy(next->endpoint, ep->name, sizeof(next->endpoint));
+	snprintf(next->pgdata, sizeof(next->pgdata), "endpoints/%s/pgdata", ep->name);
+	strlcpy(next->machine_boot_id, machine_boot_id(), sizeof(next->machine_boot_id));
+}
+
+void
+boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, XLogRecPtr boot_lsn)
+{
+	char		built[MAXPGPATH];
+	char		pgdata[MAXPGPATH];
+	char		log[MAXPGPATH];
+	KvFile		boot;
+	WriterInfo	writer;
+	uint32		expected_term = 0;
+	const char **argv;
+	off_t		log_offset;
+
+	make_path(built, "%s", endpoint_path(ep, "pgdata.new"));
+	make_path(pgdata, "%s", endpoint_path(ep, "pgdata"));
+	make_path(log, "%s", endpoint_path(ep, "postgres.log"));
+	if (!port_is_free(ep->port))
+		die(EXIT_GENERAL, "Choose another one by --port, or end what listens there.",
+			"port %d is already in use", ep->port);
+	prepare_writer(conn, ep, tl, boot_lsn, &writer, &expected_term);
+	build_directory(conn, ep, tl, boot_lsn, writer.term, writer.boot_id, built, &boot);
+	if (ep->kind == ENDPOINT_STATIC)
+		(void) parse_lsn(kv_get_default(&boot, "boot_lsn", ""), &ep->lsn);
+	argv = conf_command_line(ep, built, &boot);
+	kv_free(&boot);
+	write_passfiles(ep);
+	swap_directories(built, pgdata);
+	if (ep->kind == ENDPOINT_PRIMARY)
+		ps_writer_acquire(conn, tl, expected_term, &writer);
+	ep->wanted = true;
+	endpoint_save(ep);
+	log_offset = file_size(log);
+	server_start(argv, pgdata, log, strf("endpoint \"%s\"", ep->name),
+				 strf("neon endpoint logs %s", ep->name), START_TIMEOUT);
+	wait_admission(ep, pgdata, log, log_offset);
+}
+
+/* ---- what is acknowledged ---- */
+
+/*
+ * A commit of our own, flushed: everything that was acknowledged before lies
+ * below the flush LSN.
+ */
+static XLogRecPtr
+flush_live(const Endpoint *live, XLogRecPtr *insert_lsn)
+{
+	PGconn	   *conn = endpoint_connect(live, 15);
+	PGresult   *res;
+	XLogRecPtr	flushed = InvalidXLogRecPtr;
+
+	PQclear(db_exec(conn, 30, NULL, "SET synchronous_commit = on", 0));
+	res = db_exec(conn, 10, NULL, "SELECT pg_catalog.pg_current_wal_insert_lsn() AS lsn", 0);
+	(void) parse_lsn(db_value(res, 0, "lsn"), insert_lsn);
+	PQclear(res);
+	PQclear(db_exec(conn, 30, "flushing the endpoint's WAL",
+					"SELECT pg_catalog.pg_logical_emit_message(true, 'neon', 'branch')", 0));
+	res = db_exec(conn, 10, NULL, "SELECT pg_catalog.pg_current_wal_flush_lsn() AS lsn", 0);
+	(void) parse_lsn(db_value(res, 0, "lsn"), &flushed);
+	PQclear(res);
+	PQfinish(conn);
+	return flushed;
+}
+
+XLogRecPtr
+branch_sync(PGconn *conn, TimelineInfo *tl, XLogRecPtr *insert_lsn)
+{
+	WriterInfo	writer;
+	Endpoint	live;
+	XLogRecPtr	lsn;
+
+	ps_writer_get(conn, tl, &writer);
+	if (writer_is_live(&writer, &live))
+	{
+		lsn = flush_live(&live, insert_lsn);
+		ps_wait_lsn(conn, tl, lsn, SYNC_TIMEOUT);
+	}
+	else
+	{
+		drain_dead_writer(conn, tl, InvalidXLogRecPtr);
+		if (!ps_timeline_by_id(conn, tl->tenant, tl->id, tl))
+			die(EXIT_GENERAL, "See \"neon timeline list\".", "branch \"%s\" is no longer there", tl->name);
+		*insert_lsn = lsn = tl->last_record_lsn;
+	}
+	return lsn;
+}
+
+void
+branch_check_lsn(PGconn *conn, TimelineInfo *tl, XLogRecPtr lsn)
+{
+	XLogRecPtr	insert_lsn;
+
+	if (lsn < tl->start_lsn)
+		die(EXIT_GENERAL, tl->ancestor[0] ? "Use the branch that it comes from." : "Give a later LSN.",
+			"%s is before branch \"%s\", which begins at %s", lsn_text(lsn), tl->name, lsn_text(tl->start_lsn));
+	if (lsn <= tl->last_record_lsn)
+		return;
+	(void) branch_sync(conn, tl, &insert_lsn);
+	if (lsn > insert_lsn)
+		die(EXIT_GENERAL, strf("Branch \"%s\" ends at %s now.", tl->name, lsn_text(insert_lsn)),
+			"%s is in the future of branch \"%s\"", lsn_text(lsn), tl->name);
+}

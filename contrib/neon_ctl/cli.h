@@ -1,0 +1,60 @@
+/*-------------------------------------------------------------------------
+ *
+ * cli.h
+ *	  The commands, one function each, by the file that has them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_CTL_CLI_H
+#define NEON_CTL_CLI_H
+
+#include "options.h"
+
+/* cli_init.c */
+extern int	cmd_init(Invocation *inv);
+
+/* cli_services.c */
+extern int	cmd_start(Invocation *inv);
+extern int	cmd_stop(Invocation *inv);
+extern int	cmd_status(Invocation *inv);
+extern int	cmd_pageserver_start(Invocation *inv);
+extern int	cmd_pageserver_stop(Invocation *inv);
+extern int	cmd_pageserver_status(Invocation *inv);
+extern int	cmd_pageserver_logs(Invocation *inv);
+extern void start_pageserver(void);
+extern void stop_pageserver(bool immediate);
+
+/* cli_tenant.c */
+extern int	cmd_tenant_create(Invocation *inv);
+extern int	cmd_tenant_list(Invocation *inv);
+extern int	cmd_tenant_set_default(Invocation *inv);
+extern int	cmd_tenant_delete(Invocation *inv);
+
+/* "neon_pageserver.*_create" options with the tenant's verifiers, as JSON text. */
+struct pg_conn;
+extern const char *creation_options(struct pg_conn *conn, const Invocation *inv, const char *tenant,
+									const char *branch);
+
+/* Dies if endpoints of the tenant, or of one of its timelines, are still there. */
+extern void check_no_endpoints(const char *tenant, const char *timeline, const char *what);
+
+/* cli_timeline.c */
+extern int	cmd_timeline_list(Invocation *inv);
+extern int	cmd_timeline_branch(Invocation *inv);
+extern int	cmd_timeline_create(Invocation *inv);
+extern int	cmd_timeline_rename(Invocation *inv);
+extern int	cmd_timeline_delete(Invocation *inv);
+
+/* cli_endpoint.c */
+extern int	cmd_endpoint_create(Invocation *inv);
+extern int	cmd_endpoint_start(Invocation *inv);
+extern int	cmd_endpoint_stop(Invocation *inv);
+extern int	cmd_endpoint_restart(Invocation *inv);
+
+/* cli_endpoint_list.c */
+extern int	cmd_endpoint_list(Invocation *inv);
+extern int	cmd_endpoint_destroy(Invocation *inv);
+extern int	cmd_endpoint_logs(Invocation *inv);
+extern int	cmd_endpoint_config(Invocation *inv);
+
+#endif							/* NEON_CTL_CLI_H */

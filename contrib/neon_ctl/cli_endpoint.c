@@ -1,0 +1,385 @@
+/*-------------------------------------------------------------------------
+ *
+ * cli_endpoint.c
+ *	  neon endpoint create, start, stop, restart.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "cli.h"
+
+#include "endpoint.h"
+#include "fsutil.h"
+#include "output.h"
+#include "repo.h"
+#include "run.h"
+
+/*
+ * A fast stop waits for the pageserver to take the last WAL; if that does not
+ * happen soon, the drain does it.
+ */
+#define FAST_STOP_TIMEOUT 5
+
+/* ---- what is to be started ---- */
+
+/*
+ * Which branch: what is asked for, else what the endpoint has, else main.
+ * *moved gets the id of the timeline that the endpoint had before, or "".
+ */
+static void
+choose_branch(const Invocation *inv, PGconn *conn, Endpoint *ep, TimelineInfo *tl, char *moved)
+{
+	const char *asked = inv->option[OPT_BRANCH_NAME];
+
+	moved[0] = '\0';
+	if (!ep->exists)
+		strlcpy(ep->tenant, chosen_tenant(inv), sizeof(ep->tenant));
+	else if (option_given(inv, OPT_TENANT_ID) && strcmp(chosen_tenant(inv), ep->tenant) != 0)
+		die(EXIT_GENERAL, "Create another endpoint for the other tenant.",
+			"endpoint \"%s\" belongs to tenant %s", ep->name, ep->tenant);
+	if (asked != NULL || !ep->exists)
+		ps_find_timeline(conn, ep->tenant, asked ? asked : "main", tl);
+	else if (!ps_timeline_by_id(conn, ep->tenant, ep->timeline, tl))
+		die(EXIT_GENERAL, "Move it to another branch by --branch-name.",
+			"timeline %s of endpoint \"%s\" is no longer there", ep->timeline, ep->name);
+	if (ep->exists && strcmp(ep->timeline, tl->id) != 0)
+		strlcpy(moved, ep->timeline, NEON_ID_HEXLEN + 1);
+	strlcpy(ep->timeline, tl->id, sizeof(ep->timeline));
+}
+
+/* Primary, static or ephemeral: what is asked for, else what it was. */
+static void
+choose_kind(const Invocation *inv, Endpoint *ep)
+{
+	bool		place = option_given(inv, OPT_LSN) || option_given(inv, OPT_TIME);
+
+	if (option_given(inv, OPT_LSN) && option_given(inv, OPT_TIME))
+		die(EXIT_USAGE, "Give one of them.", "--lsn and --time exclude each other");
+	if (option_given(inv, OPT_EPHEMERAL))
+		ep->kind = ENDPOINT_EPHEMERAL;
+	else if (place)
+		ep->kind = ENDPOINT_STATIC;
+	else if (option_given(inv, OPT_BRANCH_NAME) || !ep->exists)
+		ep->kind = ENDPOINT_PRIMARY;
+	if (ep->kind == ENDPOINT_PRIMARY || option_given(inv, OPT_BRANCH_NAME))
+		ep->lsn = InvalidXLogRecPtr;
+	if (option_given(inv, OPT_LSN))
+		ep->lsn = option_lsn(inv, OPT_LSN);
+}
+
+/* --time as an LSN.  Holding the timeline's lock. */
+static void
+resolve_time(const Invocation *inv, PGconn *conn, Endpoint *ep, TimelineInfo *tl)
+{
+	XLogRecPtr	insert_lsn;
+
+	if (!option_given(inv, OPT_TIME))
+		return;
+	(void) branch_sync(conn, tl, &insert_lsn);
+	ep->lsn = ps_lsn_for_time(conn, tl, inv->option[OPT_TIME]);
+}
+
+static void
+choose_port(const Invocation *inv, Endpoint *ep)
+{
+	if (option_given(inv, OPT_PORT))
+	{
+		ep->port = option_int(inv, OPT_PORT);
+		if (ep->port == 0)
+			ep->port = any_free_port();
+	}
+	else if (ep->port == 0)
+		ep->port = endpoint_choose_port();
+}
+
+/* Makes the endpoint's files; from here on its port is taken. */
+static void
+register_endpoint(const Invocation *inv, Endpoint *ep)
+{
+	int			lock = lock_acquire("ports", 30, NULL);
+
+	choose_port(inv, ep);
+	conf_create(ep);
+	endpoint_save(ep);
+	ep->exists = true;
+	lock_release(lock);
+}
+
+static void
+print_endpoint(const Endpoint *ep, const char *status)
+{
+	PQExpBufferData buf;
+
+	if (!output_json)
+		return;
+	json_begin(&buf);
+	json_string(&buf, "endpoint", ep->name);
+	json_string(&buf, "tenant_id", ep->tenant);
+	json_string(&buf, "timeline_id", ep->timeline);
+	json_string(&buf, "kind", endpoint_kind_name(ep->kind));
+	json_string(&buf, "lsn", ep->lsn == InvalidXLogRecPtr ? NULL : lsn_text(ep->lsn));
+	json_string(&buf, "address", strf("%s:%d", LOOPBACK, ep->port));
+	json_number(&buf, "port", ep->port);
+	json_string(&buf, "connection_string",
+				strf("postgresql://%s@%s:%d/%s", SUPERUSER, LOOPBACK, ep->port, MAINTENANCE_DB));
+	json_string(&buf, "status", status);
+	json_end_print(&buf);
+}
+
+int
+cmd_endpoint_create(Invocation *inv)
+{
+	Endpoint	ep;
+	TimelineInfo tl;
+	char		moved[NEON_ID_HEXLEN + 1];
+	int			lock = endpoint_lock(inv->arg[0], NULL);
+	int			tl_lock;
+	PGconn	   *conn;
+
+	endpoint_load(&ep, inv->arg[0]);
+	if (ep.exists)
+		die(EXIT_GENERAL, strf("Start it by \"neon endpoint start %s\".", ep.name),
+			"there is an endpoint \"%s\" already", ep.name);
+	conn = ps_connect();
+	choose_branch(inv, conn, &ep, &tl, moved);
+	choose_kind(inv, &ep);
+	tl_lock = timeline_lock(tl.id);
+	resolve_time(inv, conn, &ep, &tl);
+	if (ep.lsn != InvalidXLogRecPtr)
+		branch_check_lsn(conn, &tl, ep.lsn);
+	lock_release(tl_lock);
+	register_endpoint(inv, &ep);
+	say("Created endpoint %s on branch '%s', port %d", ep.name, tl.name, ep.port);
+	print_endpoint(&ep, "stopped");
+	PQfinish(conn);
+	lock_release(lock);
+	return EXIT_OK;
+}
+
+/* ---- start ---- */
+
+/*
+ * A primary needs the branch for itself.  Holding the timeline's lock; when
+ * this returns there is no undrained writer.
+ */
+static void
+claim_branch(const Invocation *inv, PGconn *conn, const Endpoint *ep, TimelineInfo *tl,
+			 XLogRecPtr accept_loss)
+{
+	WriterInfo	writer;
+	Endpoint	live;
+
+	ps_writer_get(conn, tl, &writer);
+	if (writer.term == 0 || writer.drained_lsn != InvalidXLogRecPtr)
+		return;
+	if (writer_is_live(&writer, &live))
+	{
+		if (!option_given(inv, OPT_TAKE_OVER))
+			die(EXIT_GENERAL, strf("Stop it by \"neon endpoint stop %s\", or stop it and start this one by --take-over.", live.name),
+				"branch \"%s\" already has a running primary, endpoint \"%s\"", tl->name, live.name);
+		say("Taking branch '%s' over from endpoint %s ...", tl->name, live.name);
+		live.wanted = false;
+		endpoint_save(&live);
+	}
+	else if (strcmp(writer.endpoint, ep->name) != 0)
+		say("Draining endpoint %s, which was not stopped cleanly ...", writer.endpoint);
+	drain_writer(conn, tl, &writer, accept_loss);
+}
+
+/* Where to boot.  Holding the timeline's lock. */
+static XLogRecPtr
+choose_boot_lsn(const Invocation *inv, PGconn *conn, Endpoint *ep, TimelineInfo *tl, XLogRecPtr accept_loss)
+{
+	XLogRecPtr	insert_lsn;
+
+	if (ep->kind == ENDPOINT_PRIMARY)
+	{
+		claim_branch(inv, conn, ep, tl, accept_loss);
+		return tl->last_record_lsn;
+	}
+	resolve_time(inv, conn, ep, tl);
+	if (ep->lsn == InvalidXLogRecPtr)
+		return branch_sync(conn, tl, &insert_lsn);
+	branch_check_lsn(conn, tl, ep->lsn);
+	return ep->lsn;
+}
+
+static void
+say_starting(const Endpoint *ep, const TimelineInfo *tl, bool is_new, const char *moved)
+{
+	if (moved[0] != '\0')
+		say("Moving endpoint %s from timeline %s to branch '%s'", ep->name, moved, tl->name);
+	if (ep->kind == ENDPOINT_STATIC)
+		say("Starting %s static endpoint %s (PostgreSQL v%s) on timeline %s at %s ...",
+			is_new ? "new" : "existing", ep->name, PG_MAJORVERSION, tl->id, lsn_text(ep->lsn));
+	else
+		say("Starting %s %sendpoint %s (PostgreSQL v%s) on timeline %s ...",
+			is_new ? "new" : "existing", ep->kind == ENDPOINT_EPHEMERAL ? "ephemeral " : "",
+			ep->name, PG_MAJORVERSION, tl->id);
+}
+
+static void
+say_started(const Endpoint *ep)
+{
+	say("Starting postgres at 'postgresql://%s@%s:%d/%s'", SUPERUSER, LOOPBACK, ep->port, MAINTENANCE_DB);
+	print_endpoint(ep, "running");
+}
+
+/*
+ * Somebody else's start of the same endpoint may just have ended while we
+ * waited for the lock: then its result is ours.  Otherwise it is a mistake.
+ */
+static void
+join_or_refuse(const Invocation *inv, const Endpoint *ep, bool waited)
+{
+	bool		changes = false;
+
+	for (int i = 0; i < OPT_COUNT; i++)
+		changes |= inv->option[i] != NULL && (OPTS_START & OPT_BIT(i)) != 0;
+	if (!waited || changes)
+		die(EXIT_GENERAL, strf("Use it, or start it anew by \"neon endpoint restart %s\".", ep->name),
+			"endpoint \"%s\" is already running", ep->name);
+	PQfinish(endpoint_connect(ep, 60));
+	say("Endpoint %s has been started by another command", ep->name);
+	say_started(ep);
+}
+
+int
+cmd_endpoint_start(Invocation *inv)
+{
+	const char *name = inv->arg[0];
+	XLogRecPtr	accept_loss = InvalidXLogRecPtr;
+	XLogRecPtr	boot_lsn;
+	char		moved[NEON_ID_HEXLEN + 1];
+	Endpoint	ep;
+	TimelineInfo tl;
+	ServerInfo	info;
+	bool		waited;
+	bool		is_new;
+	PGconn	   *conn;
+	int			lock = endpoint_lock(name, &waited);
+	int			tl_lock;
+
+	if (option_given(inv, OPT_ACCEPT_DATA_LOSS))
+		accept_loss = option_lsn(inv, OPT_ACCEPT_DATA_LOSS);
+	endpoint_load(&ep, name);
+	is_new = !ep.exists;
+	server_info(endpoint_path(&ep, "pgdata"), &info);
+	if (info.state == SERVER_RUNNING)
+	{
+		join_or_refuse(inv, &ep, waited);
+		lock_release(lock);
+		return EXIT_OK;
+	}
+	conn = ps_connect();
+	choose_branch(inv, conn, &ep, &tl, moved);
+	choose_kind(inv, &ep);
+	drain_directory(conn, &ep, accept_loss);
+	tl_lock = timeline_lock(tl.id);
+	if (!ps_timeline_by_id(conn, ep.tenant, tl.id, &tl))
+		die(EXIT_GENERAL, "See \"neon timeline list\".", "branch \"%s\" is no longer there", tl.name);
+	boot_lsn = choose_boot_lsn(inv, conn, &ep, &tl, accept_loss);
+	register_endpoint(inv, &ep);
+	say_starting(&ep, &tl, is_new, moved);
+	boot_endpoint(conn, &ep, &tl, boot_lsn);
+	lock_release(tl_lock);
+	PQfinish(conn);
+	say_started(&ep);
+	lock_release(lock);
+	return EXIT_OK;
+}
+
+/* ---- stop ---- */
+
+/* After a stop: what only this directory has goes to the pageserver. */
+static void
+drain_after_stop(const Endpoint *ep)
+{
+	PGconn	   *conn = ps_try_connect();
+
+	if (conn == NULL)
+	{
+		warn("endpoint \"%s\" is not drained, since the pageserver is not running; its next start does it", ep->name);
+		return;
+	}
+	drain_directory(conn, ep, InvalidXLogRecPtr);
+	PQfinish(conn);
+}
+
+static void
+stop_endpoint(Endpoint *ep, bool immediate)
+{
+	char		pgdata[MAXPGPATH];
+	int			tl_lock = timeline_lock(ep->timeline);
+
+	make_path(pgdata, "%s", endpoint_path(ep, "pgdata"));
+	server_stop(pgdata, immediate ? STOP_IMMEDIATE : STOP_FAST, FAST_STOP_TIMEOUT,
+				strf("endpoint \"%s\"", ep->name));
+	if (is_directory(pgdata))
+		conf_save_auto(ep->name, pgdata);
+	lock_release(tl_lock);
+	ep->wanted = false;
+	endpoint_save(ep);
+	if (ep->kind == ENDPOINT_EPHEMERAL)
+		remove_path_tree(pgdata);
+	else if (ep->kind == ENDPOINT_PRIMARY && !immediate)
+		drain_after_stop(ep);
+}
+
+/* A dead primary whose directory may still hold something. */
+static bool
+needs_drain(const Endpoint *ep)
+{
+	TimelineInfo tl;
+	WriterInfo	writer;
+	PGconn	   *conn;
+	bool		result = false;
+
+	if (ep->kind != ENDPOINT_PRIMARY || (conn = ps_try_connect()) == NULL)
+		return false;
+	if (ps_timeline_by_id(conn, ep->tenant, ep->timeline, &tl))
+	{
+		ps_writer_get(conn, &tl, &writer);
+		result = writer.term > 0 && writer.drained_lsn == InvalidXLogRecPtr &&
+			strcmp(writer.endpoint, ep->name) == 0;
+	}
+	PQfinish(conn);
+	return result;
+}
+
+int
+cmd_endpoint_stop(Invocation *inv)
+{
+	bool		immediate = option_given(inv, OPT_MODE) && strcmp(inv->option[OPT_MODE], "immediate") == 0;
+	int			lock = endpoint_lock(inv->arg[0], NULL);
+	Endpoint	ep;
+	ServerInfo	info;
+
+	endpoint_load_existing(&ep, inv->arg[0]);
+	server_info(endpoint_path(&ep, "pgdata"), &info);
+	if (info.state != SERVER_RUNNING && info.state != SERVER_ORPHANED &&
+		(immediate || !needs_drain(&ep)))
+		die(EXIT_NOT_RUNNING, strf("Start it by \"neon endpoint start %s\".", ep.name),
+			"endpoint \"%s\" is not running", ep.name);
+	stop_endpoint(&ep, immediate);
+	say("Endpoint %s stopped", ep.name);
+	print_endpoint(&ep, "stopped");
+	lock_release(lock);
+	return EXIT_OK;
+}
+
+int
+cmd_endpoint_restart(Invocation *inv)
+{
+	bool		immediate = option_given(inv, OPT_MODE) && strcmp(inv->option[OPT_MODE], "immediate") == 0;
+	int			lock = endpoint_lock(inv->arg[0], NULL);
+	Endpoint	ep;
+	ServerInfo	info;
+
+	endpoint_load_existing(&ep, inv->arg[0]);
+	server_info(endpoint_path(&ep, "pgdata"), &info);
+	if (info.state == SERVER_RUNNING || info.state == SERVER_ORPHANED)
+		stop_endpoint(&ep, immediate);
+	lock_release(lock);
+	inv->option[OPT_MODE] = NULL;
+	return cmd_endpoint_start(inv);
+}

@@ -1,0 +1,180 @@
+/*-------------------------------------------------------------------------
+ *
+ * cli_endpoint_list.c
+ *	  neon endpoint list, destroy, logs, config.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "cli.h"
+
+#include "endpoint.h"
+#include "fsutil.h"
+#include "output.h"
+#include "passfile.h"
+#include "repo.h"
+
+/* ---- list ---- */
+
+static const TimelineInfo *
+find_timeline(const TimelineInfo *all, int n, const Endpoint *ep)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (strcmp(all[i].tenant, ep->tenant) == 0 && strcmp(all[i].id, ep->timeline) == 0)
+			return &all[i];
+	}
+	return NULL;
+}
+
+static void
+list_endpoint(Table *table, const Endpoint *ep, const TimelineInfo *tl)
+{
+	ServerInfo	info;
+	XLogRecPtr	lsn = ep->lsn;
+
+	if (lsn == InvalidXLogRecPtr && tl != NULL)
+		lsn = tl->last_record_lsn;
+	server_info(endpoint_path(ep, "pgdata"), &info);
+	table_cell(table, ep->name);
+	table_cell(table, strf("%s:%d", LOOPBACK, ep->port));
+	table_cell(table, ep->timeline);
+	table_cell(table, tl ? tl->name : NULL);
+	table_cell(table, lsn != InvalidXLogRecPtr ? lsn_text(lsn) : NULL);
+	table_cell(table, info.state == SERVER_RUNNING ? (info.ready ? "running" : "starting") :
+			   info.state == SERVER_STOPPED ? "stopped" : "crashed");
+}
+
+int
+cmd_endpoint_list(Invocation *inv)
+{
+	static const char *const titles[] = {"ENDPOINT", "ADDRESS", "TIMELINE", "BRANCH NAME", "LSN", "STATUS"};
+	static const char *const json_names[] = {"endpoint", "address", "timeline_id", "branch_name", "lsn", "status"};
+	Table	   *table = table_new(6, titles, json_names);
+	PGconn	   *conn = ps_try_connect();
+	TimelineInfo *all = NULL;
+	int			ntimelines = 0;
+	int			n;
+	char	  **names = endpoint_names(&n);
+
+	if (conn != NULL)
+		all = ps_timelines(conn, NULL, &ntimelines);
+	for (int i = 0; i < n; i++)
+	{
+		Endpoint	ep;
+
+		endpoint_load(&ep, names[i]);
+		if (!ep.exists || (option_given(inv, OPT_TENANT_ID) && strcmp(chosen_tenant(inv), ep.tenant) != 0))
+			continue;
+		list_endpoint(table, &ep, find_timeline(all, ntimelines, &ep));
+	}
+	table_print(table);
+	PQfinish(conn);
+	return EXIT_OK;
+}
+
+/* ---- destroy ---- */
+
+/* What only this endpoint's directory has goes to the pageserver first. */
+static void
+drain_before_destroy(const Endpoint *ep, XLogRecPtr accept_loss)
+{
+	PGconn	   *conn = ps_connect();
+	TimelineInfo tl;
+	WriterInfo	writer;
+	int			lock;
+
+	drain_directory(conn, ep, accept_loss);
+	/* Its directory may be missing. */
+	lock = timeline_lock(ep->timeline);
+	if (ps_timeline_by_id(conn, ep->tenant, ep->timeline, &tl))
+	{
+		ps_writer_get(conn, &tl, &writer);
+		if (writer.term > 0 && writer.drained_lsn == InvalidXLogRecPtr && strcmp(writer.endpoint, ep->name) == 0)
+			drain_writer(conn, &tl, &writer, accept_loss);
+	}
+	lock_release(lock);
+	PQfinish(conn);
+}
+
+static void
+forget_passwords(const Endpoint *ep)
+{
+	int			lock;
+
+	if (repo.trust)
+		return;
+	lock = lock_acquire("passfile", 30, NULL);
+	server_passfile_put(repo_path("pageserver/passfile"), ep->port, STORAGE_ROLE, NULL);
+	lock_release(lock);
+	user_passfile_put(socket_directory(ep->port), ep->port, SUPERUSER, NULL);
+}
+
+int
+cmd_endpoint_destroy(Invocation *inv)
+{
+	XLogRecPtr	accept_loss = InvalidXLogRecPtr;
+	int			lock = endpoint_lock(inv->arg[0], NULL);
+	Endpoint	ep;
+	char		pgdata[MAXPGPATH];
+
+	endpoint_load_existing(&ep, inv->arg[0]);
+	if (option_given(inv, OPT_ACCEPT_DATA_LOSS))
+		accept_loss = option_lsn(inv, OPT_ACCEPT_DATA_LOSS);
+	make_path(pgdata, "%s", endpoint_path(&ep, "pgdata"));
+	if (ep.kind == ENDPOINT_PRIMARY)
+		drain_before_destroy(&ep, accept_loss);
+	server_stop(pgdata, STOP_IMMEDIATE, 0, strf("endpoint \"%s\"", ep.name));
+	forget_passwords(&ep);
+	/* Without this file it is no endpoint any more. */
+	remove_file_durably(endpoint_path(&ep, "conf/endpoint"));
+	remove_path_tree(repo_path("endpoints/%s", ep.name));
+	say("Endpoint %s destroyed", ep.name);
+	lock_release(lock);
+	return EXIT_OK;
+}
+
+/* ---- logs, config ---- */
+
+int
+cmd_endpoint_logs(Invocation *inv)
+{
+	Endpoint	ep;
+
+	endpoint_load_existing(&ep, inv->arg[0]);
+	server_print_log(endpoint_path(&ep, "postgres.log"), strf("endpoint \"%s\"", ep.name));
+	return EXIT_OK;
+}
+
+int
+cmd_endpoint_config(Invocation *inv)
+{
+	int			lock = endpoint_lock(inv->arg[0], NULL);
+	Endpoint	ep;
+	ServerInfo	info;
+
+	endpoint_load_existing(&ep, inv->arg[0]);
+	for (int i = 1; i < inv->nargs; i++)
+	{
+		char	   *name = pg_strdup(inv->arg[i]);
+		char	   *equals = strchr(name, '=');
+
+		if (equals == NULL || equals == name)
+			die(EXIT_USAGE, "Give it as name=value; name= takes the setting away.",
+				"\"%s\" is no setting", inv->arg[i]);
+		*equals++ = '\0';
+		if (strpbrk(equals, "\r\n") != NULL)
+			die(EXIT_USAGE, "Give it in one line.", "the value of \"%s\" has a line break", name);
+		conf_set(&ep, name, *equals != '\0' ? equals : NULL);
+		free(name);
+	}
+	if (inv->nargs == 1)
+		conf_print(&ep);
+	else
+	{
+		server_info(endpoint_path(&ep, "pgdata"), &info);
+		say("Settings of endpoint %s changed%s", ep.name,
+			info.state == SERVER_RUNNING ? "; they apply at its next start" : "");
+	}
+	lock_release(lock);
+	return EXIT_OK;
+}

@@ -1,0 +1,274 @@
+/*-------------------------------------------------------------------------
+ *
+ * cli_tenant.c
+ *	  neon tenant create, list, set-default, delete.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "cli.h"
+
+#include "db.h"
+#include "endpoint.h"
+#include "fsutil.h"
+#include "neon_id.h"
+#include "output.h"
+#include "pageserver.h"
+#include "repo.h"
+
+#define CREATE_TIMEOUT	300
+
+static const char *const secret_names[] = {"superuser", "storage", "role"};
+
+/* ---- options of creation, as JSON ---- */
+
+static void
+add_verifier(PGconn *conn, PQExpBuffer buf, const char *key, const char *password, const char *role)
+{
+	char	   *verifier;
+
+	if (repo.trust)
+		return;
+	verifier = PQencryptPasswordConn(conn, password, role, "scram-sha-256");
+	if (verifier == NULL)
+		die(EXIT_GENERAL, "Try again.", "could not hash a password: %s", PQerrorMessage(conn));
+	json_string(buf, key, verifier);
+	PQfreemem(verifier);
+}
+
+const char *
+creation_options(PGconn *conn, const Invocation *inv, const char *tenant, const char *branch)
+{
+	PQExpBufferData buf;
+	const char *result;
+
+	json_begin(&buf);
+	if (branch != NULL)
+		json_string(&buf, "name", branch);
+	if (option_given(inv, OPT_LOCALE))
+		json_string(&buf, "locale", inv->option[OPT_LOCALE]);
+	if (option_given(inv, OPT_ENCODING))
+		json_string(&buf, "encoding", inv->option[OPT_ENCODING]);
+	if (option_given(inv, OPT_DATA_CHECKSUMS))
+		appendPQExpBuffer(&buf, "%s\"checksums\": true", buf.len > 1 ? ", " : "");
+	if (option_given(inv, OPT_WAL_SEGSIZE))
+		json_number(&buf, "segsize", option_int(inv, OPT_WAL_SEGSIZE));
+	add_verifier(conn, &buf, "superuser_verifier", tenant_secret(tenant, "superuser"), SUPERUSER);
+	add_verifier(conn, &buf, "storage_verifier", tenant_secret(tenant, "storage"), STORAGE_ROLE);
+	add_verifier(conn, &buf, "tenant_role_verifier", tenant_secret(tenant, "role"), strf("tenant_%s", tenant));
+	appendPQExpBufferChar(&buf, '}');
+	if (PQExpBufferBroken(&buf))
+		die_oom();
+	result = pg_strdup(buf.data);
+	termPQExpBuffer(&buf);
+	return result;
+}
+
+/* Secrets are in the config before the tenant is there, so that they cannot get lost. */
+static void
+save_secrets(const char *tenant)
+{
+	int			lock = lock_acquire("config", 30, NULL);
+
+	config_reload();
+	for (int i = 0; i < lengthof(secret_names) && !repo.trust; i++)
+	{
+		char		hex[2 * NEON_ID_HEXLEN + 1];
+		NeonId		a;
+		NeonId		b;
+		const char *key = strf("tenant.%s.%s_password", tenant, secret_names[i]);
+
+		if (kv_get(&repo.config, key) != NULL)
+			continue;
+		if (!neon_id_generate(&a) || !neon_id_generate(&b))
+			die(EXIT_GENERAL, "Check the machine's random number source.", "could not generate a password");
+		neon_id_format(&a, hex);
+		neon_id_format(&b, hex + NEON_ID_HEXLEN);
+		hex[48] = '\0';
+		kv_set(&repo.config, key, hex);
+	}
+	config_save();
+	lock_release(lock);
+}
+
+static void
+forget_tenant(const char *tenant)
+{
+	int			lock = lock_acquire("config", 30, NULL);
+
+	config_reload();
+	for (int i = 0; i < lengthof(secret_names); i++)
+		kv_unset(&repo.config, strf("tenant.%s.%s_password", tenant, secret_names[i]));
+	if (strcmp(kv_get_default(&repo.config, "default_tenant", ""), tenant) == 0)
+		kv_unset(&repo.config, "default_tenant");
+	config_save();
+	lock_release(lock);
+}
+
+static void
+set_default_tenant(const char *tenant)
+{
+	int			lock = lock_acquire("config", 30, NULL);
+
+	config_reload();
+	kv_set(&repo.config, "default_tenant", tenant);
+	config_save();
+	lock_release(lock);
+	say("Setting tenant %s as a default one", tenant);
+}
+
+static bool
+tenant_exists(PGconn *conn, const char *tenant)
+{
+	PGresult   *res = db_exec(conn, 60, NULL, "SELECT 1 FROM neon_pageserver.tenants WHERE tenant_id = $1", 1, tenant);
+	bool		found = PQntuples(res) > 0;
+
+	PQclear(res);
+	return found;
+}
+
+static const char *
+normal_id(const char *given, char *hex)
+{
+	NeonId		id;
+
+	if (!neon_id_parse(given, &id))
+		die(EXIT_USAGE, "An id is 32 hexadecimal digits.", "\"%s\" is no id of a tenant", given);
+	return neon_id_format(&id, hex);
+}
+
+static void
+choose_id(const Invocation *inv, char *hex)
+{
+	NeonId		id;
+
+	if (option_given(inv, OPT_TENANT_ID))
+		normal_id(inv->option[OPT_TENANT_ID], hex);
+	else if (neon_id_generate(&id))
+		neon_id_format(&id, hex);
+	else
+		die(EXIT_GENERAL, "Check the machine's random number source.", "could not generate a random id");
+}
+
+static void
+check_segsize(const Invocation *inv)
+{
+	int			mb;
+
+	if (!option_given(inv, OPT_WAL_SEGSIZE))
+		return;
+	mb = option_int(inv, OPT_WAL_SEGSIZE);
+	if (mb < 1 || mb > 1024 || (mb & (mb - 1)) != 0)
+		die(EXIT_USAGE, "Give 1, 2, 4, 8, 16, 32, 64, 128, 256, 512 or 1024.",
+			"%d is no size of WAL segments", mb);
+}
+
+int
+cmd_tenant_create(Invocation *inv)
+{
+	char		tenant[NEON_ID_HEXLEN + 1];
+	PGconn	   *conn;
+	PGresult   *res;
+	PQExpBufferData buf;
+
+	check_segsize(inv);
+	conn = ps_connect();
+	choose_id(inv, tenant);
+	if (tenant_exists(conn, tenant))
+		die(EXIT_GENERAL, "Give another id, or none.", "there is a tenant %s already", tenant);
+	save_secrets(tenant);
+	res = db_send(conn, "SELECT * FROM neon_pageserver.tenant_create($1, $2)", 2,
+				  (const char *[]) {tenant, creation_options(conn, inv, tenant, NULL)},
+				  NULL, NULL, CREATE_TIMEOUT, "creating the tenant (initdb)");
+	if (PQresultStatus(res) != PGRES_TUPLES_OK)
+		forget_tenant(tenant);
+	db_check(conn, res, "Look into the pageserver's log: \"neon pageserver logs\".");
+	say("tenant %s successfully created on the pageserver", tenant);
+	say("Created an initial timeline '%s' at Lsn %s for tenant: %s",
+		db_value(res, 0, "timeline_id"), db_value(res, 0, "lsn"), tenant);
+	if (option_given(inv, OPT_SET_DEFAULT))
+		set_default_tenant(tenant);
+	json_begin(&buf);
+	json_string(&buf, "tenant_id", tenant);
+	json_string(&buf, "timeline_id", db_value(res, 0, "timeline_id"));
+	json_string(&buf, "lsn", db_value(res, 0, "lsn"));
+	json_end_print(&buf);
+	PQclear(res);
+	PQfinish(conn);
+	return EXIT_OK;
+}
+
+int
+cmd_tenant_list(Invocation *inv)
+{
+	static const char *const titles[] = {"TENANT", "TIMELINES", "LOGICAL SIZE", "STORED", "DEFAULT"};
+	static const char *const json_names[] = {"tenant_id", "timelines", "logical_size", "physical_size", "default"};
+	Table	   *table = table_new(5, titles, json_names);
+	const char *standard = kv_get_default(&repo.config, "default_tenant", "");
+	PGconn	   *conn = ps_connect();
+	PGresult   *res = db_exec(conn, 60, "listing tenants",
+							  output_json ? "SELECT tenant_id, timelines, logical_size, physical_size FROM neon_pageserver.tenants ORDER BY 1"
+							  : "SELECT tenant_id, timelines, pg_size_pretty(logical_size) AS logical_size,"
+							  " pg_size_pretty(physical_size) AS physical_size FROM neon_pageserver.tenants ORDER BY 1", 0);
+
+	for (int i = 0; i < PQntuples(res); i++)
+	{
+		for (int c = 0; c < 4; c++)
+			table_cell(table, db_value(res, i, json_names[c]));
+		table_cell(table, strcmp(db_value(res, i, "tenant_id"), standard) == 0 ? "yes" : "no");
+	}
+	table_print(table);
+	PQclear(res);
+	PQfinish(conn);
+	return EXIT_OK;
+}
+
+int
+cmd_tenant_set_default(Invocation *inv)
+{
+	char		tenant[NEON_ID_HEXLEN + 1];
+	PGconn	   *conn;
+
+	normal_id(inv->arg[0], tenant);
+	conn = ps_connect();
+	if (!tenant_exists(conn, tenant))
+		die(EXIT_GENERAL, "See \"neon tenant list\".", "there is no tenant %s", tenant);
+	set_default_tenant(tenant);
+	PQfinish(conn);
+	return EXIT_OK;
+}
+
+void
+check_no_endpoints(const char *tenant, const char *timeline, const char *what)
+{
+	int			n;
+	char	  **names = endpoint_names(&n);
+
+	for (int i = 0; i < n; i++)
+	{
+		Endpoint	ep;
+
+		endpoint_load(&ep, names[i]);
+		if (ep.exists && strcmp(ep.tenant, tenant) == 0 &&
+			(timeline == NULL || strcmp(ep.timeline, timeline) == 0))
+			die(EXIT_GENERAL, strf("Remove it by \"neon endpoint destroy %s\", or move it to another branch.", names[i]),
+				"endpoint \"%s\" belongs to %s", names[i], what);
+	}
+}
+
+int
+cmd_tenant_delete(Invocation *inv)
+{
+	char		tenant[NEON_ID_HEXLEN + 1];
+	PGconn	   *conn;
+
+	normal_id(inv->arg[0], tenant);
+	check_no_endpoints(tenant, NULL, strf("tenant %s", tenant));
+	conn = ps_connect();
+	if (!tenant_exists(conn, tenant))
+		die(EXIT_GENERAL, "See \"neon tenant list\".", "there is no tenant %s", tenant);
+	PQclear(db_exec(conn, 120, "deleting the tenant", "SELECT neon_pageserver.tenant_delete($1)", 1, tenant));
+	forget_tenant(tenant);
+	say("tenant %s deleted", tenant);
+	PQfinish(conn);
+	return EXIT_OK;
+}

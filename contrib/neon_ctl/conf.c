@@ -1,0 +1,465 @@
+/*-------------------------------------------------------------------------
+ *
+ * conf.c
+ *	  An endpoint's settings: the files in conf/, which survive its data
+ *	  directories, and the command line that they and the boot make.
+ *
+ * postgresql.conf is the user's; it includes settings.conf, which "neon
+ * endpoint config" writes.  ALTER SYSTEM's postgresql.auto.conf must lie in
+ * the data directory, so it is copied there and back.  What protects the data
+ * goes on the command line, where no file can change it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "endpoint.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fsutil.h"
+#include "output.h"
+#include "repo.h"
+#include "run.h"
+
+#define CONF_LIMIT		(1024 * 1024)
+#define MAX_ARGS		96
+
+/* Set by neon itself; not by endpoint config. */
+static const char *const guarded[] = {
+	"archive_mode", "config_file", "data_directory", "external_pid_file", "fsync", "hba_file",
+	"ident_file", "max_slot_wal_keep_size", "neon.conf_dir", "neon.endpoint_id",
+	"neon.pageserver_connstring", "neon.safekeepers", "neon.storage_conninfo", "neon.tenant_id",
+	"neon.timeline_id", "port", "restart_after_crash", "unix_socket_directories", NULL
+};
+
+/* ---- the files ---- */
+
+static void
+create_file(const Endpoint *ep, const char *name, const char *content)
+{
+	const char *path = endpoint_path(ep, strf("conf/%s", name));
+	char		copy[MAXPGPATH];
+
+	strlcpy(copy, path, sizeof(copy));
+	if (!path_exists(copy))
+		write_file_durably(copy, content, strlen(content));
+}
+
+void
+conf_create(const Endpoint *ep)
+{
+	const char *method = repo.trust ? "trust" : "scram-sha-256";
+	const char *everywhere = repo.trust ? "127.0.0.1/32" : "all         ";
+	char		hba[2048];
+
+	make_directory(repo_path("endpoints"));
+	make_directory(repo_path("endpoints/%s", ep->name));
+	make_directory(endpoint_path(ep, "conf"));
+	create_file(ep, "postgresql.conf",
+				"# Settings of this endpoint, applied at its next start or reload.  They are kept\n"
+				"# over starts and do not go to branches.  Later lines win: settings.conf is\n"
+				"# written by \"neon endpoint config\", and ALTER SYSTEM wins over both.\n"
+				"\n"
+				"max_wal_size = 4GB\n"
+				"checkpoint_timeout = 15min\n"
+				"password_encryption = scram-sha-256\n"
+				"\n"
+				"include = 'settings.conf'\n");
+	create_file(ep, "settings.conf", "# Written by \"neon endpoint config\".\n");
+	create_file(ep, "postgresql.auto.conf", "# Written by ALTER SYSTEM.\n");
+	create_file(ep, "pg_ident.conf", "# MAPNAME  SYSTEM-USERNAME  PG-USERNAME\n");
+	snprintf(hba, sizeof(hba),
+			 "# Who may connect to this endpoint, kept over starts.\n"
+			 "# TYPE  DATABASE     USER          ADDRESS       METHOD\n"
+			 "local   all          all                         %s\n"
+			 "host    all          all           %s  %s\n"
+			 "%s"
+			 "# The pageserver (role " STORAGE_ROLE ") streams the WAL from here.\n"
+			 "host    replication  all           127.0.0.1/32  %s\n",
+			 method, everywhere, method,
+			 repo.trust ? "host    all          all           ::1/128       trust\n" : "", method);
+	create_file(ep, "pg_hba.conf", hba);
+}
+
+static void
+copy_if_different(const char *from, const char *to)
+{
+	char	   *new = read_small_file(from, CONF_LIMIT, NULL);
+	char	   *old = read_small_file(to, CONF_LIMIT, NULL);
+
+	if (new != NULL && (old == NULL || strcmp(new, old) != 0))
+		write_file_durably(to, new, strlen(new));
+	free(new);
+	free(old);
+}
+
+void
+conf_save_auto(const char *endpoint_name, const char *pgdata)
+{
+	char		from[MAXPGPATH];
+	char		to[MAXPGPATH];
+
+	make_path(from, "%s/postgresql.auto.conf", pgdata);
+	make_path(to, "%s", repo_path("endpoints/%s/conf/postgresql.auto.conf", endpoint_name));
+	if (is_directory(repo_path("endpoints/%s/conf", endpoint_name)))
+		copy_if_different(from, to);
+}
+
+/*
+ * Also leaves a postgresql.conf for who calls pg_ctl or postgres on the data
+ * directory by hand: it loads the library, which then says what to do.
+ */
+void
+conf_restore_auto(const Endpoint *ep, const char *pgdata)
+{
+	static const char *const by_hand =
+	"# The settings of this endpoint are in ../conf.  Start it by \"neon endpoint start\".\n"
+	"shared_preload_libraries = 'neon'\n";
+	char		from[MAXPGPATH];
+	char		to[MAXPGPATH];
+
+	make_path(from, "%s", endpoint_path(ep, "conf/postgresql.auto.conf"));
+	make_path(to, "%s/postgresql.auto.conf", pgdata);
+	copy_if_different(from, to);
+	make_path(to, "%s/postgresql.conf", pgdata);
+	write_file_durably(to, by_hand, strlen(by_hand));
+}
+
+/* ---- endpoint config ---- */
+
+static void
+check_setting_name(const char *name)
+{
+	size_t		len = strlen(name);
+
+	if (len == 0 || len > 63 ||
+		strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.") != len)
+		die(EXIT_USAGE, "Give it as name=value.", "\"%s\" is no name of a setting", name);
+	for (int i = 0; guarded[i] != NULL; i++)
+	{
+		if (pg_strcasecmp(name, guarded[i]) == 0)
+			die(EXIT_USAGE, strcmp(guarded[i], "port") == 0 ? "Use \"neon endpoint start NAME --port PORT\"." :
+				"Leave it as it is.", "setting \"%s\" is made by neon and cannot be changed", guarded[i]);
+	}
+}
+
+/* Does the line set that name? */
+static bool
+line_sets(const char *line, const char *name)
+{
+	size_t		len = strlen(name);
+
+	return pg_strncasecmp(line, name, len) == 0 && strncmp(line + len, " = ", 3) == 0;
+}
+
+static void
+append_setting(PQExpBuffer buf, const char *name, const char *value)
+{
+	appendPQExpBuffer(buf, "%s = '", name);
+	for (; *value; value++)
+	{
+		if (*value == '\'' || *value == '\\')
+			appendPQExpBufferChar(buf, *value);
+		appendPQExpBufferChar(buf, *value);
+	}
+	appendPQExpBufferStr(buf, "'\n");
+}
+
+/*
+ * Asks the server for the value that a setting has by the files (and by
+ * pgdata's postgresql.auto.conf); false if it finds errors in them, then
+ * value has its message.
+ */
+static bool
+ask_server(const Endpoint *ep, const char *pgdata, const char *name, PQExpBuffer value)
+{
+	const char *argv[10];
+	int			n = 0;
+
+	argv[n++] = pg_strdup(pg_program("postgres"));
+	argv[n++] = "-D";
+	argv[n++] = pg_strdup(pgdata);
+	argv[n++] = "-c";
+	argv[n++] = pg_strdup(strf("config_file=%s", endpoint_path(ep, "conf/postgresql.conf")));
+	argv[n++] = "-C";
+	argv[n++] = name;
+	argv[n] = NULL;
+	initPQExpBuffer(value);
+	if (run_program(argv, value, 20, NULL) != 0)
+		return false;
+	if (value->len > 0 && value->data[value->len - 1] == '\n')
+		value->data[--value->len] = '\0';
+	return true;
+}
+
+/* The first message of the server's output. */
+static const char *
+first_message(const char *output)
+{
+	const char *p = strstr(output, "LOG:  ");
+	char		line[1024];
+
+	if (p == NULL)
+		p = strstr(output, "FATAL:  ");
+	p = p ? strchr(p, ':') + 1 : output;
+	strlcpy(line, p + strspn(p, " "), sizeof(line));
+	line[strcspn(line, "\n")] = '\0';
+	return strf("%s", line);
+}
+
+void
+conf_set(const Endpoint *ep, const char *name, const char *value)
+{
+	char		path[MAXPGPATH];
+	char	   *old;
+	PQExpBufferData new;
+	PQExpBufferData answer;
+
+	check_setting_name(name);
+	make_path(path, "%s", endpoint_path(ep, "conf/settings.conf"));
+	old = read_small_file(path, CONF_LIMIT, NULL);
+	initPQExpBuffer(&new);
+	for (char *line = old; line != NULL && *line != '\0';)
+	{
+		size_t		len = strcspn(line, "\n") + 1;
+
+		if (!line_sets(line, name))
+			appendBinaryPQExpBuffer(&new, line, strnlen(line, len));
+		line += strnlen(line, len);
+	}
+	if (value != NULL)
+		append_setting(&new, name, value);
+	if (PQExpBufferBroken(&new))
+		die_oom();
+	write_file_durably(path, new.data, new.len);
+	if (!ask_server(ep, endpoint_path(ep, "conf"), name, &answer) && value != NULL)
+	{
+		/* back to what it was */
+		if (old != NULL)
+			write_file_durably(path, old, strlen(old));
+		die(EXIT_GENERAL, "The settings are as before.", "the server refuses %s=%s: %s", name, value,
+			first_message(answer.data));
+	}
+	termPQExpBuffer(&answer);
+	termPQExpBuffer(&new);
+	free(old);
+}
+
+/* The settings of settings.conf. */
+void
+conf_print(const Endpoint *ep)
+{
+	static const char *const titles[] = {"SETTING", "VALUE"};
+	static const char *const json_names[] = {"setting", "value"};
+	Table	   *table = table_new(2, titles, json_names);
+	char	   *data = read_small_file(endpoint_path(ep, "conf/settings.conf"), CONF_LIMIT, NULL);
+
+	for (char *line = data; line != NULL && *line != '\0';)
+	{
+		char	   *next = strchr(line, '\n');
+		char	   *equals;
+
+		if (next != NULL)
+			*next++ = '\0';
+		equals = strstr(line, " = '");
+		if (*line != '#' && equals != NULL)
+		{
+			*equals = '\0';
+			equals += strlen(" = '");
+			equals[strlen(equals) - (equals[0] != '\0')] = '\0';
+			table_cell(table, line);
+			table_cell(table, equals);
+		}
+		line = next;
+	}
+	table_print(table);
+	free(data);
+}
+
+/* ---- the command line ---- */
+
+typedef struct Args
+{
+	int			n;
+	const char **argv;
+} Args;
+
+static void
+add_arg(Args *args, const char *arg)
+{
+	Assert(args->n < MAX_ARGS - 1);
+	args->argv[args->n++] = pg_strdup(arg);
+	args->argv[args->n] = NULL;
+}
+
+static void
+add_setting(Args *args, const char *name, const char *value)
+{
+	PQExpBufferData buf;
+
+	initPQExpBuffer(&buf);
+	appendPQExpBuffer(&buf, "%s=%s", name, value);
+	if (PQExpBufferBroken(&buf))
+		die_oom();
+	add_arg(args, "-c");
+	add_arg(args, buf.data);
+	termPQExpBuffer(&buf);
+}
+
+/* Can the setting be different from its default?  Includes may hold anything. */
+static bool
+files_mention(const Endpoint *ep, const char *name)
+{
+	static const char *const files[] = {"postgresql.conf", "settings.conf", "postgresql.auto.conf", NULL};
+	bool		found = false;
+
+	for (int i = 0; files[i] != NULL && !found; i++)
+	{
+		char	   *data = read_small_file(endpoint_path(ep, strf("conf/%s", files[i])), CONF_LIMIT, NULL);
+		const char *p = data;
+		int			includes = (i == 0) ? -1 : 0;	/* settings.conf is ours */
+
+		for (; p != NULL && *p && !found; p++)
+		{
+			if (pg_strncasecmp(p, name, strlen(name)) == 0)
+				found = true;
+			if (pg_strncasecmp(p, "include", 7) == 0 && ++includes > 0)
+				found = true;
+		}
+		free(data);
+	}
+	return found;
+}
+
+/* The value by the files, or otherwise if they leave the default. */
+static const char *
+user_setting(const Endpoint *ep, const char *pgdata, const char *name, const char *otherwise)
+{
+	PQExpBufferData value;
+	const char *result;
+
+	if (!files_mention(ep, name))
+		return otherwise;
+	if (!ask_server(ep, pgdata, name, &value))
+		die(EXIT_GENERAL, strf("Correct the files in \"%s\".", endpoint_path(ep, "conf")),
+			"the settings of endpoint \"%s\" are not valid: %s", ep->name, first_message(value.data));
+	result = strf("%s", value.data);
+	termPQExpBuffer(&value);
+	return result;
+}
+
+/* pg_control demands that these are not lower than where the data was written. */
+static void
+add_raised(Args *args, const Endpoint *ep, const char *pgdata, const KvFile *boot,
+		   const char *name, const char *boot_key, int default_value)
+{
+	int			needed = (int) kv_get_int(boot, boot_key, 0);
+	int			have = atoi(user_setting(ep, pgdata, name, strf("%d", default_value)));
+
+	if (needed > have)
+		add_setting(args, name, strf("%d", needed));
+}
+
+static void
+add_libraries(Args *args, const Endpoint *ep, const char *pgdata)
+{
+	char	   *list = pg_strdup(user_setting(ep, pgdata, "shared_preload_libraries", ""));
+	PQExpBufferData buf;
+
+	initPQExpBuffer(&buf);
+	appendPQExpBufferStr(&buf, "neon");
+	for (char *item = strtok(list, ","); item != NULL; item = strtok(NULL, ","))
+	{
+		size_t		len;
+
+		item += strspn(item, " ");
+		len = strlen(item);
+		while (len > 0 && item[len - 1] == ' ')
+			item[--len] = '\0';
+		if (len > 0 && strcmp(item, "neon") != 0)
+			appendPQExpBuffer(&buf, ",%s", item);
+	}
+	if (PQExpBufferBroken(&buf))
+		die_oom();
+	add_setting(args, "shared_preload_libraries", buf.data);
+	termPQExpBuffer(&buf);
+	free(list);
+}
+
+static void
+add_addresses(Args *args, const Endpoint *ep, const char *pgdata)
+{
+	const char *listen = user_setting(ep, pgdata, "listen_addresses", LOOPBACK);
+	const char *dir = socket_directory(ep->port);
+
+	/* The pageserver comes by the loopback address. */
+	if (strstr(listen, LOOPBACK) == NULL && strstr(listen, "*") == NULL &&
+		strstr(listen, "0.0.0.0") == NULL && strstr(listen, "localhost") == NULL)
+		listen = listen[0] ? strf("%s,%s", LOOPBACK, listen) : LOOPBACK;
+	add_setting(args, "listen_addresses", listen);
+	add_setting(args, "port", strf("%d", ep->port));
+	add_setting(args, "unix_socket_directories", dir ? strf("\"%s\"", dir) : "");
+}
+
+/* A value of a connection string, quoted. */
+static void
+append_conn_value(PQExpBuffer buf, const char *value)
+{
+	appendPQExpBufferChar(buf, '\'');
+	for (; *value; value++)
+	{
+		if (*value == '\'' || *value == '\\')
+			appendPQExpBufferChar(buf, '\\');
+		appendPQExpBufferChar(buf, *value);
+	}
+	appendPQExpBufferChar(buf, '\'');
+}
+
+static void
+add_identity(Args *args, const Endpoint *ep)
+{
+	PQExpBufferData conn;
+
+	add_setting(args, "neon.tenant_id", ep->tenant);
+	add_setting(args, "neon.timeline_id", ep->timeline);
+	add_setting(args, "neon.endpoint_id", ep->name);
+	add_setting(args, "neon.conf_dir", endpoint_path(ep, "conf"));
+	add_setting(args, "neon.safekeepers", "");
+	initPQExpBuffer(&conn);
+	appendPQExpBuffer(&conn, "host=%s port=%d user=tenant_%s dbname=%s sslmode=disable passfile=",
+					  LOOPBACK, pageserver_port(), ep->tenant, MAINTENANCE_DB);
+	append_conn_value(&conn, endpoint_path(ep, "passfile"));
+	if (PQExpBufferBroken(&conn))
+		die_oom();
+	add_setting(args, "neon.pageserver_connstring", conn.data);
+	termPQExpBuffer(&conn);
+	add_setting(args, "neon.storage_conninfo",
+				strf("host=%s port=%d user=%s dbname=%s sslmode=disable", LOOPBACK, ep->port,
+					 STORAGE_ROLE, MAINTENANCE_DB));
+}
+
+const char **
+conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot)
+{
+	Args		args = {0, pg_malloc0(MAX_ARGS * sizeof(char *))};
+
+	add_arg(&args, pg_program("postgres"));
+	add_arg(&args, "-D");
+	add_arg(&args, endpoint_path(ep, "pgdata"));
+	add_setting(&args, "config_file", endpoint_path(ep, "conf/postgresql.conf"));
+	add_setting(&args, "hba_file", endpoint_path(ep, "conf/pg_hba.conf"));
+	add_setting(&args, "ident_file", endpoint_path(ep, "conf/pg_ident.conf"));
+	add_libraries(&args, ep, pgdata);
+	add_addresses(&args, ep, pgdata);
+	add_setting(&args, "fsync", "on");
+	add_setting(&args, "full_page_writes", user_setting(ep, pgdata, "full_page_writes", "off"));
+	add_setting(&args, "restart_after_crash", "off");
+	add_setting(&args, "max_slot_wal_keep_size", "-1");
+	add_raised(&args, ep, pgdata, boot, "max_connections", "max_connections", 100);
+	add_raised(&args, ep, pgdata, boot, "max_worker_processes", "max_worker_processes", 8);
+	add_raised(&args, ep, pgdata, boot, "max_wal_senders", "max_wal_senders", 10);
+	add_raised(&args, ep, pgdata, boot, "max_prepared_transactions", "max_prepared_xacts", 0);
+	add_raised(&args, ep, pgdata, boot, "max_locks_per_transaction", "max_locks_per_xact", 64);
+	add_identity(&args, ep);
+	return args.argv;
+}

@@ -1,0 +1,198 @@
+/*-------------------------------------------------------------------------
+ *
+ * db.c
+ *	  Connections and statements with a time limit and progress.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "db.h"
+
+#include <poll.h>
+
+#include "output.h"
+#include "run.h"
+
+#define MAX_PARAMS 12
+
+static const char *const default_hint = "Look into the server's log: \"neon pageserver logs\" or \"neon endpoint logs NAME\".";
+
+static void
+ignore_notice(void *arg, const PGresult *result)
+{
+}
+
+/* First line of libpq's message, without what every message begins with. */
+static const char *
+connection_problem(PGconn *conn)
+{
+	const char *message = PQerrorMessage(conn);
+	const char *fatal = strstr(message, "FATAL:  ");
+	char		line[1024];
+
+	strlcpy(line, fatal ? fatal + strlen("FATAL:  ") : message, sizeof(line));
+	line[strcspn(line, "\n")] = '\0';
+	return strf("%s", line);
+}
+
+/* Drives PQconnectStart to its end, since connect_timeout has whole seconds only. */
+static bool
+finish_connect(PGconn *conn, int64 deadline)
+{
+	PostgresPollingStatusType state = PGRES_POLLING_WRITING;
+
+	if (conn == NULL || PQstatus(conn) == CONNECTION_BAD)
+		return false;
+	while (state != PGRES_POLLING_OK && state != PGRES_POLLING_FAILED)
+	{
+		struct pollfd pfd;
+
+		pfd.fd = PQsocket(conn);
+		pfd.events = (state == PGRES_POLLING_READING) ? POLLIN : POLLOUT;
+		if (now_ms() > deadline || pfd.fd < 0)
+			return false;
+		progress_tick();
+		if (poll(&pfd, 1, 100) > 0)
+			state = PQconnectPoll(conn);
+	}
+	return state == PGRES_POLLING_OK;
+}
+
+PGconn *
+db_try_connect(int port, const char *user, const char *password, int timeout_s,
+			   const char **problem)
+{
+	char		port_text[16];
+	const char *keywords[] = {"host", "port", "user", "password", "dbname", "sslmode",
+		"gssencmode", "application_name", "client_encoding", "passfile", "options", NULL};
+	const char *values[] = {"127.0.0.1", port_text, user, password, "postgres", "disable",
+		"disable", "neon_ctl", "UTF8", "/dev/null", "-c statement_timeout=0", NULL};
+	PGconn	   *conn;
+
+	snprintf(port_text, sizeof(port_text), "%d", port);
+	conn = PQconnectStartParams(keywords, values, 0);
+	if (!finish_connect(conn, now_ms() + (int64) timeout_s * 1000))
+	{
+		if (problem != NULL)
+			*problem = (conn != NULL && PQstatus(conn) == CONNECTION_BAD) ?
+				connection_problem(conn) : strf("no answer within %d s", timeout_s);
+		PQfinish(conn);
+		return NULL;
+	}
+	PQsetNoticeReceiver(conn, ignore_notice, NULL);
+	return conn;
+}
+
+void
+db_wait_input(PGconn *conn, int64 deadline_ms, const char *what)
+{
+	struct pollfd pfd;
+
+	pfd.fd = PQsocket(conn);
+	pfd.events = POLLIN;
+	pfd.revents = 0;
+	progress_tick();
+	if (pfd.fd >= 0 && poll(&pfd, 1, 100) == 0)
+	{
+		if (now_ms() <= deadline_ms)
+			return;
+		{
+			char		errbuf[256];
+			PGcancel   *cancel = PQgetCancel(conn);
+
+			if (cancel != NULL)
+				(void) PQcancel(cancel, errbuf, sizeof(errbuf));
+			PQfreeCancel(cancel);
+		}
+		die(EXIT_TIMEOUT, "Look into the server's log, and try again.",
+			"%s has not ended in time", what);
+	}
+	if (PQconsumeInput(conn) == 0)
+		die(EXIT_GENERAL, default_hint, "connection lost while %s: %s", what, connection_problem(conn));
+}
+
+PGresult *
+db_send(PGconn *conn, const char *sql, int nparams, const char *const *values,
+		const int *lengths, const int *formats, int timeout_s, const char *progress)
+{
+	const char *what = progress ? progress : "a statement";
+	int64		deadline = now_ms() + (int64) timeout_s * 1000;
+	PGresult   *result = NULL;
+	PGresult   *next;
+
+	if (!PQsendQueryParams(conn, sql, nparams, NULL, values, lengths, formats, 0))
+		die(EXIT_GENERAL, default_hint, "could not send a statement: %s", connection_problem(conn));
+	if (progress != NULL)
+		progress_begin(progress);
+	for (;;)
+	{
+		while (PQisBusy(conn))
+			db_wait_input(conn, deadline, what);
+		next = PQgetResult(conn);
+		if (next == NULL)
+			break;
+		PQclear(result);
+		result = next;
+	}
+	if (progress != NULL)
+		progress_end();
+	if (result == NULL)
+		die(EXIT_GENERAL, default_hint, "no result of a statement: %s", connection_problem(conn));
+	return result;
+}
+
+PGresult *
+db_exec(PGconn *conn, int timeout_s, const char *progress, const char *sql, int nparams,...)
+{
+	const char *values[MAX_PARAMS];
+	va_list		args;
+	PGresult   *result;
+
+	Assert(nparams <= MAX_PARAMS);
+	va_start(args, nparams);
+	for (int i = 0; i < nparams; i++)
+		values[i] = va_arg(args, const char *);
+	va_end(args);
+	result = db_send(conn, sql, nparams, values, NULL, NULL, timeout_s, progress);
+	db_check(conn, result, default_hint);
+	return result;
+}
+
+void
+db_check(PGconn *conn, PGresult *result, const char *fallback_hint)
+{
+	ExecStatusType status = PQresultStatus(result);
+	const char *primary;
+	const char *detail;
+	const char *hint;
+
+	if (status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK || status == PGRES_COPY_OUT)
+		return;
+	primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+	detail = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL);
+	hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
+	if (primary == NULL)
+		die(EXIT_GENERAL, fallback_hint, "%s", connection_problem(conn));
+	die(EXIT_GENERAL, hint ? hint : fallback_hint, "%s%s%s%s", primary,
+		detail ? " (" : "", detail ? detail : "", detail ? ")" : "");
+}
+
+const char *
+db_sqlstate(const PGresult *result)
+{
+	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	return state ? state : "";
+}
+
+const char *
+db_value(const PGresult *result, int row, const char *column)
+{
+	int			number = PQfnumber(result, column);
+
+	if (number < 0)
+		die(EXIT_GENERAL, "Install the same version of the neon command and of its extensions.",
+			"an answer of the server lacks column \"%s\"", column);
+	if (row >= PQntuples(result) || PQgetisnull(result, row, number))
+		return NULL;
+	return PQgetvalue(result, row, number);
+}

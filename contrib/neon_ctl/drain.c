@@ -1,0 +1,304 @@
+/*-------------------------------------------------------------------------
+ *
+ * drain.c
+ *	  Taking from a dead compute's directory what the pageserver lacks.
+ *
+ * In laptop mode a commit is acknowledged when it is in the compute's own
+ * pg_wal, so before anything else may write the timeline, or the directory may
+ * go away, that WAL is given to the pageserver: the ticket is taken away so
+ * that nobody starts there, whatever runs is stopped, and the segments are
+ * sent raw from where the pageserver is.  The pageserver decodes them and
+ * says where the last valid record ends.
+ *
+ * Where the WAL ends is a question of trust.  As long as the machine has not
+ * been booted since, all that was written is in the files, page after page;
+ * so a page with its own address behind the end means that something between
+ * is damaged, and nothing is given up silently.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "endpoint.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "access/xlog_internal.h"
+#include "fsutil.h"
+#include "output.h"
+#include "repo.h"
+
+#define FIRST_CHUNK		(4 * 1024 * 1024)
+#define LARGEST_CHUNK	(1000 * 1024 * 1024)
+#define TIMELINE_ID		1		/* PostgreSQL's; branches share it */
+
+/* The pg_wal of one data directory. */
+typedef struct WalFiles
+{
+	char		dir[MAXPGPATH];
+	int			segsize;
+} WalFiles;
+
+/* A segment opened for reading; -1 if there is none. */
+static int
+open_segment(const WalFiles *wal, XLogSegNo segno)
+{
+	char		name[MAXFNAMELEN];
+	char		path[MAXPGPATH];
+	int			fd;
+
+	XLogFileName(name, TIMELINE_ID, segno, wal->segsize);
+	make_path(path, "%s/%s", wal->dir, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 && errno != ENOENT && errno != ENOTDIR)
+		die(EXIT_GENERAL, "Check the disk and the permissions.", "could not open \"%s\": %m", path);
+	return fd;
+}
+
+/* Does this page of the segment say that it is where it is? */
+static bool
+page_is_own(int fd, uint32 offset, XLogRecPtr address)
+{
+	XLogPageHeaderData header;
+
+	if (pread(fd, &header, sizeof(header), offset) != sizeof(header))
+		return false;
+	return header.xlp_magic == XLOG_PAGE_MAGIC && header.xlp_pageaddr == address;
+}
+
+/*
+ * End of the last page, at or after the one that holds "from", that carries
+ * its own address: no valid WAL lies beyond.  The rest of a segment may be
+ * zeros (a switch of segments), so each segment is looked through.
+ */
+static XLogRecPtr
+end_of_own_pages(const WalFiles *wal, XLogRecPtr from)
+{
+	XLogRecPtr	page = from - from % XLOG_BLCKSZ;
+	XLogRecPtr	end = page;
+	XLogSegNo	segno;
+	uint32		offset = XLogSegmentOffset(page, wal->segsize);
+
+	XLByteToSeg(page, segno, wal->segsize);
+	for (;; segno++, offset = 0)
+	{
+		int			fd = open_segment(wal, segno);
+
+		if (fd < 0)
+			return end;
+		for (; offset < wal->segsize; offset += XLOG_BLCKSZ)
+		{
+			XLogRecPtr	address;
+
+			XLogSegNoOffsetToRecPtr(segno, offset, wal->segsize, address);
+			if (page_is_own(fd, offset, address))
+				end = address + XLOG_BLCKSZ;
+		}
+		close(fd);
+	}
+}
+
+/* Reads [start, start + len) as far as there are files; returns the bytes read. */
+static int
+read_wal(const WalFiles *wal, XLogRecPtr start, char *buf, int len)
+{
+	int			done = 0;
+
+	while (done < len)
+	{
+		XLogSegNo	segno;
+		uint32		offset = XLogSegmentOffset(start + done, wal->segsize);
+		int			want = Min(len - done, wal->segsize - offset);
+		int			fd;
+		ssize_t		n;
+
+		XLByteToSeg(start + done, segno, wal->segsize);
+		fd = open_segment(wal, segno);
+		if (fd < 0)
+			break;
+		n = pread(fd, buf + done, want, offset);
+		close(fd);
+		if (n < 0)
+			die(EXIT_GENERAL, "Check the disk.", "could not read WAL in \"%s\": %m", wal->dir);
+		done += n;
+		if (n < want)
+			break;
+	}
+	return done;
+}
+
+/*
+ * Sends [start, end) to the pageserver and returns where its last valid
+ * record ends.  A record that the end of a chunk cuts is sent again; one that
+ * is longer than a chunk makes the chunk grow.
+ */
+static XLogRecPtr
+feed(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer, const WalFiles *wal,
+	 XLogRecPtr start, XLogRecPtr end)
+{
+	int			chunk = FIRST_CHUNK;
+	char	   *buf = NULL;
+	int			buf_size = 0;
+
+	while (start < end)
+	{
+		int			len = (int) Min(end - start, (uint64) chunk);
+		XLogRecPtr	reached;
+
+		if (chunk > buf_size)
+		{
+			buf = pg_realloc(buf, chunk);
+			buf_size = chunk;
+		}
+		len = read_wal(wal, start, buf, len);
+		if (len == 0)
+			break;
+		reached = ps_feed(conn, tl, writer, start, buf, len);
+		if (reached == start)
+		{
+			if (start + len >= end || len < chunk || chunk >= LARGEST_CHUNK)
+				break;
+			chunk = Min(chunk * 2, LARGEST_CHUNK);
+		}
+		start = reached;
+	}
+	free(buf);
+	return start;
+}
+
+/*
+ * The writer's directory cannot be read: refuse, saying what would be lost, or
+ * do as the user says.
+ */
+static void
+give_up_writer(PGconn *conn, TimelineInfo *tl, const WriterInfo *writer, XLogRecPtr accept_loss,
+			   const char *why)
+{
+	if (accept_loss == InvalidXLogRecPtr)
+		die(EXIT_GENERAL,
+			strf("Bring the directory back. If that is impossible, give up what is missing by \"--accept-data-loss %s\".",
+				 lsn_text(tl->last_record_lsn)),
+			"%s: commits of endpoint \"%s\" (branch \"%s\", term %u) after %s would be lost",
+			why, writer->endpoint, tl->name, writer->term, lsn_text(tl->last_record_lsn));
+	if (accept_loss != tl->last_record_lsn)
+		die(EXIT_GENERAL, strf("Give \"--accept-data-loss %s\".", lsn_text(tl->last_record_lsn)),
+			"the pageserver has branch \"%s\" up to %s, not %s", tl->name,
+			lsn_text(tl->last_record_lsn), lsn_text(accept_loss));
+	ps_writer_abandon(conn, tl, writer->boot_id, accept_loss);
+	warn("commits of endpoint \"%s\" (branch \"%s\", term %u) after %s are given up",
+		 writer->endpoint, tl->name, writer->term, lsn_text(accept_loss));
+}
+
+static void
+refresh_timeline(PGconn *conn, TimelineInfo *tl)
+{
+	TimelineInfo fresh;
+
+	if (!ps_timeline_by_id(conn, tl->tenant, tl->id, &fresh))
+		die(EXIT_GENERAL, "See \"neon timeline list\".", "branch \"%s\" is no longer there", tl->name);
+	*tl = fresh;
+}
+
+/*
+ * Why the writer's directory cannot be drained, or NULL.  Otherwise *end is
+ * where the WAL ends that the pageserver now has.
+ */
+static const char *
+feed_directory(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer, const char *pgdata,
+			   XLogRecPtr *end)
+{
+	WalFiles	wal;
+	TicketInfo	ticket;
+	XLogRecPtr	own_end;
+	struct stat st;
+
+	if (!is_directory(pgdata))
+		return strf("the last writer's data directory \"%s\" is missing", pgdata);
+	if (!ticket_read(pgdata, &ticket) || strcmp(ticket.boot_id, writer->boot_id) != 0)
+		return strf("data directory \"%s\" is not of the last writer's boot", pgdata);
+	make_path(wal.dir, "%s/pg_wal", pgdata);
+	wal.segsize = tl->segment_size;
+	if (!IsValidWalSegSize(wal.segsize))
+		die(EXIT_GENERAL, "Look into the pageserver's view neon_pageserver.timelines.",
+			"branch \"%s\" has an invalid WAL segment size %d", tl->name, wal.segsize);
+	if (stat(wal.dir, &st) < 0)
+		return strf("the last writer's WAL directory \"%s\" is missing", wal.dir);
+	own_end = end_of_own_pages(&wal, tl->last_record_lsn);
+	if (own_end <= tl->last_record_lsn && XLogSegmentOffset(tl->last_record_lsn, wal.segsize) != 0)
+		return strf("WAL at %s is missing in \"%s\"", lsn_text(tl->last_record_lsn), wal.dir);
+	*end = feed(conn, tl, writer, &wal, tl->last_record_lsn, own_end);
+	if (own_end > *end - *end % XLOG_BLCKSZ + XLOG_BLCKSZ &&
+		strcmp(writer->machine_boot_id, machine_boot_id()) == 0)
+		return strf("WAL in \"%s\" is damaged at %s and goes on to %s", wal.dir, lsn_text(*end), lsn_text(own_end));
+	return NULL;
+}
+
+void
+drain_writer(PGconn *conn, TimelineInfo *tl, const WriterInfo *writer, XLogRecPtr accept_loss)
+{
+	char		pgdata[MAXPGPATH];
+	char		ticket[MAXPGPATH];
+	const char *problem;
+	XLogRecPtr	end = InvalidXLogRecPtr;
+
+	make_path(pgdata, "%s", writer_pgdata(writer));
+	make_path(ticket, "%s/neon.ticket", pgdata);
+	/* Keep what it says, so that the directory still tells whose it is. */
+	if (path_exists(ticket))
+		rename_durably(ticket, strf("%s.used", ticket));
+	server_stop(pgdata, STOP_IMMEDIATE, 0, strf("endpoint \"%s\"", writer->endpoint));
+	refresh_timeline(conn, tl);
+	problem = feed_directory(conn, tl, writer, pgdata, &end);
+	refresh_timeline(conn, tl);
+	if (problem != NULL)
+		give_up_writer(conn, tl, writer, accept_loss, problem);
+	else
+		ps_writer_drained(conn, tl, writer->boot_id, end);
+	refresh_timeline(conn, tl);
+	conf_save_auto(writer->endpoint, pgdata);
+}
+
+void
+drain_dead_writer(PGconn *conn, TimelineInfo *tl, XLogRecPtr accept_loss)
+{
+	WriterInfo	writer;
+	Endpoint	live;
+
+	ps_writer_get(conn, tl, &writer);
+	if (writer.term == 0 || writer.drained_lsn != InvalidXLogRecPtr)
+		return;
+	if (writer_is_live(&writer, &live))
+		die(EXIT_GENERAL, strf("Stop it by \"neon endpoint stop %s\".", writer.endpoint),
+			"endpoint \"%s\" writes branch \"%s\"", writer.endpoint, tl->name);
+	say("Draining endpoint %s, which was not stopped cleanly ...", writer.endpoint);
+	drain_writer(conn, tl, &writer, accept_loss);
+}
+
+void
+drain_directory(PGconn *conn, const Endpoint *ep, XLogRecPtr accept_loss)
+{
+	char		pgdata[MAXPGPATH];
+	TicketInfo	ticket;
+	TimelineInfo tl;
+	WriterInfo	writer;
+	int			lock;
+
+	make_path(pgdata, "%s", endpoint_path(ep, "pgdata"));
+	if (ticket_read(pgdata, &ticket) && strcmp(ticket.kind, "primary") == 0)
+	{
+		if (conn == NULL)
+			die(EXIT_NOT_RUNNING, "Start it by \"neon start\".", "the pageserver is not running");
+		lock = timeline_lock(ticket.timeline);
+		if (ps_timeline_by_id(conn, ticket.tenant, ticket.timeline, &tl))
+		{
+			ps_writer_get(conn, &tl, &writer);
+			if (writer.term > 0 && writer.drained_lsn == InvalidXLogRecPtr &&
+				strcmp(writer.boot_id, ticket.boot_id) == 0)
+				drain_writer(conn, &tl, &writer, accept_loss);
+		}
+		lock_release(lock);
+	}
+	server_stop(pgdata, STOP_IMMEDIATE, 0, strf("endpoint \"%s\"", ep->name));
+	if (is_directory(pgdata))
+		conf_save_auto(ep->name, pgdata);
+}

@@ -1,0 +1,142 @@
+/*-------------------------------------------------------------------------
+ *
+ * endpoint.h
+ *	  An endpoint's directory and state, its settings, its boot and its drain.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_CTL_ENDPOINT_H
+#define NEON_CTL_ENDPOINT_H
+
+#include "kvfile.h"
+#include "pageserver.h"
+#include "server.h"
+
+#define ENDPOINT_LOCK_TIMEOUT 300	/* seconds; more than any boot or drain */
+
+typedef enum EndpointKind
+{
+	ENDPOINT_PRIMARY,
+	ENDPOINT_STATIC,
+	ENDPOINT_EPHEMERAL,
+} EndpointKind;
+
+/*
+ * What is kept of an endpoint in conf/endpoint.  lsn is that of a static
+ * endpoint, or of an ephemeral one that was told one, else invalid.
+ */
+typedef struct Endpoint
+{
+	char		name[64];
+	bool		exists;
+	char		tenant[NEON_ID_HEXLEN + 1];
+	char		timeline[NEON_ID_HEXLEN + 1];
+	EndpointKind kind;
+	XLogRecPtr	lsn;
+	int			port;
+	bool		wanted;			/* ran when it was last heard of: start --endpoints */
+} Endpoint;
+
+/* ---- endpoint.c ---- */
+
+extern const char *endpoint_kind_name(EndpointKind kind);
+extern const char *endpoint_path(const Endpoint *ep, const char *below);
+
+/* exists tells whether there is one of that name; the rest is zero if not. */
+extern void endpoint_load(Endpoint *ep, const char *name);
+extern void endpoint_load_existing(Endpoint *ep, const char *name);
+extern void endpoint_save(const Endpoint *ep);
+
+/* Names of all endpoints, sorted, malloc'd. */
+extern char **endpoint_names(int *n);
+
+/* First free port from 55432 that no endpoint here has; takes the lock "ports". */
+extern int	endpoint_choose_port(void);
+
+extern int	endpoint_lock(const char *name, bool *waited);
+extern int	timeline_lock(const char *timeline);
+
+/* The endpoint whose data directory the writer uses and that runs; false if none runs. */
+extern bool writer_is_live(const WriterInfo *writer, Endpoint *ep);
+extern const char *writer_pgdata(const WriterInfo *writer);
+
+/* Of this boot of the machine. */
+extern const char *machine_boot_id(void);
+
+/* ---- conf.c ---- */
+
+/* Makes conf/ with its files; what is there stays. */
+extern void conf_create(const Endpoint *ep);
+
+/* Lines of settings.conf: set, or remove if value is NULL; dies on a value that the server refuses. */
+extern void conf_set(const Endpoint *ep, const char *name, const char *value);
+extern void conf_print(const Endpoint *ep);
+
+/* ALTER SYSTEM's file, from and to conf/. */
+extern void conf_save_auto(const char *endpoint_name, const char *pgdata);
+extern void conf_restore_auto(const Endpoint *ep, const char *pgdata);
+
+/*
+ * The command line of the server, NULL-terminated, malloc'd.  boot is what
+ * neon.boot in pgdata says.
+ */
+extern const char **conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot);
+
+/* ---- drain.c ---- */
+
+/*
+ * Makes the pageserver have everything that the writer acknowledged and marks
+ * it drained.  Stops the writer if it runs.  The caller holds the timeline's
+ * lock and has seen that the writer is not drained.  accept_loss is the LSN
+ * of --accept-data-loss, or invalid.  Refreshes *tl.
+ */
+extern void drain_writer(PGconn *conn, TimelineInfo *tl, const WriterInfo *writer, XLogRecPtr accept_loss);
+
+/* Drains if there is an undrained writer; refuses if it is live. */
+extern void drain_dead_writer(PGconn *conn, TimelineInfo *tl, XLogRecPtr accept_loss);
+
+/*
+ * Before pgdata of the endpoint is replaced or removed: stops what runs on it
+ * and drains it if it holds what the storage may lack.  conn may be NULL: then
+ * it dies if that would be needed.
+ */
+extern void drain_directory(PGconn *conn, const Endpoint *ep, XLogRecPtr accept_loss);
+
+/* ---- boot.c ---- */
+
+/* What a ticket in a data directory says; false if there is none, used or not. */
+typedef struct TicketInfo
+{
+	char		tenant[NEON_ID_HEXLEN + 1];
+	char		timeline[NEON_ID_HEXLEN + 1];
+	char		boot_id[NEON_ID_HEXLEN + 1];
+	char		kind[16];
+} TicketInfo;
+
+extern bool ticket_read(const char *pgdata, TicketInfo *ticket);
+
+/*
+ * Boots a stopped, drained endpoint: base backup, directory, ticket, right to
+ * write, server, admission.  Holding the endpoint's lock and, for a primary,
+ * the timeline's.  boot_lsn: where; a primary gets last_record_lsn.
+ */
+extern void boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, XLogRecPtr boot_lsn);
+
+/* A session of the endpoint's superuser; dies if it does not come. */
+extern PGconn *endpoint_connect(const Endpoint *ep, int timeout_s);
+
+/*
+ * Makes the pageserver have all that is acknowledged on the branch: a live
+ * primary is asked to flush a commit and waited for, a dead one is drained.
+ * Returns the LSN up to which everything is there, a commit boundary or the
+ * branch's end; *insert_lsn gets the live insert LSN or the same.
+ */
+extern XLogRecPtr branch_sync(PGconn *conn, TimelineInfo *tl, XLogRecPtr *insert_lsn);
+
+/*
+ * Where a user's LSN lies in the branch: dies if it is in the future or
+ * before the history; waits until the pageserver has it.
+ */
+extern void branch_check_lsn(PGconn *conn, TimelineInfo *tl, XLogRecPtr lsn);
+
+#endif							/* NEON_CTL_ENDPOINT_H */

@@ -1,0 +1,336 @@
+/*-------------------------------------------------------------------------
+ *
+ * pageserver.c
+ *	  What the command asks of the pageserver.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "pageserver.h"
+
+#include "fsutil.h"
+#include "options.h"
+#include "output.h"
+#include "repo.h"
+#include "server.h"
+
+#define STATEMENT_TIMEOUT 60
+#define FEED_TIMEOUT	300
+
+const char *
+pageserver_pgdata(void)
+{
+	return repo_path("pageserver/pgdata");
+}
+
+const char *
+pageserver_log(void)
+{
+	return repo_path("pageserver/pageserver.log");
+}
+
+int
+pageserver_port(void)
+{
+	return (int) kv_get_int(&repo.config, "pageserver_port", DEFAULT_PAGESERVER_PORT);
+}
+
+PGconn *
+ps_try_connect(void)
+{
+	ServerInfo	info;
+
+	server_info(pageserver_pgdata(), &info);
+	if (info.state != SERVER_RUNNING)
+		return NULL;
+	return db_try_connect(pageserver_port(), SUPERUSER,
+						  kv_get_default(&repo.config, "pageserver_password", ""), 5, NULL);
+}
+
+PGconn *
+ps_connect(void)
+{
+	ServerInfo	info;
+	const char *problem = "";
+	PGconn	   *conn;
+
+	server_info(pageserver_pgdata(), &info);
+	if (info.state != SERVER_RUNNING)
+		die(EXIT_NOT_RUNNING, "Start it by \"neon start\".", "the pageserver is not running");
+	progress_begin("connecting to the pageserver");
+	/* It may be recovering from a crash of one of its processes. */
+	for (int i = 0;; i++)
+	{
+		conn = db_try_connect(pageserver_port(), SUPERUSER,
+							  kv_get_default(&repo.config, "pageserver_password", ""), 5, &problem);
+		if (conn != NULL || i == 60)
+			break;
+		if (strstr(problem, "starting up") == NULL && strstr(problem, "recovery") == NULL &&
+			strstr(problem, "not yet accepting") == NULL)
+			break;
+		progress_tick();
+		pg_usleep(250000L);
+	}
+	progress_end();
+	if (conn == NULL)
+		die(EXIT_NOT_RUNNING, "Look into its log: \"neon pageserver logs\".",
+			"could not connect to pageserver %s:%d: %s", LOOPBACK, pageserver_port(), problem);
+	return conn;
+}
+
+const char *
+lsn_text(XLogRecPtr lsn)
+{
+	return strf("%X/%X", LSN_FORMAT_ARGS(lsn));
+}
+
+/* ---- taking values out of results ---- */
+
+static void
+copy_text(char *to, size_t size, const PGresult *res, int row, const char *column)
+{
+	const char *value = db_value(res, row, column);
+
+	strlcpy(to, value ? value : "", size);
+}
+
+static XLogRecPtr
+get_lsn(const PGresult *res, int row, const char *column)
+{
+	const char *value = db_value(res, row, column);
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
+
+	if (value != NULL && !parse_lsn(value, &lsn))
+		die(EXIT_GENERAL, "Install the same version of the neon command and of its extensions.",
+			"\"%s\" is no LSN", value);
+	return lsn;
+}
+
+static uint32
+get_uint32(const PGresult *res, int row, const char *column)
+{
+	const char *value = db_value(res, row, column);
+
+	return value ? (uint32) strtoul(value, NULL, 10) : 0;
+}
+
+static void
+fill_timeline(TimelineInfo *info, const PGresult *res, int row)
+{
+	memset(info, 0, sizeof(*info));
+	copy_text(info->tenant, sizeof(info->tenant), res, row, "tenant_id");
+	copy_text(info->id, sizeof(info->id), res, row, "timeline_id");
+	copy_text(info->name, sizeof(info->name), res, row, "name");
+	copy_text(info->ancestor, sizeof(info->ancestor), res, row, "ancestor_id");
+	info->ancestor_lsn = get_lsn(res, row, "ancestor_lsn");
+	info->start_lsn = get_lsn(res, row, "start_lsn");
+	info->last_record_lsn = get_lsn(res, row, "last_record_lsn");
+	info->flush_lsn = get_lsn(res, row, "flush_lsn");
+	info->term = get_uint32(res, row, "term");
+	info->segment_size = (int) get_uint32(res, row, "wal_segment_size");
+	copy_text(info->state, sizeof(info->state), res, row, "state");
+}
+
+/* ---- timelines ---- */
+
+#define TIMELINE_COLUMNS "SELECT * FROM neon_pageserver.timelines "
+
+TimelineInfo *
+ps_timelines(PGconn *conn, const char *tenant, int *n)
+{
+	PGresult   *res = db_exec(conn, STATEMENT_TIMEOUT, "listing timelines", TIMELINE_COLUMNS
+							  "WHERE $1::text IS NULL OR tenant_id = $1 ORDER BY tenant_id, start_lsn, name", 1, tenant);
+	TimelineInfo *list;
+
+	*n = PQntuples(res);
+	list = pg_malloc0((*n + 1) * sizeof(TimelineInfo));
+	for (int i = 0; i < *n; i++)
+		fill_timeline(&list[i], res, i);
+	PQclear(res);
+	return list;
+}
+
+bool
+ps_timeline_by_id(PGconn *conn, const char *tenant, const char *id, TimelineInfo *info)
+{
+	PGresult   *res = db_exec(conn, STATEMENT_TIMEOUT, NULL, TIMELINE_COLUMNS
+							  "WHERE tenant_id = $1 AND timeline_id = $2", 2, tenant, id);
+	bool		found = PQntuples(res) == 1;
+
+	if (found)
+		fill_timeline(info, res, 0);
+	PQclear(res);
+	return found;
+}
+
+static void
+check_tenant(PGconn *conn, const char *tenant)
+{
+	PGresult   *res = db_exec(conn, STATEMENT_TIMEOUT, NULL,
+							  "SELECT 1 FROM neon_pageserver.tenants WHERE tenant_id = $1", 1, tenant);
+
+	if (PQntuples(res) == 0)
+		die(EXIT_GENERAL, "See \"neon tenant list\".", "there is no tenant %s", tenant);
+	PQclear(res);
+}
+
+void
+ps_find_timeline(PGconn *conn, const char *tenant, const char *name_or_id, TimelineInfo *info)
+{
+	PGresult   *res = db_exec(conn, STATEMENT_TIMEOUT, NULL, TIMELINE_COLUMNS
+							  "WHERE tenant_id = $1 AND (name = $2 OR timeline_id = lower($2)) "
+							  "ORDER BY name = $2 DESC", 2, tenant, name_or_id);
+
+	if (PQntuples(res) == 0)
+	{
+		check_tenant(conn, tenant);
+		die(EXIT_GENERAL, "See \"neon timeline list\", or create it by \"neon timeline branch\".",
+			"there is no branch \"%s\" of tenant %s", name_or_id, tenant);
+	}
+	fill_timeline(info, res, 0);
+	PQclear(res);
+}
+
+uint32
+ps_highest_term(PGconn *conn, const TimelineInfo *tl)
+{
+	int			n;
+	TimelineInfo *all = ps_timelines(conn, tl->tenant, &n);
+	const char *at = tl->id;
+	uint32		term = 0;
+
+	/* Each step goes to an ancestor; n steps are enough for any chain. */
+	for (int step = 0; step <= n && at[0] != '\0'; step++)
+	{
+		const char *next = "";
+
+		for (int i = 0; i < n; i++)
+		{
+			if (strcmp(all[i].id, at) == 0)
+			{
+				WriterInfo	writer;
+
+				ps_writer_get(conn, &all[i], &writer);
+				term = Max(term, Max(all[i].term, writer.term));
+				next = all[i].ancestor;
+			}
+		}
+		at = next;
+	}
+	free(all);
+	return term;
+}
+
+/* ---- the last writer ---- */
+
+void
+ps_writer_get(PGconn *conn, const TimelineInfo *tl, WriterInfo *writer)
+{
+	PGresult   *res = db_exec(conn, STATEMENT_TIMEOUT, NULL,
+							  "SELECT * FROM neon_pageserver.writer_get($1, $2)", 2, tl->tenant, tl->id);
+
+	memset(writer, 0, sizeof(*writer));
+	if (PQntuples(res) > 0)
+	{
+		copy_text(writer->endpoint, sizeof(writer->endpoint), res, 0, "endpoint");
+		copy_text(writer->boot_id, sizeof(writer->boot_id), res, 0, "boot_id");
+		writer->term = get_uint32(res, 0, "term");
+		writer->boot_lsn = get_lsn(res, 0, "boot_lsn");
+		copy_text(writer->pgdata, sizeof(writer->pgdata), res, 0, "pgdata");
+		copy_text(writer->machine_boot_id, sizeof(writer->machine_boot_id), res, 0, "machine_boot_id");
+		writer->drained_lsn = get_lsn(res, 0, "drained_lsn");
+	}
+	PQclear(res);
+}
+
+void
+ps_writer_acquire(PGconn *conn, const TimelineInfo *tl, uint32 expected_term,
+				  const WriterInfo *writer)
+{
+	PQclear(db_exec(conn, STATEMENT_TIMEOUT, "taking the branch over",
+					"SELECT neon_pageserver.writer_acquire($1, $2, $3, $4, $5, $6, $7, $8, $9)", 9,
+					tl->tenant, tl->id, strf("%u", expected_term), strf("%u", writer->term),
+					writer->endpoint, writer->boot_id, lsn_text(writer->boot_lsn),
+					writer->pgdata, writer->machine_boot_id));
+}
+
+void
+ps_writer_drained(PGconn *conn, const TimelineInfo *tl, const char *boot_id, XLogRecPtr lsn)
+{
+	PQclear(db_exec(conn, STATEMENT_TIMEOUT, NULL,
+					"SELECT neon_pageserver.writer_drained($1, $2, $3, $4)", 4,
+					tl->tenant, tl->id, boot_id, lsn_text(lsn)));
+}
+
+void
+ps_writer_abandon(PGconn *conn, const TimelineInfo *tl, const char *boot_id, XLogRecPtr lsn)
+{
+	PQclear(db_exec(conn, STATEMENT_TIMEOUT, NULL,
+					"SELECT neon_pageserver.writer_abandon($1, $2, $3, $4)", 4,
+					tl->tenant, tl->id, boot_id, lsn_text(lsn)));
+}
+
+XLogRecPtr
+ps_feed(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer,
+		XLogRecPtr start, const char *data, int len)
+{
+	const char *values[6] = {tl->tenant, tl->id, strf("%u", writer->term), writer->boot_id,
+	lsn_text(start), data};
+	int			lengths[6] = {0, 0, 0, 0, 0, len};
+	int			formats[6] = {0, 0, 0, 0, 0, 1};
+	PGresult   *res = db_send(conn, "SELECT neon_pageserver.timeline_feed($1, $2, $3, $4, $5, $6) AS lsn",
+							  6, values, lengths, formats, FEED_TIMEOUT, "sending WAL to the pageserver");
+	XLogRecPtr	end;
+
+	db_check(conn, res, "Look into the pageserver's log: \"neon pageserver logs\".");
+	end = get_lsn(res, 0, "lsn");
+	PQclear(res);
+	if (end < start || end > start + len)
+		die(EXIT_GENERAL, "Install the same version of the neon command and of its extensions.",
+			"the pageserver says %s after WAL from %s", lsn_text(end), lsn_text(start));
+	return end;
+}
+
+void
+ps_wait_lsn(PGconn *conn, const TimelineInfo *tl, XLogRecPtr lsn, int timeout_s)
+{
+	PGresult   *res = db_exec(conn, timeout_s + 10, strf("waiting for the pageserver to reach %s", lsn_text(lsn)),
+							  "SELECT neon_pageserver.wait_lsn($1, $2, $3, $4) AS reached", 4,
+							  tl->tenant, tl->id, lsn_text(lsn), strf("%d seconds", timeout_s));
+	const char *reached = db_value(res, 0, "reached");
+
+	if (reached != NULL && strcmp(reached, "t") != 0)
+		die(EXIT_TIMEOUT, "Look into the logs of the pageserver and of the endpoint that writes the branch.",
+			"the pageserver has not reached %s of branch \"%s\" within %d s", lsn_text(lsn), tl->name, timeout_s);
+	PQclear(res);
+}
+
+/* ---- branches ---- */
+
+XLogRecPtr
+ps_lsn_for_time(PGconn *conn, const TimelineInfo *tl, const char *time)
+{
+	PGresult   *res = db_exec(conn, STATEMENT_TIMEOUT, "looking for that time",
+							  "SELECT neon_pageserver.lsn_for_timestamp($1, $2, $3) AS lsn", 3,
+							  tl->tenant, tl->id, time);
+	XLogRecPtr	lsn = get_lsn(res, 0, "lsn");
+
+	PQclear(res);
+	if (lsn == InvalidXLogRecPtr)
+		die(EXIT_GENERAL, "Give a later time.",
+			"the history of branch \"%s\" begins after \"%s\"", tl->name, time);
+	return lsn;
+}
+
+void
+ps_branch_create(PGconn *conn, const TimelineInfo *from, const char *name,
+				 XLogRecPtr at_lsn, const char *at_time, char *id, XLogRecPtr *lsn)
+{
+	PGresult   *res = db_exec(conn, STATEMENT_TIMEOUT, "creating the branch",
+							  "SELECT * FROM neon_pageserver.branch_create($1, $2, $3, $4, $5)", 5,
+							  from->tenant, name, from->name,
+							  at_lsn == InvalidXLogRecPtr ? NULL : lsn_text(at_lsn), at_time);
+
+	copy_text(id, NEON_ID_HEXLEN + 1, res, 0, "timeline_id");
+	*lsn = get_lsn(res, 0, "lsn");
+	PQclear(res);
+}

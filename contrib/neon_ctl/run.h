@@ -1,0 +1,52 @@
+/*-------------------------------------------------------------------------
+ *
+ * run.h
+ *	  Who we are, and how other programs are run.
+ *
+ * Called by root, the command keeps root only as its real and saved user id:
+ * its effective one is that of the user who runs the servers, so all files of
+ * the state directory are that user's.  Children drop root for good.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_CTL_RUN_H
+#define NEON_CTL_RUN_H
+
+#include "postgres_fe.h"
+#include "pqexpbuffer.h"
+
+/* True if the command was called by root. */
+extern bool called_by_root(void);
+
+/* The user who runs the servers; as root this is name, or "postgres" if NULL. */
+extern void assume_server_user(const char *name);
+extern const char *server_user(void);
+extern uid_t server_uid(void);
+extern gid_t server_gid(void);
+
+/* For the caller's own files (the passfile): back to who called, and again. */
+extern void assume_caller(void);
+extern void reassume_server_user(void);
+
+/* Full path of a program of the PostgreSQL installation that we were built for. */
+extern const char *pg_program(const char *name);
+
+/*
+ * Runs a program to its end as the server's user, with no shell, in "/", with
+ * an environment without PG* variables.  Its stdout and stderr are appended to
+ * output.  Returns the exit status, or -1 after a signal or timeout.
+ */
+extern int	run_program(const char *const argv[], PQExpBuffer output, int timeout_s,
+						const char *progress);
+
+/*
+ * Starts a server in a session of its own, output appended to log.  Returns
+ * its pid; the caller may waitpid() for it.
+ */
+extern pid_t run_server(const char *const argv[], const char *log);
+
+/* Milliseconds of a clock that only goes forward. */
+extern int64 now_ms(void);
+extern void sleep_ms(int ms);
+
+#endif							/* NEON_CTL_RUN_H */

@@ -1,0 +1,380 @@
+/*-------------------------------------------------------------------------
+ *
+ * server.c
+ *	  A PostgreSQL instance as seen from outside.
+ *
+ * A process id in postmaster.pid proves nothing by itself: it counts only if
+ * that process works in this very directory.  And a dead postmaster is not a
+ * stopped server: its backends go on until they notice, so the shared memory
+ * that postmaster.pid names is asked how many processes are attached, and
+ * /proc for those that work in the directory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "server.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/ipc.h>
+#include <sys/shm.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "fsutil.h"
+#include "miscadmin.h"
+#include "output.h"
+#include "run.h"
+#include "utils/pidfile.h"
+
+#define PIDFILE_LIMIT		(64 * 1024)
+#define IMMEDIATE_TIMEOUT_MS 5000
+#define KILL_TIMEOUT_MS		20000
+
+typedef struct PidFile
+{
+	pid_t		pid;
+	int			port;
+	bool		has_shmem;
+	unsigned long shmem_key;
+	unsigned long shmem_id;
+	bool		ready;
+} PidFile;
+
+static bool
+read_pid_file(const char *pgdata, PidFile *result)
+{
+	char		path[MAXPGPATH];
+	char	   *data;
+	char	   *next;
+	int			line_number = 0;
+
+	memset(result, 0, sizeof(*result));
+	make_path(path, "%s/postmaster.pid", pgdata);
+	data = read_small_file(path, PIDFILE_LIMIT, NULL);
+	if (data == NULL)
+		return false;
+	for (char *line = data; line != NULL; line = next)
+	{
+		next = strchr(line, '\n');
+		if (next != NULL)
+			*next++ = '\0';
+		line_number++;
+		if (line_number == LOCK_FILE_LINE_PID)
+			result->pid = (pid_t) abs(atoi(line));
+		else if (line_number == LOCK_FILE_LINE_PORT)
+			result->port = atoi(line);
+		else if (line_number == LOCK_FILE_LINE_SHMEM_KEY)
+			result->has_shmem = sscanf(line, "%lu %lu", &result->shmem_key, &result->shmem_id) == 2;
+		else if (line_number == LOCK_FILE_LINE_PM_STATUS)
+			result->ready = strncmp(line, PM_STATUS_READY, strlen(PM_STATUS_READY)) == 0 ||
+				strncmp(line, PM_STATUS_STANDBY, strlen(PM_STATUS_STANDBY)) == 0;
+	}
+	free(data);
+	return true;
+}
+
+/* Is the process's working directory this one? */
+static bool
+works_in(pid_t pid, const struct stat *dir)
+{
+	char		path[64];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "/proc/%d/cwd", (int) pid);
+	return stat(path, &st) == 0 && st.st_dev == dir->st_dev && st.st_ino == dir->st_ino;
+}
+
+/* The same for a directory that has been deleted meanwhile: then only its name is left. */
+static bool
+worked_in(pid_t pid, const char *pgdata)
+{
+	char		path[64];
+	char		link[MAXPGPATH + 32];
+	char		deleted[MAXPGPATH + 32];
+	ssize_t		len;
+
+	snprintf(path, sizeof(path), "/proc/%d/cwd", (int) pid);
+	len = readlink(path, link, sizeof(link) - 1);
+	if (len <= 0)
+		return false;
+	link[len] = '\0';
+	snprintf(deleted, sizeof(deleted), "%s (deleted)", pgdata);
+	return strcmp(link, deleted) == 0;
+}
+
+/* Is it a server process, and not somebody's shell there? */
+static bool
+is_postgres(pid_t pid)
+{
+	char		path[64];
+	char		link[MAXPGPATH];
+	ssize_t		len;
+	const char *base;
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", (int) pid);
+	len = readlink(path, link, sizeof(link) - 1);
+	if (len <= 0)
+		return false;
+	link[len] = '\0';
+	base = strrchr(link, '/');
+	return base != NULL && strncmp(base + 1, "postgres", 8) == 0;
+}
+
+/*
+ * Server processes that work in pgdata: counts them and, if signo is not 0,
+ * signals them.  Zombies have no working directory and do not count.
+ */
+static int
+server_processes(const char *pgdata, int signo)
+{
+	DIR		   *proc = opendir("/proc");
+	struct dirent *entry;
+	struct stat dir;
+	bool		exists = stat(pgdata, &dir) == 0;
+	int			n = 0;
+
+	if (proc == NULL)
+		return 0;
+	while ((entry = readdir(proc)) != NULL)
+	{
+		pid_t		pid = (pid_t) atoi(entry->d_name);
+
+		if (pid <= 1 || pid == getpid())
+			continue;
+		if (!((exists && works_in(pid, &dir)) || worked_in(pid, pgdata)) || !is_postgres(pid))
+			continue;
+		n++;
+		if (signo != 0)
+			(void) kill(pid, signo);
+	}
+	closedir(proc);
+	return n;
+}
+
+/* As PostgreSQL asks it before it starts on a directory. */
+static bool
+memory_attached(const PidFile *pidfile)
+{
+	struct shmid_ds ds;
+
+	if (!pidfile->has_shmem)
+		return false;
+	if (shmctl((int) pidfile->shmem_id, IPC_STAT, &ds) < 0)
+		return false;			/* removed, or another user's with this id */
+	if ((unsigned long) ds.shm_perm.__key != pidfile->shmem_key)
+		return false;
+	return ds.shm_nattch > 0;
+}
+
+static bool
+postmaster_alive(const char *pgdata, const PidFile *pidfile)
+{
+	struct stat dir;
+
+	return pidfile->pid > 1 && stat(pgdata, &dir) == 0 && works_in(pidfile->pid, &dir);
+}
+
+bool
+server_in_use(const char *pgdata)
+{
+	PidFile		pidfile;
+
+	return (read_pid_file(pgdata, &pidfile) && memory_attached(&pidfile)) ||
+		server_processes(pgdata, 0) > 0;
+}
+
+void
+server_info(const char *pgdata, ServerInfo *info)
+{
+	PidFile		pidfile;
+	bool		found = read_pid_file(pgdata, &pidfile);
+
+	memset(info, 0, sizeof(*info));
+	if (found && postmaster_alive(pgdata, &pidfile))
+	{
+		info->state = SERVER_RUNNING;
+		info->pid = pidfile.pid;
+		info->port = pidfile.port;
+		info->ready = pidfile.ready;
+	}
+	else if (server_in_use(pgdata))
+		info->state = SERVER_ORPHANED;
+	else
+		info->state = found ? SERVER_CRASHED : SERVER_STOPPED;
+}
+
+/* ---- stop ---- */
+
+static bool
+wait_until_unused(const char *pgdata, const PidFile *pidfile, int timeout_ms)
+{
+	int64		deadline = now_ms() + timeout_ms;
+
+	/* The last to leave removes postmaster.pid, hence the copy of what it said. */
+	while (memory_attached(pidfile) || server_processes(pgdata, 0) > 0)
+	{
+		if (now_ms() >= deadline)
+			return false;
+		progress_tick();
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			;
+		sleep_ms(20);
+	}
+	return true;
+}
+
+void
+server_stop(const char *pgdata, StopMode mode, int fast_timeout_s, const char *what)
+{
+	PidFile		pidfile;
+	bool		alive = read_pid_file(pgdata, &pidfile) && postmaster_alive(pgdata, &pidfile);
+
+	if (!alive && !server_in_use(pgdata))
+		return;
+	progress_begin(strf("stopping %s", what));
+	if (alive && mode == STOP_FAST)
+	{
+		(void) kill(pidfile.pid, SIGINT);
+		if (wait_until_unused(pgdata, &pidfile, fast_timeout_s * 1000))
+		{
+			progress_end();
+			return;
+		}
+	}
+	if (alive)
+		(void) kill(pidfile.pid, SIGQUIT);
+	if (!alive || !wait_until_unused(pgdata, &pidfile, IMMEDIATE_TIMEOUT_MS))
+	{
+		/* SIGKILL ends stopped processes too. */
+		(void) server_processes(pgdata, SIGKILL);
+		if (!wait_until_unused(pgdata, &pidfile, KILL_TIMEOUT_MS))
+			die(EXIT_TIMEOUT, "Look for processes of this server that hang, and end them.",
+				"%s does not stop: processes are still attached to its shared memory", what);
+	}
+	progress_end();
+}
+
+/* ---- start ---- */
+
+off_t
+file_size(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) == 0 ? st.st_size : 0;
+}
+
+/* The text after "KEY:" in a log line; strips blanks. */
+static const char *
+log_text(const char *line, const char *key)
+{
+	const char *p = strstr(line, key);
+
+	if (p == NULL)
+		return NULL;
+	p += strlen(key);
+	return p + strspn(p, " ");
+}
+
+bool
+server_log_failure(const char *log, off_t offset, char *message, char *hint, size_t size)
+{
+	FILE	   *file = fopen(log, "r");
+	char		line[4096];
+	bool		found = false;
+
+	message[0] = hint[0] = '\0';
+	if (file == NULL)
+		return false;
+	if (fseeko(file, offset, SEEK_SET) == 0)
+	{
+		while (fgets(line, sizeof(line), file) != NULL)
+		{
+			const char *rest = log_text(line, "FATAL:");
+
+			line[strcspn(line, "\r\n")] = '\0';
+			if (rest == NULL)
+				rest = log_text(line, "PANIC:");
+			if (rest == NULL && strncmp(line, "postgres: ", 10) == 0)
+				rest = line;
+			/* what clients were told meanwhile is no reason */
+			if (rest != NULL && (strncmp(rest, "the database system is ", 23) == 0 ||
+								 strncmp(rest, "terminating ", 12) == 0))
+				continue;
+			if (!found && rest != NULL)
+			{
+				strlcpy(message, rest, size);
+				found = true;
+			}
+			rest = log_text(line, "HINT:");
+			if (found && rest != NULL)
+			{
+				strlcpy(hint, rest, size);
+				break;
+			}
+		}
+	}
+	fclose(file);
+	return found;
+}
+
+static void
+die_not_started(const char *log, off_t offset, const char *what, const char *logs_command)
+{
+	char		message[2048];
+	char		hint[2048];
+
+	if (!server_log_failure(log, offset, message, hint, sizeof(message)))
+		die(EXIT_GENERAL, strf("Look into its log: \"%s\".", logs_command), "%s did not start", what);
+	die(EXIT_GENERAL, hint[0] ? strf("%s", hint) : strf("Look into its log: \"%s\".", logs_command),
+		"%s did not start: %s", what, message);
+}
+
+void
+server_start(const char *const argv[], const char *pgdata, const char *log,
+			 const char *what, const char *logs_command, int timeout_s)
+{
+	off_t		offset = file_size(log);
+	int64		deadline = now_ms() + (int64) timeout_s * 1000;
+	pid_t		pid = run_server(argv, log);
+
+	progress_begin(strf("starting %s", what));
+	for (;;)
+	{
+		PidFile		pidfile;
+
+		if (waitpid(pid, NULL, WNOHANG) == pid)
+			die_not_started(log, offset, what, logs_command);
+		if (read_pid_file(pgdata, &pidfile) && pidfile.pid == pid && pidfile.ready)
+			break;
+		if (now_ms() > deadline)
+		{
+			server_stop(pgdata, STOP_IMMEDIATE, 0, what);
+			die(EXIT_TIMEOUT, strf("Look into its log: \"%s\".", logs_command),
+				"%s was not ready after %d s and has been stopped", what, timeout_s);
+		}
+		progress_tick();
+		sleep_ms(10);
+	}
+	progress_end();
+}
+
+void
+server_print_log(const char *log, const char *what)
+{
+	int			fd = open(log, O_RDONLY | O_CLOEXEC);
+	char		buf[16384];
+	ssize_t		n;
+
+	if (fd < 0)
+		die(EXIT_GENERAL, "It is written from the first start on.", "%s has no log \"%s\"", what, log);
+	while ((n = read(fd, buf, sizeof(buf))) > 0)
+	{
+		if (fwrite(buf, 1, n, stdout) != n)
+			die(EXIT_GENERAL, "Check where the output goes.", "could not write the log: %m");
+	}
+	close(fd);
+	fflush(stdout);
+}

@@ -1,0 +1,66 @@
+/*-------------------------------------------------------------------------
+ *
+ * server.h
+ *	  A PostgreSQL instance as seen from outside: is it running, who is
+ *	  attached to its memory, start, stop, log.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_CTL_SERVER_H
+#define NEON_CTL_SERVER_H
+
+#include "postgres_fe.h"
+
+typedef enum ServerState
+{
+	SERVER_STOPPED,				/* no postmaster.pid */
+	SERVER_RUNNING,
+	SERVER_CRASHED,				/* postmaster.pid of a process that is gone */
+	SERVER_ORPHANED,			/* the same, but processes of it are still there */
+} ServerState;
+
+typedef struct ServerInfo
+{
+	ServerState state;
+	pid_t		pid;			/* of the postmaster; 0 if not running */
+	int			port;
+	bool		ready;			/* it says "ready" or "standby" */
+} ServerInfo;
+
+typedef enum StopMode
+{
+	STOP_FAST,					/* SIGINT, then as immediate */
+	STOP_IMMEDIATE,				/* SIGQUIT, after 5 s SIGKILL */
+} StopMode;
+
+/* pgdata need not exist. */
+extern void server_info(const char *pgdata, ServerInfo *info);
+
+/* True if any process has pgdata as its directory or is attached to its shared memory. */
+extern bool server_in_use(const char *pgdata);
+
+/*
+ * Stops whatever runs on pgdata, stopped processes too, and waits until
+ * nobody is attached.  fast_timeout_s is how long STOP_FAST may take before
+ * the immediate stop.  Dies if something does not go away.
+ */
+extern void server_stop(const char *pgdata, StopMode mode, int fast_timeout_s, const char *what);
+
+/*
+ * Starts argv (a postgres command line) on pgdata and waits until the
+ * postmaster accepts connections.  Dies with the log's first FATAL line.
+ */
+extern void server_start(const char *const argv[], const char *pgdata, const char *log,
+						 const char *what, const char *logs_command, int timeout_s);
+
+/*
+ * First FATAL or PANIC line of the log after offset, with its HINT if there
+ * is one ("" if not); false if there is none.
+ */
+extern bool server_log_failure(const char *log, off_t offset, char *message, char *hint, size_t size);
+extern off_t file_size(const char *path);	/* 0 if not there */
+
+/* Copies the log to stdout. */
+extern void server_print_log(const char *log, const char *what);
+
+#endif							/* NEON_CTL_SERVER_H */
