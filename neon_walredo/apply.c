@@ -170,7 +170,13 @@ restore_image(int block_id)
 	Page		page;
 
 	if (block_id < 0 || !XLogRecHasBlockImage(reader, block_id))
+	{
+		/* Hint bits are logged without image if full_page_writes is off. */
+		if (block_id >= 0 &&
+			(decoded->header.xl_info & ~XLR_INFO_MASK) == XLOG_FPI_FOR_HINT)
+			return;
 		elog(ERROR, "record has no image of the page");
+	}
 	buf = ReadBufferWithoutRelcache(current.rnode, (ForkNumber) current.fork,
 									current.blk, RBM_ZERO_AND_LOCK, NULL, true);
 	page = BufferGetPage(buf);
