@@ -372,8 +372,8 @@ static bool
 write_twophase(const NeonKey *key, const StoreVersion *newest, void *arg)
 {
 	char		path[MAXPGPATH];
-	const char *state;
-	uint32		len;
+	const char *state = NULL;
+	uint32		len = 0;
 	pg_crc32c	crc;
 
 	if (newest->value_kind != NEON_VALUE_BLOB ||
