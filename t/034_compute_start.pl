@@ -100,6 +100,19 @@ $node->stop;
 NeonControl::start_refused($node, qr/already started once/, $use_neon, 'a second start after a clean stop');
 command_like([ 'pg_controldata', $dir ], qr/shut down/, 'the data directory is as it was');
 
+# a crash is the end of it
+$node = NeonControl->compute($base, 'crash', kind => 'ephemeral');
+$node->start;
+$node->psql('postgres', 'COPY (SELECT pg_backend_pid()) TO PROGRAM \'xargs kill -9\'');
+for (1 .. 300)
+{
+	last unless -e $node->data_dir . '/postmaster.pid';
+	select(undef, undef, undef, 0.1);
+}
+ok(!-e $node->data_dir . '/postmaster.pid', 'a server whose backend crashed goes down');
+$node->{_pid} = undef;
+NeonControl::start_refused($node, qr/already started once/, $use_neon, 'and does not recover');
+
 # a static endpoint
 $node = NeonControl->compute($base, 'static', kind => 'static');
 $node->start;
