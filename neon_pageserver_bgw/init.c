@@ -37,9 +37,9 @@ extern PGDLLEXPORT void _PG_init(void);
 #pragma weak redopool_shmem_size
 #pragma weak redopool_shmem_init
 #pragma weak redopool_register_worker
-#pragma weak serve_define_gucs
-#pragma weak serve_shmem_size
-#pragma weak serve_shmem_init
+#pragma weak service_define_gucs
+#pragma weak service_shmem_size
+#pragma weak service_shmem_init
 #pragma weak tenant_define_gucs
 #pragma weak tenant_shmem_size
 #pragma weak tenant_shmem_init
@@ -52,7 +52,7 @@ static const PageserverPart parts[] = {
 	{"supervisor", NULL, NULL, NULL, supervisor_register_worker},
 	{"ingest", ingest_define_gucs, ingest_shmem_size, ingest_shmem_init, ingest_register_worker},
 	{"redopool", redopool_define_gucs, redopool_shmem_size, redopool_shmem_init, redopool_register_worker},
-	{"service", serve_define_gucs, serve_shmem_size, serve_shmem_init, NULL},
+	{"service", service_define_gucs, service_shmem_size, service_shmem_init, NULL},
 	{"tenant", tenant_define_gucs, tenant_shmem_size, tenant_shmem_init, tenant_register_worker},
 };
 

@@ -34,7 +34,7 @@ extern void openlayer_define_gucs(void);
 extern Size openlayer_shmem_size(void);
 extern void openlayer_shmem_init(void);
 
-/* store.c */
+/* storeput.c */
 extern void store_define_gucs(void);
 
 /* ingest.c */
@@ -43,10 +43,10 @@ extern Size ingest_shmem_size(void);
 extern void ingest_shmem_init(void);
 extern void ingest_register_worker(void);
 
-/* service.h */
-extern void serve_define_gucs(void);
-extern Size serve_shmem_size(void);
-extern void serve_shmem_init(void);
+/* service.c */
+extern void service_define_gucs(void);
+extern Size service_shmem_size(void);
+extern void service_shmem_init(void);
 
 /* tenant.c */
 extern void tenant_define_gucs(void);

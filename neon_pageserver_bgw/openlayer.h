@@ -86,12 +86,12 @@ extern OpenKey *openlayer_find(const OpenLayer *layer, const NeonKey *key);
 extern bool openlayer_collect(const OpenLayer *layer, const OpenKey *key, Timeline *tl,
 							  VersionRange range, VersionList *list);
 
-/* The newest version <= upto without its data; false if there is none. */
+/* The newest reference <= upto; false if there is none. */
 extern bool openlayer_newest(const OpenLayer *layer, const OpenKey *key, XLogRecPtr upto,
-							 StoreVersion *version);
+							 uint64 *ref);
 
-/* All versions in (0, upto], oldest first, data not loaded: see openlayer_load. */
-typedef void (*OpenVisit) (const OpenLayer *layer, const OpenKey *key, uint64 ref, void *arg);
+/* All references of a key, oldest first. */
+typedef void (*OpenVisit) (const OpenLayer *layer, uint64 ref, void *arg);
 extern void openlayer_visit(const OpenLayer *layer, const OpenKey *key, OpenVisit visit, void *arg);
 
 /* Decodes a reference; data is palloc'd if the version has some and load is set. */

@@ -39,9 +39,8 @@ extern void relsize_init(RelSize *size);
 extern bool relsize_extend(RelSize *size, BlockNumber nblocks);
 
 /*
- * Cuts to nblocks at lsn.  When the list is full the two oldest cuts are
- * merged to the stricter one at the older blocks and newer lsn only if that
- * hides no version; else ereport(ERROR) is not allowed: see size.c.
+ * Cuts to nblocks at lsn (the end of the record).  When the list is full, one
+ * older cut is forgotten: see size.c for which, and what that means.
  */
 extern void relsize_truncate(RelSize *size, XLogRecPtr lsn, BlockNumber nblocks);
 extern void relsize_drop(RelSize *size, XLogRecPtr lsn);

@@ -36,6 +36,12 @@ typedef struct StorePut
 extern void store_put(Timeline *tl, XLogRecPtr start, XLogRecPtr end,
 					  const StorePut *puts, int nputs);
 
+/*
+ * A function that is called about every 100 ms while a put or a flush works,
+ * in the process that calls them (the ingest answers its source with it).
+ */
+extern void store_set_tick(void (*tick) (void *arg), void *arg);
+
 /* Everything put so far becomes readable; wakes who waits for it. */
 extern void store_publish(Timeline *tl, XLogRecPtr last_record_start,
 						  XLogRecPtr last_record_end);
@@ -106,8 +112,8 @@ typedef struct StoreChain
 
 /*
  * Looks up n keys as of lsn (version LSN <= lsn).  For page keys the size and
- * the cut list of the fork are obeyed, and the alias of a database made by
- * file copy is followed.  Chains are allocated in CurrentMemoryContext.
+ * the cut list of the fork are obeyed: a fork that does not exist is
+ * STORE_MISSING, a block of an existing one without a version STORE_ZERO.  Chains are allocated in CurrentMemoryContext.
  * No lock is held on return.
  */
 extern void store_get(Timeline *tl, const NeonKey *keys, int nkeys, XLogRecPtr lsn,

@@ -747,6 +747,7 @@ drop_unpublished(Timeline *tl)
 	LWLockAcquire(&s->index_lock, LW_EXCLUSIVE);
 	openlayer_trim(&s->open, pg_atomic_read_u64(&s->last_record_lsn));
 	LWLockRelease(&s->index_lock);
+	store_owner_changed(tl);
 }
 
 bool

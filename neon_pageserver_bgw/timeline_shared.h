@@ -96,8 +96,9 @@ extern void timeline_unlock_registry(void);
 extern void timeline_registry_loaded(void);
 extern bool timeline_registry_is_loaded(void);
 
-/* Calls of the other storage files when a handle is found to be stale. */
+/* Calls of the other storage files: a handle is stale, ownership was acquired. */
 extern void store_forget(Timeline *tl);
+extern void store_owner_changed(Timeline *tl);
 extern void walstore_forget(Timeline *tl);
 
 /* A directory whose name ends so is to be removed. */

@@ -1,0 +1,219 @@
+/*-------------------------------------------------------------------------
+ *
+ * flushimage.c
+ *	  Page images that a flush adds so that chains of records stay short.
+ *
+ * A page wants one if its chain since the last base is long.  How much of the
+ * chain lies in older layers is asked only for a part of the pages, drawn in
+ * proportion to their new records, which bounds chains without a lookup for
+ * each page.  A page that cannot be made is skipped: its records remain.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "flushimage.h"
+#include "read.h"
+#include "storage/condition_variable.h"
+#include "store_private.h"
+#include "utils/memutils.h"
+
+#define IMAGE_BATCH		32
+
+#pragma weak read_pages
+
+struct FlushImages
+{
+	Timeline   *tl;
+	FlushKey   *keys;
+	uint32		nkeys;
+	XLogRecPtr	cut;
+	bool		broken;			/* no page can be made at all */
+	NeonKey		size_key;		/* of the fork asked for last */
+	bool		exists;
+	RelSize		size;
+	uint32		batch[IMAGE_BATCH]; /* keys whose pages are loaded */
+	int			nbatch;
+	PageResult	results[IMAGE_BATCH];
+	char	   *pages;
+};
+
+typedef struct ChainCount
+{
+	XLogRecPtr	cut;
+	uint32		n;				/* records since the last base */
+	bool		base;
+	XLogRecPtr	last;			/* LSN of the newest version */
+} ChainCount;
+
+static void
+count_ref(const OpenLayer *open, uint64 ref, void *arg)
+{
+	ChainCount *count = arg;
+	StoreVersion v;
+
+	openlayer_decode(open, ref, false, &v);
+	if (v.lsn > count->cut)
+		return;
+	if (v.value_kind != NEON_VALUE_WAL)
+		count->n = 0;
+	else
+		count->n = v.base ? 1 : count->n + 1;
+	count->base |= v.base;
+	count->last = v.lsn;
+}
+
+/* Records of the whole chain, with what lies in files. */
+static uint32
+whole_chain(Timeline *tl, const NeonKey *key, XLogRecPtr cut)
+{
+	VersionRange range = {cut, InvalidXLogRecPtr};
+	VersionList list = {0};
+	uint32		n;
+
+	(void) store_collect(tl, key, range, &list);
+	n = list.n;
+	for (int i = 0; i < list.n; i++)
+	{
+		if (list.v[i].data)
+			pfree(unconstify(char *, list.v[i].data));
+	}
+	if (list.v)
+		pfree(list.v);
+	return n;
+}
+
+/* Is the version at lsn still the page at the cut, or was it cut away since? */
+static bool
+still_there(FlushImages *images, const NeonKey *key, XLogRecPtr lsn)
+{
+	NeonKey		size_key = neon_key(NEON_KEY_SIZE, key->spc, key->db, key->rel, key->fork, 0);
+
+	if (neon_key_cmp(&size_key, &images->size_key) != 0)
+	{
+		images->exists = store_size_at(images->tl, &size_key, images->cut, &images->size);
+		images->size_key = size_key;
+	}
+	return images->exists && key->blk < images->size.nblocks &&
+		lsn > relsize_floor(&images->size, key->blk);
+}
+
+static bool
+has_long_chain(FlushImages *images, FlushKey *key, const ChainCount *count)
+{
+	uint32		draw;
+
+	if (count->n >= store_image_chain)
+		return true;
+	if (count->base || count->n == 0)
+		return false;
+	draw = hash_bytes((const unsigned char *) &key->key, sizeof(NeonKey)) ^
+		hash_bytes_uint32((uint32) (images->cut >> 3));
+	if (draw % store_image_chain >= count->n)
+		return false;
+	return whole_chain(images->tl, &key->key, images->cut) >= store_image_chain;
+}
+
+static bool
+wants_image(FlushImages *images, FlushKey *key)
+{
+	ChainCount	count = {images->cut, 0, false, InvalidXLogRecPtr};
+
+	if (key->key.kind != NEON_KEY_PAGE || key->open->nrefs == 0)
+		return false;
+	openlayer_visit(&images->tl->shared->open, key->open, count_ref, &count);
+	return has_long_chain(images, key, &count) &&
+		still_there(images, &key->key, count.last);
+}
+
+FlushImages *
+flush_images_begin(Timeline *tl, FlushKey *keys, uint32 nkeys, XLogRecPtr cut)
+{
+	FlushImages *images = palloc0(sizeof(FlushImages));
+
+	images->tl = tl;
+	images->keys = keys;
+	images->nkeys = nkeys;
+	images->cut = cut;
+	images->pages = palloc(IMAGE_BATCH * BLCKSZ);
+	for (uint32 i = 0; i < nkeys && store_image_chain > 0; i++)
+	{
+		if (wants_image(images, &keys[i]))
+			keys[i].image = FLUSH_WANTS_IMAGE;
+		if (i % 64 == 0)
+			store_tick();
+	}
+	return images;
+}
+
+/* Makes the pages of the next marked keys from i on. */
+static void
+load_batch(FlushImages *images, uint32 i)
+{
+	MemoryContext context = CurrentMemoryContext;
+	NeonKey		keys[IMAGE_BATCH];
+
+	images->nbatch = 0;
+	for (; i < images->nkeys && images->nbatch < IMAGE_BATCH; i++)
+	{
+		if (images->keys[i].image != FLUSH_WANTS_IMAGE)
+			continue;
+		keys[images->nbatch] = images->keys[i].key;
+		images->batch[images->nbatch++] = i;
+	}
+	PG_TRY();
+	{
+		read_pages(images->tl, keys, images->nbatch, images->cut, images->pages,
+				   images->results);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		FlushErrorState();
+		LWLockReleaseAll();
+		ConditionVariableCancelSleep();
+		images->broken = true;
+		images->nbatch = 0;
+	}
+	PG_END_TRY();
+}
+
+const char *
+flush_images_get(FlushImages *images, uint32 i)
+{
+	int			at;
+
+	if (images->nbatch == 0 || images->batch[images->nbatch - 1] < i)
+	{
+		if (images->broken || read_pages == NULL)
+			return NULL;
+		load_batch(images, i);
+	}
+	for (at = 0; at < images->nbatch; at++)
+	{
+		if (images->batch[at] == i)
+			break;
+	}
+	if (at == images->nbatch)
+		return NULL;
+	if (!images->results[at].ok)
+	{
+		const NeonKey *key = &images->keys[i].key;
+
+		ereport(LOG,
+				(errmsg("no image of block %u of relation %u/%u/%u fork %u is written",
+						key->blk, key->spc, key->db, key->rel, key->fork),
+				 errdetail("%s", images->results[at].message)));
+		return NULL;
+	}
+	return images->pages + at * BLCKSZ;
+}
+
+void
+flush_images_end(FlushImages *images)
+{
+	pfree(images->pages);
+	pfree(images);
+}

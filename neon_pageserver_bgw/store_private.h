@@ -1,0 +1,60 @@
+/*-------------------------------------------------------------------------
+ *
+ * store_private.h
+ *	  What storeget.c, storescan.c and storeput.c share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_PS_STORE_PRIVATE_H
+#define NEON_PS_STORE_PRIVATE_H
+
+#include "layerfile.h"
+#include "timeline_shared.h"
+
+typedef struct StoreFile
+{
+	ManifestFile mf;
+	LayerFile  *open;			/* NULL: not opened yet */
+} StoreFile;
+
+/* A process's view of a timeline's layer files. */
+typedef struct StoreFiles
+{
+	uint32		version;		/* of the slot's map_version */
+	int			nfiles;
+	StoreFile  *files;			/* newest first */
+
+	/* of the owner: the last record that was put, to publish it if need be */
+	XLogRecPtr	put_start;
+	XLogRecPtr	put_end;
+} StoreFiles;
+
+/* The files as of now or later; stays valid until the next call. */
+extern StoreFiles *store_files(Timeline *tl);
+
+/* May the file have versions <= upto? */
+extern bool store_file_reaches(const StoreFile *file, XLogRecPtr upto);
+
+extern LayerFile *store_file_open(Timeline *tl, StoreFile *file);
+
+/*
+ * Appends the versions of one key in the range, newest first, ancestors
+ * included, to the list; true if the last one is a base.
+ */
+extern bool store_collect(Timeline *tl, const NeonKey *key, VersionRange range,
+						  VersionList *list);
+
+extern StoreFiles *store_private(Timeline *tl);
+
+/* Publishes all records that were put. */
+extern void store_publish_put(Timeline *tl);
+
+/* Interrupts, and the function of store_set_tick if it is time. */
+extern void store_tick(void);
+
+/* Settings. */
+extern int	store_checkpoint_distance;
+extern int	store_checkpoint_timeout;
+extern int	store_image_chain;
+
+#endif							/* NEON_PS_STORE_PRIVATE_H */

@@ -1,0 +1,325 @@
+/*-------------------------------------------------------------------------
+ *
+ * storeget.c
+ *	  Reading: versions of keys as of an LSN.
+ *
+ * Versions come from the open index, then from the layer files, newest first,
+ * then the same in the ancestors.  The open index is looked at first: what is
+ * flushed meanwhile is then seen twice and dropped by its LSN, never missed.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <sys/stat.h>
+
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "store_private.h"
+#include "utils/memutils.h"
+
+/* ---- the list of files ---- */
+
+StoreFiles *
+store_private(Timeline *tl)
+{
+	if (tl->store_private == NULL)
+		tl->store_private = MemoryContextAllocZero(TopMemoryContext, sizeof(StoreFiles));
+	return tl->store_private;
+}
+
+static int
+newest_first(const void *a, const void *b)
+{
+	const ManifestFile *x = &((const StoreFile *) a)->mf;
+	const ManifestFile *y = &((const StoreFile *) b)->mf;
+
+	if (x->lsn_hi != y->lsn_hi)
+		return x->lsn_hi > y->lsn_hi ? -1 : 1;
+	if (x->lsn_lo != y->lsn_lo)
+		return x->lsn_lo > y->lsn_lo ? -1 : 1;
+	return x->id > y->id ? -1 : (x->id < y->id ? 1 : 0);
+}
+
+/* Takes over a file that is open already. */
+static LayerFile *
+already_open(StoreFiles *sf, uint64 id)
+{
+	for (int i = 0; i < sf->nfiles; i++)
+	{
+		if (sf->files[i].mf.id == id)
+			return sf->files[i].open;
+	}
+	return NULL;
+}
+
+static void
+reload_files(Timeline *tl, StoreFiles *sf)
+{
+	uint32		version = pg_atomic_read_u32(&tl->shared->map_version);
+	Manifest   *m;
+	StoreFile  *files;
+
+	pg_read_barrier();
+	m = timeline_read_manifest(tl);
+	files = MemoryContextAllocHuge(TopMemoryContext, Max(m->nfiles, 1) * sizeof(StoreFile));
+	for (int i = 0; i < m->nfiles; i++)
+	{
+		files[i].mf = m->files[i];
+		files[i].open = already_open(sf, m->files[i].id);
+	}
+	qsort(files, m->nfiles, sizeof(StoreFile), newest_first);
+	if (sf->files)
+		pfree(sf->files);
+	sf->files = files;
+	sf->nfiles = m->nfiles;
+	sf->version = version;
+	manifest_free(m);
+}
+
+StoreFiles *
+store_files(Timeline *tl)
+{
+	StoreFiles *sf = store_private(tl);
+
+	if (sf->files == NULL || sf->version != pg_atomic_read_u32(&tl->shared->map_version))
+		reload_files(tl, sf);
+	return sf;
+}
+
+void
+store_forget(Timeline *tl)
+{
+	StoreFiles *sf = tl->store_private;
+
+	if (sf == NULL || sf->files == NULL)
+		return;
+	for (int i = 0; i < sf->nfiles; i++)
+	{
+		if (sf->files[i].open)
+			layer_close(sf->files[i].open);
+	}
+	pfree(sf->files);
+	sf->files = NULL;
+	sf->nfiles = 0;
+}
+
+LayerFile *
+store_file_open(Timeline *tl, StoreFile *file)
+{
+	if (file->open == NULL)
+		file->open = layer_open(tl, &file->mf);
+	return file->open;
+}
+
+bool
+store_file_reaches(const StoreFile *file, XLogRecPtr upto)
+{
+	/* An import has versions at its lo, others only above it. */
+	return file->mf.lsn_lo == file->mf.lsn_hi ? file->mf.lsn_lo <= upto : file->mf.lsn_lo < upto;
+}
+
+static bool
+key_in_file(const StoreFile *file, const uint8 *encoded)
+{
+	return memcmp(encoded, file->mf.first_key, NEON_KEY_ENCODED_SIZE) >= 0 &&
+		memcmp(encoded, file->mf.last_key, NEON_KEY_ENCODED_SIZE) <= 0;
+}
+
+/* ---- one key ---- */
+
+static bool
+collect_open(Timeline *tl, const NeonKey *key, VersionRange range, VersionList *list)
+{
+	TimelineShared *s = tl->shared;
+	OpenKey    *k;
+	bool		ended = false;
+
+	LWLockAcquire(&s->index_lock, LW_SHARED);
+	timeline_check(tl);
+	k = openlayer_find(&s->open, key);
+	if (k != NULL)
+		ended = openlayer_collect(&s->open, k, tl, range, list);
+	LWLockRelease(&s->index_lock);
+	return ended;
+}
+
+/* What was found already is not wanted again. */
+static XLogRecPtr
+below_last(const VersionList *list, int first, XLogRecPtr upto)
+{
+	return list->n > first ? Min(upto, list->v[list->n - 1].lsn - 1) : upto;
+}
+
+/* In the timeline itself; true if the search is over. */
+static bool
+collect_own(Timeline *tl, const NeonKey *key, VersionRange range, VersionList *list)
+{
+	uint8		encoded[NEON_KEY_ENCODED_SIZE];
+	int			first = list->n;
+	StoreFiles *sf;
+
+	if (collect_open(tl, key, range, list))
+		return true;
+	sf = store_files(tl);
+	neon_key_encode(key, encoded);
+	for (int i = 0; i < sf->nfiles; i++)
+	{
+		StoreFile  *file = &sf->files[i];
+
+		range.upto = below_last(list, first, range.upto);
+		if (file->mf.lsn_hi <= range.above)
+			return false;
+		if (!store_file_reaches(file, range.upto) || !key_in_file(file, encoded))
+			continue;
+		if (layer_collect(store_file_open(tl, file), key, range, list))
+			return true;
+	}
+	return false;
+}
+
+bool
+store_collect(Timeline *tl, const NeonKey *key, VersionRange range, VersionList *list)
+{
+	for (; tl != NULL; tl = tl->ancestor)
+	{
+		if (collect_own(tl, key, range, list))
+			return true;
+		range.upto = Min(range.upto, tl->id.ancestor_lsn);
+		if (range.upto <= range.above)
+			return false;
+	}
+	return false;
+}
+
+/* ---- sizes ---- */
+
+bool
+store_size_at(Timeline *tl, const NeonKey *size_key, XLogRecPtr lsn, RelSize *size)
+{
+	VersionRange range = {lsn, InvalidXLogRecPtr};
+	VersionList list = {0};
+	StoreVersion *v;
+	bool		exists = false;
+
+	relsize_init(size);
+	timeline_check_readable(tl);
+	if (!store_collect(tl, size_key, range, &list))
+		return false;
+	v = &list.v[0];
+	if (v->value_kind == NEON_VALUE_SIZE)
+	{
+		if (!relsize_decode(v->data, v->len, size))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("the size of fork %u of relation %u/%u/%u is malformed",
+							size_key->fork, size_key->spc, size_key->db, size_key->rel)));
+		exists = !size->dropped;
+	}
+	if (v->data)
+		pfree(unconstify(char *, v->data));
+	pfree(list.v);
+	return exists;
+}
+
+/* ---- many keys ---- */
+
+/* The size that the pages of a batch ask for again and again. */
+typedef struct SizeMemo
+{
+	bool		valid;
+	NeonKey		key;
+	bool		exists;
+	RelSize		size;
+} SizeMemo;
+
+static void
+memo_size(Timeline *tl, const NeonKey *key, XLogRecPtr lsn, SizeMemo *memo)
+{
+	NeonKey		size_key = neon_key(NEON_KEY_SIZE, key->spc, key->db, key->rel, key->fork, 0);
+
+	if (memo->valid && neon_key_cmp(&memo->key, &size_key) == 0)
+		return;
+	memo->key = size_key;
+	memo->exists = store_size_at(tl, &size_key, lsn, &memo->size);
+	memo->valid = true;
+}
+
+/* What the versions found mean. */
+static void
+finish_chain(const NeonKey *key, bool ended, VersionList *list, StoreChain *chain)
+{
+	if (ended && list->v[list->n - 1].value_kind == NEON_VALUE_TOMBSTONE)
+	{
+		list->n--;
+		ended = false;
+	}
+	chain->has_base = ended;
+	chain->nversions = list->n;
+	chain->versions = list->v;
+	if (list->n > 0)
+		chain->found = STORE_FOUND;
+	else
+		chain->found = key->kind == NEON_KEY_PAGE ? STORE_ZERO : STORE_MISSING;
+}
+
+static void
+get_one(Timeline *tl, const NeonKey *key, XLogRecPtr lsn, SizeMemo *memo, StoreChain *chain)
+{
+	VersionRange range = {lsn, InvalidXLogRecPtr};
+	VersionList list = {0};
+
+	memset(chain, 0, sizeof(*chain));
+	if (key->kind == NEON_KEY_PAGE)
+	{
+		memo_size(tl, key, lsn, memo);
+		if (!memo->exists)
+		{
+			chain->found = STORE_MISSING;
+			return;
+		}
+		if (key->blk >= memo->size.nblocks)
+		{
+			chain->found = STORE_ZERO;
+			return;
+		}
+		range.above = relsize_floor(&memo->size, key->blk);
+	}
+	finish_chain(key, store_collect(tl, key, range, &list), &list, chain);
+}
+
+void
+store_get(Timeline *tl, const NeonKey *keys, int nkeys, XLogRecPtr lsn, StoreChain *chains)
+{
+	SizeMemo	memo = {0};
+
+	timeline_check_readable(tl);
+	for (int i = 0; i < nkeys; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		get_one(tl, &keys[i], lsn, &memo, &chains[i]);
+	}
+}
+
+/* ---- bytes ---- */
+
+uint64
+store_physical_size(Timeline *tl)
+{
+	uint64		bytes = pg_atomic_read_u64(&tl->shared->layer_bytes);
+	char		path[MAXPGPATH];
+	DIR		   *dir;
+	struct dirent *de;
+
+	timeline_path(&tl->id.tenant, &tl->id.timeline, "wal", path);
+	dir = AllocateDir(path);
+	if (dir == NULL)
+		return bytes;
+	while ((de = ReadDirExtended(dir, path, LOG)) != NULL)
+	{
+		if (de->d_name[0] != '.')
+			bytes += tl->id.wal_segment_size;
+	}
+	FreeDir(dir);
+	return bytes;
+}

@@ -1,0 +1,245 @@
+/*-------------------------------------------------------------------------
+ *
+ * storeput.c
+ *	  Writing: puts into the open index, when to flush it, and memory that is
+ *	  short.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "init.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "store_private.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+
+/* A layer above this part of the pool is flushed. */
+#define LARGE_PART			4
+/* When less than 1/FREE_PART is free, layers above 1/SMALL_PART are flushed. */
+#define FREE_PART			4
+#define SMALL_PART			16
+#define ROOM_WAIT_MS		200
+#define ROOM_PATIENCE_MS	3000
+#define ROOM_TIMEOUT_MS		60000
+#define MAX_WAL_DISTANCE	(UINT64CONST(8) * 1024 * 1024 * 1024)
+
+int			store_checkpoint_distance = 256;	/* MB */
+int			store_checkpoint_timeout = 600; /* s */
+int			store_image_chain = 64;
+
+static void (*tick_function) (void *arg) = NULL;
+static void *tick_arg = NULL;
+
+void
+store_define_gucs(void)
+{
+	DefineCustomIntVariable("neon_pageserver.checkpoint_distance",
+							"WAL after which the open index is written to a layer file.",
+							NULL, &store_checkpoint_distance, 256, 1, 4096,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_pageserver.checkpoint_timeout",
+							"Time after which the open index is written to a layer file.",
+							NULL, &store_checkpoint_timeout, 600, 1, 86400,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_pageserver.image_chain",
+							"Number of WAL records of a page after which a flush writes its image.",
+							"Zero writes no images.",
+							&store_image_chain, 64, 0, 1000000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+}
+
+/* ---- ticks ---- */
+
+void
+store_set_tick(void (*tick) (void *arg), void *arg)
+{
+	tick_function = tick;
+	tick_arg = arg;
+}
+
+void
+store_tick(void)
+{
+	static TimestampTz last = 0;
+	TimestampTz now;
+
+	CHECK_FOR_INTERRUPTS();
+	if (tick_function == NULL)
+		return;
+	now = GetCurrentTimestamp();
+	if (now >= last && now - last < 100 * 1000)
+		return;
+	last = now;
+	tick_function(tick_arg);
+}
+
+/* ---- memory ---- */
+
+static TimelineShared *
+largest_other(TimelineShared *own)
+{
+	TimelineShared *best = NULL;
+
+	for (int i = 0; i < timeline_nslots(); i++)
+	{
+		TimelineShared *s = timeline_slot(i);
+
+		if (s == own || pg_atomic_read_u32(&s->state) != TIMELINE_ACTIVE || s->open.nblocks == 0)
+			continue;
+		if (best == NULL || s->open.nblocks > best->open.nblocks)
+			best = s;
+	}
+	return best;
+}
+
+/* Asks the owner to flush; what nobody owns is flushed here. */
+static void
+ask_for_flush(TimelineShared *s)
+{
+	NeonId		tenant = s->id.tenant;
+	NeonId		timeline = s->id.timeline;
+	int			owner = s->owner_pid;
+	Timeline   *tl;
+
+	pg_atomic_write_u32(&s->flush_wanted, 1);
+	if (owner != 0)
+	{
+		SetLatch(&ProcGlobal->allProcs[s->owner_procno].procLatch);
+		return;
+	}
+	tl = timeline_open(&tenant, &timeline, true);
+	if (tl == NULL || !timeline_acquire_ownership(tl, false, 0))
+		return;
+	PG_TRY();
+	{
+		store_flush(tl);
+	}
+	PG_FINALLY();
+	{
+		timeline_release_ownership(tl);
+	}
+	PG_END_TRY();
+}
+
+/* Whatever was put last ended with a whole record. */
+void
+store_publish_put(Timeline *tl)
+{
+	StoreFiles *sf = store_private(tl);
+
+	if (sf->put_end > timeline_last_record_lsn(tl))
+		store_publish(tl, sf->put_start, sf->put_end);
+}
+
+/* Makes room in the pool: the largest layer goes, its own first if it is large. */
+static void
+make_room(Timeline *tl, TimestampTz start)
+{
+	TimelineShared *s = tl->shared;
+	TimelineShared *other = largest_other(s);
+	TimestampTz now = GetCurrentTimestamp();
+	bool		patient = !TimestampDifferenceExceeds(start, now, ROOM_PATIENCE_MS);
+
+	if (s->open.nkeys > 0 &&
+		(other == NULL || !patient || s->open.nblocks >= other->open.nblocks))
+	{
+		store_publish_put(tl);
+		store_flush(tl);
+		return;
+	}
+	if (other != NULL)
+		ask_for_flush(other);
+	if (TimestampDifferenceExceeds(start, now, ROOM_TIMEOUT_MS))
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("no memory is left for the index of new WAL"),
+				 errhint("Increase neon_pageserver.open_layer_memory.")));
+	store_tick();
+	openpool_wait_for_room(ROOM_WAIT_MS);
+}
+
+/* ---- puts ---- */
+
+void
+store_owner_changed(Timeline *tl)
+{
+	StoreFiles *sf = store_private(tl);
+
+	sf->put_start = InvalidXLogRecPtr;
+	sf->put_end = InvalidXLogRecPtr;
+}
+
+void
+store_put(Timeline *tl, XLogRecPtr start, XLogRecPtr end, const StorePut *puts, int nputs)
+{
+	TimelineShared *s = tl->shared;
+	StoreFiles *sf = store_private(tl);
+	TimestampTz waiting_since = 0;
+
+	timeline_check_writable(tl);
+	if (!timeline_is_owner(tl))
+		elog(ERROR, "store_put without ownership of the timeline");
+	if (start - s->open.base_lsn > MAX_WAL_DISTANCE && s->open.nkeys > 0)
+	{
+		store_publish_put(tl);
+		store_flush(tl);
+	}
+	for (;;)
+	{
+		LWLockAcquire(&s->index_lock, LW_EXCLUSIVE);
+		if (openlayer_reserve(&s->open, puts, nputs))
+			break;
+		LWLockRelease(&s->index_lock);
+		if (waiting_since == 0)
+			waiting_since = GetCurrentTimestamp();
+		make_room(tl, waiting_since);
+	}
+	for (int i = 0; i < nputs; i++)
+		openlayer_add(&s->open, start, end, &puts[i]);
+	LWLockRelease(&s->index_lock);
+	if (s->opened_at == 0 && nputs > 0)
+		s->opened_at = GetCurrentTimestamp();
+	sf->put_start = start;
+	sf->put_end = end;
+}
+
+void
+store_publish(Timeline *tl, XLogRecPtr last_record_start, XLogRecPtr last_record_end)
+{
+	TimelineShared *s = tl->shared;
+
+	timeline_check(tl);
+	if (last_record_end < pg_atomic_read_u64(&s->last_record_lsn))
+		return;
+	pg_atomic_write_u64(&s->prev_record_lsn, last_record_start);
+	pg_write_barrier();
+	pg_atomic_write_u64(&s->last_record_lsn, last_record_end);
+	pg_memory_barrier();
+	if (pg_atomic_read_u32(&s->lsn_waiters) > 0)
+		ConditionVariableBroadcast(&s->lsn_cv);
+}
+
+bool
+store_flush_due(Timeline *tl)
+{
+	TimelineShared *s = tl->shared;
+	XLogRecPtr	last = timeline_last_record_lsn(tl);
+	XLogRecPtr	durable = timeline_disk_consistent_lsn(tl);
+	uint64		total = openpool_total_bytes();
+	uint64		own = openlayer_bytes(&s->open);
+
+	if (last == durable)
+		return false;
+	if (last - durable >= (uint64) store_checkpoint_distance * 1024 * 1024 ||
+		own > total / LARGE_PART ||
+		pg_atomic_read_u32(&s->flush_wanted) != 0)
+		return true;
+	if (openpool_free_bytes() < total / FREE_PART && own > total / SMALL_PART)
+		return true;
+	return s->opened_at != 0 &&
+		TimestampDifferenceExceeds(s->opened_at, GetCurrentTimestamp(),
+								   store_checkpoint_timeout * 1000);
+}
