@@ -192,7 +192,7 @@ check_backup(const char *dir, const Endpoint *ep, const TimelineInfo *tl, XLogRe
 	if (strcmp(kv_get_default(boot, "tenant_id", ""), tl->tenant) != 0 ||
 		strcmp(kv_get_default(boot, "timeline_id", ""), tl->id) != 0 ||
 		strcmp(kv_get_default(boot, "kind", ""), endpoint_kind_name(ep->kind)) != 0 ||
-		boot_lsn == InvalidXLogRecPtr || (ep->kind == ENDPOINT_PRIMARY && boot_lsn != lsn))
+		boot_lsn != lsn)
 		die(EXIT_GENERAL, "Install the same version of the neon command and of its extensions.",
 			"the base backup is not the one that was asked for");
 	make_path(path, "%s/PG_VERSION", dir);
@@ -363,8 +363,6 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, XLogRecPtr boo
 			"port %d is already in use", ep->port);
 	prepare_writer(conn, ep, tl, boot_lsn, &writer, &expected_term);
 	build_directory(conn, ep, tl, boot_lsn, writer.term, writer.boot_id, built, &boot);
-	if (ep->kind == ENDPOINT_STATIC)
-		(void) parse_lsn(kv_get_default(&boot, "boot_lsn", ""), &ep->lsn);
 	argv = conf_command_line(ep, built, &boot);
 	kv_free(&boot);
 	write_passfiles(ep);
@@ -421,8 +419,7 @@ branch_sync(PGconn *conn, TimelineInfo *tl, XLogRecPtr *insert_lsn)
 	else
 	{
 		drain_dead_writer(conn, tl, InvalidXLogRecPtr);
-		if (!ps_timeline_by_id(conn, tl->tenant, tl->id, tl))
-			die(EXIT_GENERAL, "See \"neon timeline list\".", "branch \"%s\" is no longer there", tl->name);
+		ps_refresh(conn, tl);
 		*insert_lsn = lsn = tl->last_record_lsn;
 	}
 	return lsn;

@@ -66,16 +66,28 @@ choose_kind(const Invocation *inv, Endpoint *ep)
 		ep->lsn = option_lsn(inv, OPT_LSN);
 }
 
-/* --time as an LSN.  Holding the timeline's lock. */
+/*
+ * --time or --lsn as the end of a commit that the branch has.  Holding the
+ * timeline's lock.
+ */
 static void
-resolve_time(const Invocation *inv, PGconn *conn, Endpoint *ep, TimelineInfo *tl)
+settle_lsn(const Invocation *inv, PGconn *conn, Endpoint *ep, TimelineInfo *tl)
 {
 	XLogRecPtr	insert_lsn;
+	XLogRecPtr	asked;
 
-	if (!option_given(inv, OPT_TIME))
+	if (option_given(inv, OPT_TIME))
+	{
+		(void) branch_sync(conn, tl, &insert_lsn);
+		ep->lsn = ps_lsn_for_time(conn, tl, inv->option[OPT_TIME]);
+	}
+	if (ep->lsn == InvalidXLogRecPtr)
 		return;
-	(void) branch_sync(conn, tl, &insert_lsn);
-	ep->lsn = ps_lsn_for_time(conn, tl, inv->option[OPT_TIME]);
+	asked = ep->lsn;
+	branch_check_lsn(conn, tl, asked);
+	ep->lsn = ps_round_lsn(conn, tl, asked);
+	if (ep->lsn != asked)
+		say("Using %s, the end of the last transaction at or before %s", lsn_text(ep->lsn), lsn_text(asked));
 }
 
 static void
@@ -143,9 +155,8 @@ cmd_endpoint_create(Invocation *inv)
 	choose_branch(inv, conn, &ep, &tl, moved);
 	choose_kind(inv, &ep);
 	tl_lock = timeline_lock(tl.id);
-	resolve_time(inv, conn, &ep, &tl);
-	if (ep.lsn != InvalidXLogRecPtr)
-		branch_check_lsn(conn, &tl, ep.lsn);
+	ps_refresh(conn, &tl);
+	settle_lsn(inv, conn, &ep, &tl);
 	lock_release(tl_lock);
 	register_endpoint(inv, &ep);
 	say("Created endpoint %s on branch '%s', port %d", ep.name, tl.name, ep.port);
@@ -196,10 +207,9 @@ choose_boot_lsn(const Invocation *inv, PGconn *conn, Endpoint *ep, TimelineInfo 
 		claim_branch(inv, conn, ep, tl, accept_loss);
 		return tl->last_record_lsn;
 	}
-	resolve_time(inv, conn, ep, tl);
+	settle_lsn(inv, conn, ep, tl);
 	if (ep->lsn == InvalidXLogRecPtr)
-		return branch_sync(conn, tl, &insert_lsn);
-	branch_check_lsn(conn, tl, ep->lsn);
+		return ps_round_lsn(conn, tl, branch_sync(conn, tl, &insert_lsn));
 	return ep->lsn;
 }
 
@@ -275,8 +285,7 @@ cmd_endpoint_start(Invocation *inv)
 	choose_kind(inv, &ep);
 	drain_directory(conn, &ep, accept_loss);
 	tl_lock = timeline_lock(tl.id);
-	if (!ps_timeline_by_id(conn, ep.tenant, tl.id, &tl))
-		die(EXIT_GENERAL, "See \"neon timeline list\".", "branch \"%s\" is no longer there", tl.name);
+	ps_refresh(conn, &tl);
 	boot_lsn = choose_boot_lsn(inv, conn, &ep, &tl, accept_loss);
 	register_endpoint(inv, &ep);
 	say_starting(&ep, &tl, is_new, moved);

@@ -64,10 +64,12 @@ check_old(const Invocation *inv, bool has_config)
 {
 	if (has_config)
 	{
+		config_reload();		/* dies if it is not ours */
 		if (!option_given(inv, OPT_FORCE))
 			die(EXIT_GENERAL, "Use it, or wipe it with all its data by \"neon init --force\".",
-				"there is a state directory \"%s\" already", repo.dir);
-		config_reload();		/* dies if it is not ours */
+				strcmp(kv_get_default(&repo.config, "state", ""), "ready") == 0 ?
+				"there is a state directory \"%s\" already" :
+				"there is a state directory \"%s\" already, of a \"neon init\" that did not come to its end", repo.dir);
 		wipe_old();
 		kv_free(&repo.config);
 	}

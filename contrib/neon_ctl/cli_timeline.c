@@ -156,8 +156,7 @@ cmd_timeline_branch(Invocation *inv)
 	conn = ps_connect();
 	ps_find_timeline(conn, tenant, from, &tl);
 	lock = timeline_lock(tl.id);
-	if (!ps_timeline_by_id(conn, tenant, tl.id, &tl))
-		die(EXIT_GENERAL, "See \"neon timeline list\".", "branch \"%s\" is no longer there", from);
+	ps_refresh(conn, &tl);
 	if (option_given(inv, OPT_ANCESTOR_START_LSN))
 	{
 		at_lsn = option_lsn(inv, OPT_ANCESTOR_START_LSN);

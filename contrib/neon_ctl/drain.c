@@ -189,16 +189,6 @@ give_up_writer(PGconn *conn, TimelineInfo *tl, const WriterInfo *writer, XLogRec
 		 writer->endpoint, tl->name, writer->term, lsn_text(accept_loss));
 }
 
-static void
-refresh_timeline(PGconn *conn, TimelineInfo *tl)
-{
-	TimelineInfo fresh;
-
-	if (!ps_timeline_by_id(conn, tl->tenant, tl->id, &fresh))
-		die(EXIT_GENERAL, "See \"neon timeline list\".", "branch \"%s\" is no longer there", tl->name);
-	*tl = fresh;
-}
-
 /*
  * Why the writer's directory cannot be drained, or NULL.  Otherwise *end is
  * where the WAL ends that the pageserver now has.
@@ -247,14 +237,14 @@ drain_writer(PGconn *conn, TimelineInfo *tl, const WriterInfo *writer, XLogRecPt
 	if (path_exists(ticket))
 		rename_durably(ticket, strf("%s.used", ticket));
 	server_stop(pgdata, STOP_IMMEDIATE, 0, strf("endpoint \"%s\"", writer->endpoint));
-	refresh_timeline(conn, tl);
+	ps_refresh(conn, tl);
 	problem = feed_directory(conn, tl, writer, pgdata, &end);
-	refresh_timeline(conn, tl);
+	ps_refresh(conn, tl);
 	if (problem != NULL)
 		give_up_writer(conn, tl, writer, accept_loss, problem);
 	else
 		ps_writer_drained(conn, tl, writer->boot_id, end);
-	refresh_timeline(conn, tl);
+	ps_refresh(conn, tl);
 	conf_save_auto(writer->endpoint, pgdata);
 }
 

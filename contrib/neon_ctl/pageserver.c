@@ -15,6 +15,7 @@
 
 #define STATEMENT_TIMEOUT 60
 #define FEED_TIMEOUT	300
+#define CATCH_UP_TIMEOUT 600
 
 const char *
 pageserver_pgdata(void)
@@ -160,6 +161,22 @@ ps_timeline_by_id(PGconn *conn, const char *tenant, const char *id, TimelineInfo
 		fill_timeline(info, res, 0);
 	PQclear(res);
 	return found;
+}
+
+void
+ps_refresh(PGconn *conn, TimelineInfo *tl)
+{
+	TimelineInfo fresh;
+
+	for (;;)
+	{
+		if (!ps_timeline_by_id(conn, tl->tenant, tl->id, &fresh))
+			die(EXIT_GENERAL, "See \"neon timeline list\".", "branch \"%s\" is no longer there", tl->name);
+		if (fresh.last_record_lsn >= fresh.flush_lsn)
+			break;
+		ps_wait_lsn(conn, &fresh, fresh.flush_lsn, CATCH_UP_TIMEOUT);
+	}
+	*tl = fresh;
 }
 
 static void
@@ -319,6 +336,18 @@ ps_lsn_for_time(PGconn *conn, const TimelineInfo *tl, const char *time)
 		die(EXIT_GENERAL, "Give a later time.",
 			"the history of branch \"%s\" begins after \"%s\"", tl->name, time);
 	return lsn;
+}
+
+XLogRecPtr
+ps_round_lsn(PGconn *conn, const TimelineInfo *tl, XLogRecPtr lsn)
+{
+	PGresult   *res = db_exec(conn, STATEMENT_TIMEOUT, NULL,
+							  "SELECT neon_pageserver.round_lsn($1, $2, $3) AS lsn", 3,
+							  tl->tenant, tl->id, lsn_text(lsn));
+	XLogRecPtr	rounded = get_lsn(res, 0, "lsn");
+
+	PQclear(res);
+	return rounded;
 }
 
 void

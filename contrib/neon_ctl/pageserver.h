@@ -60,6 +60,12 @@ extern TimelineInfo *ps_timelines(PGconn *conn, const char *tenant, int *n);
 
 extern bool ps_timeline_by_id(PGconn *conn, const char *tenant, const char *id, TimelineInfo *info);
 
+/*
+ * The timeline as it is now, its stored WAL decoded to the end (after a start
+ * of the pageserver that takes a moment); dies if it is gone.
+ */
+extern void ps_refresh(PGconn *conn, TimelineInfo *tl);
+
 /* By branch name, or by id; dies if there is none. */
 extern void ps_find_timeline(PGconn *conn, const char *tenant, const char *name_or_id,
 							 TimelineInfo *info);
@@ -83,6 +89,9 @@ extern void ps_wait_lsn(PGconn *conn, const TimelineInfo *tl, XLogRecPtr lsn, in
 
 /* Last commit at or before the time; dies if that is before the history. */
 extern XLogRecPtr ps_lsn_for_time(PGconn *conn, const TimelineInfo *tl, const char *time);
+
+/* The end of the last commit, abort or prepare at or below lsn, or the branch's start. */
+extern XLogRecPtr ps_round_lsn(PGconn *conn, const TimelineInfo *tl, XLogRecPtr lsn);
 
 /* at_lsn InvalidXLogRecPtr and at_time NULL: now. */
 extern void ps_branch_create(PGconn *conn, const TimelineInfo *from, const char *name,
