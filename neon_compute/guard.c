@@ -41,13 +41,16 @@
 #include "utils/syscache.h"
 
 /*
- * Settings that ALTER SYSTEM may not touch.  The first have a safe value and
- * can only be changed for a boot, if at all; the others are what the launcher
- * decides, and puts on the command line, where ALTER SYSTEM has no effect.
+ * Settings that ALTER SYSTEM may not touch: those with only one safe value,
+ * those that are decided for a whole boot, and those that the launcher puts
+ * on the command line, where ALTER SYSTEM has no effect.
  */
+static const char *const fixed_settings[] = {
+	"archive_mode", "fsync", "max_slot_wal_keep_size", "restart_after_crash"
+};
+
 static const char *const config_settings[] = {
-	"fsync", "full_page_writes", "wal_level", "archive_mode", "restart_after_crash",
-	"max_slot_wal_keep_size", "max_wal_senders", "max_replication_slots",
+	"full_page_writes", "wal_level", "max_wal_senders", "max_replication_slots",
 	"synchronous_standby_names", "shared_preload_libraries",
 	/* recovery and replication from elsewhere */
 	"archive_cleanup_command", "hot_standby", "primary_conninfo", "primary_slot_name",
@@ -145,23 +148,34 @@ is_listed(const char *name, const char *const *list, int n)
 	return false;
 }
 
+/* What to do instead of ALTER SYSTEM, or NULL if that is right. */
+static const char *
+instead_of_alter_system(const char *name)
+{
+	if (is_listed(name, fixed_settings, lengthof(fixed_settings)))
+		return "A compute is safe only with the value that it has.";
+	if (is_listed(name, config_settings, lengthof(config_settings)))
+		return psprintf("Use \"neon endpoint config %s %s=...\".", neon_boot.endpoint, name);
+	if (is_listed(name, launcher_settings, lengthof(launcher_settings)))
+		return "It is set by \"neon endpoint start\".";
+	return NULL;
+}
+
 static void
 check_alter_system(const AlterSystemStmt *stmt)
 {
 	const VariableSetStmt *set = stmt->setstmt;
-	bool		config;
+	const char *hint;
 
 	/* taking a setting away is harmless */
 	if (set->kind != VAR_SET_VALUE && set->kind != VAR_SET_DEFAULT)
 		return;
-	config = is_listed(set->name, config_settings, lengthof(config_settings));
-	if (!config && !is_listed(set->name, launcher_settings, lengthof(launcher_settings)))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_CANT_CHANGE_RUNTIME_PARAM),
-			 errmsg("parameter \"%s\" of a compute cannot be changed by ALTER SYSTEM", set->name),
-			 config ? errhint("Use \"neon endpoint config %s %s=...\".", neon_boot.endpoint, set->name) :
-			 errhint("It is set by \"neon endpoint start\" and \"neon endpoint config\".")));
+	hint = instead_of_alter_system(set->name);
+	if (hint != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CANT_CHANGE_RUNTIME_PARAM),
+				 errmsg("parameter \"%s\" of a compute cannot be changed by ALTER SYSTEM", set->name),
+				 errhint("%s", hint)));
 }
 
 /*

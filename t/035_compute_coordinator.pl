@@ -93,12 +93,11 @@ is($copy->safe_psql('postgres', 'SELECT count(*) FROM t'), '0', 'starts as an or
 $copy->stop;
 
 # settings
-for my $name (qw(fsync full_page_writes wal_level archive_mode restart_after_crash max_slot_wal_keep_size
-	synchronous_standby_names shared_preload_libraries primary_conninfo restore_command))
+for my $name (qw(full_page_writes wal_level synchronous_standby_names shared_preload_libraries primary_conninfo restore_command))
 {
 	fails("ALTER SYSTEM SET $name = 'on'", qr/"$name" of a compute cannot be changed.*HINT:  Use "neon endpoint config main $name=/s, "ALTER SYSTEM SET $name");
 }
-for my $name (qw(neon.tenant_id neon.pageserver_connstring neon.conf_dir port hba_file))
+for my $name (qw(fsync archive_mode restart_after_crash max_slot_wal_keep_size neon.tenant_id neon.pageserver_connstring neon.conf_dir port hba_file))
 {
 	fails("ALTER SYSTEM SET $name = 'x'", qr/"$name" of a compute cannot be changed.*HINT/s, "ALTER SYSTEM SET $name");
 }
