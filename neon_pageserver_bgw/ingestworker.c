@@ -314,6 +314,7 @@ static bool
 open_stream(Worker *w, const char *conninfo)
 {
 	const ControlState *state = ingest_state(w->ingest);
+	MemoryContext old;
 	char	   *problem;
 
 	w->receiver = receiver_connect(conninfo, true, CONNECT_TIMEOUT_MS, &problem);
@@ -330,7 +331,10 @@ open_stream(Worker *w, const char *conninfo)
 	w->progress = false;
 	w->last_sync = 0;
 	w->last_message = GetCurrentTimestamp();
+	/* it outlives the reset of the loop's memory */
+	old = MemoryContextSwitchTo(TopMemoryContext);
 	w->cursor = walcursor_open(w->tl, state->lsn, state->prev, state->lsn);
+	MemoryContextSwitchTo(old);
 	source_report(w->row, true, w->received, w->reported, w->last_message);
 	return true;
 }
