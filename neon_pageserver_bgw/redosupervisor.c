@@ -671,5 +671,6 @@ redo_supervisor_main(Datum arg)
 		MemoryContextReset(CurrentMemoryContext);
 		wait_and_listen();
 	}
-	proc_exit(0);
+	/* With 0 it would not be started again after a SIGTERM by hand. */
+	proc_exit(1);
 }

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/heapam_xlog.h"
 #include "access/rmgr.h"
 #include "access/xlogrecord.h"
 #include "catalog/pg_control.h"
@@ -121,6 +122,8 @@ fetch(void *arg, int i, XLogRecPtr *start, XLogRecPtr *end)
 		record = make_record(&probe->key, RM_XACT_ID, 0, page.data);
 	else if (odd && strcmp(what, "no_base") == 0)
 		record = make_record(&probe->key, RM_SEQ_ID, 0, NULL);
+	else if (odd && strcmp(what, "missing") == 0)
+		record = make_record(&probe->key, RM_HEAP2_ID, XLOG_HEAP2_FREEZE_PAGE, NULL);
 	else if (odd && strcmp(what, "no_image") == 0)
 		record = make_record(&probe->key, RM_XLOG_ID, XLOG_FPI, NULL);
 	else
