@@ -358,9 +358,6 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, XLogRecPtr boo
 	make_path(built, "%s", endpoint_path(ep, "pgdata.new"));
 	make_path(pgdata, "%s", endpoint_path(ep, "pgdata"));
 	make_path(log, "%s", endpoint_path(ep, "postgres.log"));
-	if (!port_is_free(ep->port))
-		die(EXIT_GENERAL, "Choose another one by --port, or end what listens there.",
-			"port %d is already in use", ep->port);
 	prepare_writer(conn, ep, tl, boot_lsn, &writer, &expected_term);
 	build_directory(conn, ep, tl, boot_lsn, writer.term, writer.boot_id, built, &boot);
 	argv = conf_command_line(ep, built, &boot);

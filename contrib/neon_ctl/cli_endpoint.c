@@ -103,13 +103,19 @@ choose_port(const Invocation *inv, Endpoint *ep)
 		ep->port = endpoint_choose_port();
 }
 
-/* Makes the endpoint's files; from here on its port is taken. */
+/*
+ * Makes the endpoint's files; from here on its port is taken.  A new endpoint
+ * that cannot start for want of its port is not made.
+ */
 static void
-register_endpoint(const Invocation *inv, Endpoint *ep)
+register_endpoint(const Invocation *inv, Endpoint *ep, bool will_start)
 {
 	int			lock = lock_acquire("ports", 30, NULL);
 
 	choose_port(inv, ep);
+	if (will_start && !port_is_free(ep->port))
+		die(EXIT_GENERAL, "Choose another one by --port, or end what listens there.",
+			"port %d is already in use", ep->port);
 	conf_create(ep);
 	endpoint_save(ep);
 	ep->exists = true;
@@ -158,7 +164,7 @@ cmd_endpoint_create(Invocation *inv)
 	ps_refresh(conn, &tl);
 	settle_lsn(inv, conn, &ep, &tl);
 	lock_release(tl_lock);
-	register_endpoint(inv, &ep);
+	register_endpoint(inv, &ep, false);
 	say("Created endpoint %s on branch '%s', port %d", ep.name, tl.name, ep.port);
 	print_endpoint(&ep, "stopped");
 	PQfinish(conn);
@@ -287,7 +293,7 @@ cmd_endpoint_start(Invocation *inv)
 	tl_lock = timeline_lock(tl.id);
 	ps_refresh(conn, &tl);
 	boot_lsn = choose_boot_lsn(inv, conn, &ep, &tl, accept_loss);
-	register_endpoint(inv, &ep);
+	register_endpoint(inv, &ep, true);
 	say_starting(&ep, &tl, is_new, moved);
 	boot_endpoint(conn, &ep, &tl, boot_lsn);
 	lock_release(tl_lock);

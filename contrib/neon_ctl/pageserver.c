@@ -334,7 +334,7 @@ ps_lsn_for_time(PGconn *conn, const TimelineInfo *tl, const char *time)
 	PQclear(res);
 	if (lsn == InvalidXLogRecPtr)
 		die(EXIT_GENERAL, "Give a later time.",
-			"the history of branch \"%s\" begins after \"%s\"", tl->name, time);
+			"time \"%s\" is before the history of branch \"%s\"", time, tl->name);
 	return lsn;
 }
 
