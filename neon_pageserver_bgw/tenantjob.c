@@ -250,32 +250,44 @@ store_timeline(TenantJob *job, const ImportSource *source)
 	PG_END_TRY();
 }
 
+/* The directory of the running job, or "". */
+static char job_dir[MAXPGPATH];
+
+/*
+ * Also at process exit; not by PG_ENSURE_ERROR_CLEANUP, which does not allow
+ * that the code inside registers callbacks of its own.
+ */
 static void
 remove_directory(int code, Datum arg)
 {
-	rmtree(DatumGetCString(arg), true);
+	if (job_dir[0] != '\0')
+		rmtree(job_dir, true);
+	job_dir[0] = '\0';
 }
 
 void
 tenant_job_run(TenantJob *job)
 {
-	char		dir[MAXPGPATH];
 	ImportSource source;
 
 	make_tmp_dir();
 	remove_stale_directories();
-	snprintf(dir, sizeof(dir), JOB_DIR_FORMAT, MyProcPid);
+	on_proc_exit(remove_directory, (Datum) 0);
+	snprintf(job_dir, sizeof(job_dir), JOB_DIR_FORMAT, MyProcPid);
 
-	PG_ENSURE_ERROR_CLEANUP(remove_directory, CStringGetDatum(dir));
+	PG_TRY();
 	{
 		ereport(NOTICE, (errmsg("creating a new database system with initdb")));
-		initdb_run(dir, &job->options);
+		initdb_run(job_dir, &job->options);
 		ereport(NOTICE, (errmsg("storing its pages")));
-		import_open(&source, dir);
+		import_open(&source, job_dir);
 		store_timeline(job, &source);
 	}
-	PG_END_ENSURE_ERROR_CLEANUP(remove_directory, CStringGetDatum(dir));
-	remove_directory(0, CStringGetDatum(dir));
+	PG_FINALLY();
+	{
+		remove_directory(0, (Datum) 0);
+	}
+	PG_END_TRY();
 	job->lsn = source.end;
 	job->done = true;
 }
@@ -306,6 +318,8 @@ neon_tenant_worker_main(Datum arg)
 	pq_redirect_to_shm_mq(seg, shm_mq_attach(queue, seg, NULL));
 
 	BackgroundWorkerInitializeConnectionByOid(job->database, InvalidOid, 0);
+	/* after its own transaction there is none again */
+	CurrentResourceOwner = ResourceOwnerCreate(NULL, "neon tenant worker");
 	SetConfigOption("client_min_messages", "notice", PGC_SUSET, PGC_S_OVERRIDE);
 	pgstat_report_activity(STATE_RUNNING, "neon_pageserver: creating a timeline");
 	tenant_job_run(job);
