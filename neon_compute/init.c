@@ -110,6 +110,9 @@ override_settings(void)
 {
 	SetConfigOption("restart_after_crash", "off", PGC_POSTMASTER, PGC_S_OVERRIDE);
 	SetConfigOption("max_slot_wal_keep_size", "-1", PGC_POSTMASTER, PGC_S_OVERRIDE);
+	/* recovery looks at pg_tblspc and wants no directories there; ours are */
+	if (neon_boot.kind == NEON_STATIC)
+		SetConfigOption("allow_in_place_tablespaces", "on", PGC_SUSET, PGC_S_OVERRIDE);
 }
 
 static void
@@ -159,10 +162,10 @@ _PG_init(void)
 	define_storage_settings();
 	neon_smgr_define_gucs();
 	MarkGUCPrefixReserved("neon");
-	override_settings();
 
 	guard_check_settings();
 	ticket_validate();
+	override_settings();
 	guard_check_primary_settings();
 
 	neon_smgr_install();

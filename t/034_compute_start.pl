@@ -115,8 +115,9 @@ NeonControl::start_refused($node, qr/already started once/, $use_neon, 'and does
 
 # a static endpoint
 $node = NeonControl->compute($base, 'static', kind => 'static');
+mkdir $node->data_dir . '/pg_tblspc/12345';
 $node->start;
-is($node->safe_psql('postgres', 'SELECT pg_is_in_recovery()'), 't', 'a static endpoint is in recovery');
+is($node->safe_psql('postgres', 'SELECT pg_is_in_recovery()'), 't', 'a static endpoint is in recovery, with a tablespace too');
 my ($rc, $stdout, $stderr) = $node->psql('postgres', 'INSERT INTO t VALUES (1)');
 like($stderr, qr/read-only transaction/, 'and read-only');
 ($rc, $stdout, $stderr) = $node->psql('postgres', 'SELECT pg_promote()');
