@@ -8,8 +8,7 @@
 #include "postgres.h"
 
 #include "blobs.h"
-#include "common/cryptohash.h"
-#include "common/sha2.h"
+#include "common/hashfn.h"
 
 #define BLOB_VERSION	1
 
@@ -234,20 +233,11 @@ blob_get_origin(const char *data, uint32 len, XLogRecPtr *remote_lsn)
 NeonKey
 blob_file_key(const char *path)
 {
-	pg_cryptohash_ctx *ctx = pg_cryptohash_create(PG_SHA256);
-	uint8		digest[PG_SHA256_DIGEST_LENGTH];
-	uint32		w[3];
+	const unsigned char *bytes = (const unsigned char *) path;
+	uint64		h1 = hash_bytes_extended(bytes, strlen(path), 1);
+	uint64		h2 = hash_bytes_extended(bytes, strlen(path), 2);
 
-	if (ctx == NULL ||
-		pg_cryptohash_init(ctx) < 0 ||
-		pg_cryptohash_update(ctx, (const uint8 *) path, strlen(path)) < 0 ||
-		pg_cryptohash_final(ctx, digest, sizeof(digest)) < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not compute SHA-256 of a path")));
-	pg_cryptohash_free(ctx);
-	memcpy(w, digest, sizeof(w));
-	return neon_key(NEON_KEY_FILE, 0, w[0], w[1], 0, w[2]);
+	return neon_key(NEON_KEY_FILE, 0, (Oid) (h1 >> 32), (Oid) h1, 0, (BlockNumber) h2);
 }
 
 void

@@ -60,7 +60,7 @@ extern bool blob_get_origin(const char *data, uint32 len, XLogRecPtr *remote_lsn
 
 /*
  * NEON_KEY_FILE: a small file of the data directory, path relative to it.  The
- * key is made of the path's SHA-256, the blob repeats the path.
+ * key is a 96-bit hash of the path, the blob repeats the path.
  */
 extern NeonKey blob_file_key(const char *path);
 extern void blob_put_file(StringInfo buf, const char *path, const char *bytes, uint32 len);

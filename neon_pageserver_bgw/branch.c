@@ -21,6 +21,7 @@
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(neon_branch_create);
+PG_FUNCTION_INFO_V1(neon_round_lsn);
 PG_FUNCTION_INFO_V1(neon_timeline_rename);
 PG_FUNCTION_INFO_V1(neon_timeline_delete);
 
@@ -172,10 +173,17 @@ point_at_time(Timeline *tl, TimestampTz when)
 	return lsn;
 }
 
-/*
- * The point and what is known of it, rounded down but never below the start
- * of the timeline.
- */
+/* Rounds down, but never below the start of the timeline. */
+static void
+round_point(Timeline *tl, XLogRecPtr lsn, ControlState *state)
+{
+	if (lsn > tl->id.start_lsn)
+		control_round_to_commit(tl, lsn, state);
+	if (lsn <= tl->id.start_lsn || state->lsn < tl->id.start_lsn)
+		control_at(tl, tl->id.start_lsn, state);
+}
+
+/* The point that the arguments of branch_create name, and its state. */
 static void
 branch_point(FunctionCallInfo fcinfo, Timeline *tl, ControlState *state)
 {
@@ -191,10 +199,7 @@ branch_point(FunctionCallInfo fcinfo, Timeline *tl, ControlState *state)
 		lsn = point_at_time(tl, PG_GETARG_TIMESTAMPTZ(4));
 	else
 		lsn = point_now(tl);
-	if (lsn > tl->id.start_lsn)
-		control_round_to_commit(tl, lsn, state);
-	if (lsn <= tl->id.start_lsn || state->lsn < tl->id.start_lsn)
-		control_at(tl, tl->id.start_lsn, state);
+	round_point(tl, lsn, state);
 }
 
 /* ---- SQL functions ---- */
@@ -248,6 +253,19 @@ neon_branch_create(PG_FUNCTION_ARGS)
 	values[1] = LSNGetDatum(state.lsn);
 	sql_put_row(fcinfo, values, nulls);
 	return (Datum) 0;
+}
+
+/* What branch_create would make of an LSN: where a static endpoint boots. */
+Datum
+neon_round_lsn(PG_FUNCTION_ARGS)
+{
+	Timeline   *tl = sql_open_timeline(fcinfo, 0, 1);
+	ControlState state;
+
+	timeline_check_readable(tl);
+	ingest_catch_up(tl);
+	round_point(tl, point_at_lsn(tl, PG_GETARG_LSN(2)), &state);
+	PG_RETURN_LSN(state.lsn);
 }
 
 Datum

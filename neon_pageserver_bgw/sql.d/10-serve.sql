@@ -29,6 +29,12 @@ RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'neon_branch_create'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
+CREATE FUNCTION neon_pageserver.round_lsn(
+	tenant neon_pageserver.id, timeline neon_pageserver.id, lsn pg_lsn)
+RETURNS pg_lsn
+AS 'MODULE_PATHNAME', 'neon_round_lsn'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
 CREATE FUNCTION neon_pageserver.timeline_rename(
 	tenant neon_pageserver.id, from_name text, to_name text)
 RETURNS void
