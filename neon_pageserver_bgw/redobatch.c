@@ -485,10 +485,9 @@ exchange(int *culprit)
 
 		CHECK_FOR_INTERRUPTS();
 		produce();
-		/* Answers first: they may say why writing fails. */
-		if (!read_some(&progress) || !write_some(&progress))
+		if (!write_some(&progress) || (!progress && !read_some(&progress)))
 		{
-			/* Whatever it said before it went. */
+			/* What it said before it went may tell why. */
 			progress = true;
 			while (progress && batch->answering < batch->ntodo)
 			{

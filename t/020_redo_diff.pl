@@ -26,6 +26,8 @@ CREATE FUNCTION redo_diff(a text, b text) RETURNS TABLE(what text, n bigint, exa
 	LANGUAGE c AS 'neon_walredo_test';
 CREATE FUNCTION redo_bench(a text, b text, ms int) RETURNS TABLE(kind text, length int,
 	pages int, batch1 float8, batch16 float8, batch64 float8) LANGUAGE c AS 'neon_walredo_test';
+CREATE FUNCTION redo_fuzz(a text, b text, batches int, seed bigint) RETURNS TABLE(what text, n bigint)
+	LANGUAGE c AS 'neon_walredo_test';
 CREATE FUNCTION redo_stats() RETURNS TABLE(name text, value bigint)
 	LANGUAGE c AS 'neon_walredo_test';
 SQL
@@ -279,11 +281,13 @@ my @runs = (
 	($long || $ENV{NEON_REDO_ALL}) ? (
 		[ 'images', "full_page_writes = on\nwal_log_hints = on\nwal_compression = pglz" ],
 		[ 'checksums', "full_page_writes = off\nwal_level = logical\ntrack_commit_timestamp = on", '-k' ]) : ());
+my @last;
 for my $run (@runs)
 {
 	my ($name, $conf, @initdb) = @$run;
 	my ($a, $b) = workload($name, $scale, $conf, @initdb);
 	compare($name, $a, $b);
+	@last = ($a, $b);
 	if ($ENV{NEON_REDO_BENCH})
 	{
 		diag($pool->safe_psql('postgres', "SELECT kind, length, pages, batch1::int, batch16::int, batch64::int"
@@ -292,5 +296,14 @@ for my $run (@runs)
 }
 note($pool->safe_psql('postgres', 'SELECT * FROM redo_stats()'));
 is($pool->safe_psql('postgres', "SELECT value FROM redo_stats() WHERE name = 'died'"), 0, 'no redo process died');
+
+# Records with broken bytes hurt their page only, whatever they do to the process.
+my $seed = $ENV{NEON_TEST_SEED} || int(rand(2**31));
+my %fuzz = map { split /\|/ } split /\n/, $pool->safe_psql('postgres',
+	"SELECT * FROM redo_fuzz('$last[0]', '$last[1]', " . ($long ? 2000 : 100) . ", $seed)");
+note("seed $seed: " . join ', ', map { "$_ $fuzz{$_}" } sort keys %fuzz);
+cmp_ok($fuzz{broken_error}, '>', 0, 'broken records are found out');
+is($fuzz{other_failed}, 0, 'no other page of their batch fails');
+is($fuzz{other_wrong}, 0, 'no other page of their batch is wrong');
 $pool->stop('fast');
 done_testing();

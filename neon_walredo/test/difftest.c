@@ -216,8 +216,8 @@ cmp_pages(const void *a, const void *b)
 }
 
 /* All pages with records, in key order. */
-static TestPage **
-sorted_pages(TestWal *wal, int *n)
+TestPage  **
+difftest_sorted_pages(TestWal *wal, int *n)
 {
 	TestPage  **pages = MemoryContextAllocHuge(CurrentMemoryContext,
 											   (hash_get_num_entries(wal->pages) + 1) * sizeof(TestPage *));
@@ -440,7 +440,7 @@ redo_diff(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	wal = testwal_read(text_to_cstring(PG_GETARG_TEXT_PP(0)),
 					   text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	pages = sorted_pages(wal, &npages);
+	pages = difftest_sorted_pages(wal, &npages);
 	compare_all(wal, pages, npages, true, &from_a);
 	compare_all(wal, pages, npages, false, &from_base);
 	check_untouched(wal, &untouched);

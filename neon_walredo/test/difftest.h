@@ -107,6 +107,9 @@ typedef struct FetchArg
 	uint32		from;
 } FetchArg;
 
+/* All pages with records, in key order. */
+extern TestPage **difftest_sorted_pages(TestWal *wal, int *n);
+
 /* What the page is before its first record; false if it is new. */
 extern bool difftest_base(TestWal *wal, TestPage *page, char *base);
 extern void difftest_redo_one(TestWal *wal, TestPage *page, uint32 from, uint32 to,
