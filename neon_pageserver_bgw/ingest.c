@@ -474,6 +474,8 @@ ingest_stored_wal(Ingest *ingest)
 	Timeline   *tl = ingest->tl;
 	WalCursor  *cursor = walcursor_open(tl, ingest->control.lsn, ingest->control.prev,
 										PG_UINT64_MAX);
+	XLogRecPtr	start = ingest->control.lsn;
+	TimestampTz began = GetCurrentTimestamp();
 	uint64		count = 0;
 
 	while (walcursor_next(cursor) == WALCURSOR_RECORD)
@@ -495,8 +497,10 @@ ingest_stored_wal(Ingest *ingest)
 	ingest_mark_recovered(tl);
 	if (count > 0)
 		ereport(LOG,
-				(errmsg("indexed " UINT64_FORMAT " stored WAL records up to %X/%X",
-						count, LSN_FORMAT_ARGS(ingest->control.lsn))));
+				(errmsg("indexed " UINT64_FORMAT " stored WAL records (%.1f MB) up to %X/%X in %ld ms",
+						count, (ingest->control.lsn - start) / 1048576.0,
+						LSN_FORMAT_ARGS(ingest->control.lsn),
+						TimestampDifferenceMilliseconds(began, GetCurrentTimestamp()))));
 }
 
 /* ---- for other processes than the worker ---- */

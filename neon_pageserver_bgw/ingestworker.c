@@ -36,6 +36,7 @@
 #define SYNC_BYTES			(16 * 1024 * 1024)
 #define BATCH_BYTES			(1024 * 1024)	/* received between two publications */
 #define HOUSEKEEPING_MS		1000
+#define ALIVE_INTERVAL_MS	1000	/* between answers while the store is busy */
 #define FIRST_PAUSE_MS		100
 #define LONGEST_PAUSE_MS	5000
 #define OWNERSHIP_WAIT_MS	60000
@@ -64,6 +65,7 @@ typedef struct Worker
 	bool		reply_requested;
 	bool		pinged;			/* asked for an answer after a long silence */
 	TimestampTz last_sync;
+	TimestampTz last_reply;
 	TimestampTz last_message;
 	TimestampTz last_housekeeping;
 	char	   *problem;		/* why the stream failed */
@@ -127,7 +129,29 @@ send_reply(Worker *w, bool request_reply)
 	if (!receiver_reply(w->receiver, w->received, w->reported, request_reply, &problem))
 		return fail(w, problem);
 	w->reply_requested = false;
+	w->last_reply = GetCurrentTimestamp();
 	return true;
+}
+
+static long
+ms_since(TimestampTz then)
+{
+	return TimestampDifferenceMilliseconds(then, GetCurrentTimestamp());
+}
+
+/* Called while the store is busy for long: the source must not think that we are gone. */
+static void
+keep_alive(void *arg)
+{
+	Worker	   *w = arg;
+	char	   *problem;
+
+	if (w->receiver == NULL || ms_since(w->last_reply) < ALIVE_INTERVAL_MS)
+		return;
+	w->last_reply = GetCurrentTimestamp();
+	/* a failure is seen by who uses the connection next */
+	if (!receiver_reply(w->receiver, w->received, w->reported, false, &problem))
+		pfree(problem);
 }
 
 /* What was received becomes durable; whole records of it are reported. */
@@ -146,12 +170,6 @@ sync_wal(Worker *w)
 	w->reported = end;
 	w->last_sync = GetCurrentTimestamp();
 	source_report(w->row, true, w->received, w->reported, w->last_message);
-}
-
-static long
-ms_since(TimestampTz then)
-{
-	return TimestampDifferenceMilliseconds(then, GetCurrentTimestamp());
 }
 
 static bool
@@ -522,6 +540,7 @@ neon_ingest_main(Datum arg)
 	if (w->tl == NULL)
 		proc_exit(0);
 
+	store_set_tick(keep_alive, w);
 	PG_TRY();
 	{
 		run_worker(w);

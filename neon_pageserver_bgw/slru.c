@@ -579,6 +579,21 @@ apply_chain(Timeline *tl, const StoreChain *chain, NeonSlru slru, BlockNumber pa
 	XLogReaderFree(reader);
 }
 
+/*
+ * When commit timestamps are switched off their files go away, and the first
+ * page after that begins a new file, whose pages before it are empty.
+ */
+static bool
+was_removed(Timeline *tl, NeonSlru slru, BlockNumber page, XLogRecPtr lsn)
+{
+	BlockNumber oldest;
+	BlockNumber latest;
+
+	if (slru != NEON_SLRU_COMMIT_TS)
+		return false;
+	return !slru_bounds_at(tl, slru, lsn, &oldest, &latest) || (int32) (page - oldest) < 0;
+}
+
 void
 slru_page_at(Timeline *tl, NeonSlru slru, BlockNumber page, XLogRecPtr lsn, char *buf)
 {
@@ -590,7 +605,7 @@ slru_page_at(Timeline *tl, NeonSlru slru, BlockNumber page, XLogRecPtr lsn, char
 
 	memset(buf, 0, BLCKSZ);
 	store_get(tl, &key, 1, lsn, &chain);
-	if (chain.found == STORE_FOUND)
+	if (chain.found == STORE_FOUND && !was_removed(tl, slru, page, lsn))
 		apply_chain(tl, &chain, slru, page, buf);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
