@@ -15,6 +15,7 @@
 
 #include "flushimage.h"
 #include "miscadmin.h"
+#include "nodes/pg_list.h"
 #include "store_private.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -94,30 +95,33 @@ typedef struct FlushState
 	LayerWriter *writer;
 	const FlushKey *key;		/* being written */
 	XLogRecPtr	last_lsn;		/* of its last version written */
-	OpenLayer  *fresh;			/* takes the versions above the cut */
+	List	   *kept;			/* of KeptVersion: those above the cut */
 } FlushState;
 
-/* A version that stays in the open index. */
+/* A version that was put but not published. */
+typedef struct KeptVersion
+{
+	StorePut	put;
+	XLogRecPtr	start;
+	XLogRecPtr	end;
+} KeptVersion;
+
+/* A version that goes into the next open index. */
 static void
 keep_ref(FlushState *state, const OpenLayer *open, uint64 ref)
 {
+	KeptVersion *kept = palloc(sizeof(KeptVersion));
 	StoreVersion v;
-	StorePut	put;
 
 	openlayer_decode(open, ref, true, &v);
-	put.key = state->key->key;
-	put.value_kind = v.value_kind;
-	put.base = v.base;
-	put.data = v.data;
-	put.len = v.len;
-	if (!openlayer_reserve(state->fresh, &put, 1))
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("no memory is left for the index of new WAL"),
-				 errhint("Increase neon_pageserver.open_layer_memory.")));
-	openlayer_add(state->fresh, v.start, v.lsn, &put);
-	if (v.data)
-		pfree(unconstify(char *, v.data));
+	kept->put.key = state->key->key;
+	kept->put.value_kind = v.value_kind;
+	kept->put.base = v.base;
+	kept->put.data = v.data;
+	kept->put.len = v.len;
+	kept->start = v.start;
+	kept->end = v.lsn;
+	state->kept = lappend(state->kept, kept);
 }
 
 static void
@@ -202,42 +206,60 @@ remove_layer(Timeline *tl, const ManifestFile *file)
 	unlink(path);
 }
 
+/* Writes what is in the open index up to cut and puts an empty one in its place. */
 static void
-write_layer(Timeline *tl, XLogRecPtr cut, XLogRecPtr prev)
+write_layer(FlushState *state, XLogRecPtr prev)
 {
-	TimelineShared *s = tl->shared;
-	FlushState	state = {0};
+	Timeline   *tl = state->tl;
 	OpenLayer	fresh;
 	ManifestFile file;
 	FlushKey   *keys;
 	uint32		n;
-	volatile bool written = false;
 
-	openlayer_init(&fresh, cut);
-	state.tl = tl;
-	state.cut = cut;
-	state.fresh = &fresh;
+	keys = sorted_keys(&tl->shared->open, &n);
+	state->writer = layer_writer_begin(&tl->id, timeline_new_file_id(tl),
+									   timeline_disk_consistent_lsn(tl), state->cut);
+	write_keys(state, keys, n);
+	if (!layer_writer_finish(state->writer, &file))
+		sync_failed(tl, &file);
 	PG_TRY();
 	{
-		keys = sorted_keys(&s->open, &n);
-		state.writer = layer_writer_begin(&tl->id, timeline_new_file_id(tl),
-										  timeline_disk_consistent_lsn(tl), cut);
-		write_keys(&state, keys, n);
-		if (!layer_writer_finish(state.writer, &file))
-			sync_failed(tl, &file);
-		written = true;
-		flush_edit(tl, &file, cut, prev);
+		flush_edit(tl, &file, state->cut, prev);
 	}
 	PG_CATCH();
 	{
 		/* After a failed sync the edit may be on disk all the same. */
-		if (written && timeline_state(tl) != TIMELINE_READONLY)
+		if (timeline_state(tl) != TIMELINE_READONLY)
 			remove_layer(tl, &file);
-		openlayer_free(&fresh);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	openlayer_init(&fresh, state->cut);
 	announce_file(tl, &file, &fresh);
+}
+
+static int
+compare_kept(const ListCell *a, const ListCell *b)
+{
+	const KeptVersion *x = lfirst(a);
+	const KeptVersion *y = lfirst(b);
+
+	return x->end == y->end ? 0 : (x->end < y->end ? -1 : 1);
+}
+
+/* Nobody can have read these yet, so it does no harm that they were away. */
+static void
+put_kept_versions(FlushState *state)
+{
+	ListCell   *lc;
+
+	list_sort(state->kept, compare_kept);
+	foreach(lc, state->kept)
+	{
+		KeptVersion *kept = lfirst(lc);
+
+		store_put_more(state->tl, kept->start, kept->end, &kept->put, 1);
+	}
 }
 
 void
@@ -265,10 +287,21 @@ store_flush(Timeline *tl)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
+		FlushState	state = {0};
+
+		state.tl = tl;
+		state.cut = cut;
 		if (s->open.nkeys > 0)
-			write_layer(tl, cut, prev);
+			write_layer(&state, prev);
 		else
+		{
 			flush_edit(tl, NULL, cut, prev);
+			s->open.base_lsn = cut;
+		}
+		pg_atomic_write_u64(&s->disk_consistent_lsn, cut);
+		pg_atomic_write_u32(&s->flush_wanted, 0);
+		s->opened_at = 0;
+		put_kept_versions(&state);
 	}
 	PG_FINALLY();
 	{
@@ -276,11 +309,6 @@ store_flush(Timeline *tl)
 		MemoryContextDelete(context);
 	}
 	PG_END_TRY();
-	pg_atomic_write_u64(&s->disk_consistent_lsn, cut);
-	pg_atomic_write_u32(&s->flush_wanted, 0);
-	s->opened_at = s->open.nkeys > 0 ? GetCurrentTimestamp() : 0;
-	if (s->open.nkeys == 0)
-		s->open.base_lsn = cut;
 }
 
 /* ---- import ---- */

@@ -246,18 +246,18 @@ version_bytes(const StorePut *put)
 }
 
 bool
-openlayer_reserve(OpenLayer *layer, const StorePut *puts, int nputs)
+openlayer_reserve(OpenLayer *layer, const StorePut *puts, int nputs, uint32 more)
 {
 	Size		bytes = 0;
 	uint32		wanted;
 
-	/* Often: what is left of this block is enough. */
 	for (int i = 0; i < nputs; i++)
 		bytes += version_bytes(&puts[i]);
-	if (layer->block != 0 && layer->used + bytes <= OPEN_BLOCK_SIZE)
+	/* Often: what is left of this block is enough. */
+	if (layer->block != 0 && layer->used + bytes <= OPEN_BLOCK_SIZE && layer->nspare >= more)
 		return true;
 	/* No single piece but a value's is larger than half a block. */
-	wanted = 2 * (bytes / OPEN_BLOCK_SIZE + 1);
+	wanted = 2 * (bytes / OPEN_BLOCK_SIZE + 1) + more;
 	if (layer->directory == 0)
 		wanted++;
 	while (layer->nspare < wanted)

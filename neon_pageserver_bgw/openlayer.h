@@ -71,10 +71,11 @@ typedef struct VersionRange
 extern void openlayer_init(OpenLayer *layer, XLogRecPtr base_lsn);
 
 /*
- * Takes as many blocks as the puts may need.  False if the pool has not enough
+ * Takes as many blocks as the puts may need, and some more.  False if the pool has not enough
  * (what was taken is kept).
  */
-extern bool openlayer_reserve(OpenLayer *layer, const StorePut *puts, int nputs);
+extern bool openlayer_reserve(OpenLayer *layer, const StorePut *puts, int nputs,
+							  uint32 more);
 
 /* Adds one version; room was reserved. */
 extern void openlayer_add(OpenLayer *layer, XLogRecPtr start, XLogRecPtr end,

@@ -46,6 +46,10 @@ extern bool store_collect(Timeline *tl, const NeonKey *key, VersionRange range,
 
 extern StoreFiles *store_private(Timeline *tl);
 
+/* Puts without ever flushing this timeline. */
+extern void store_put_more(Timeline *tl, XLogRecPtr start, XLogRecPtr end,
+						   const StorePut *puts, int nputs);
+
 /* Publishes all records that were put. */
 extern void store_publish_put(Timeline *tl);
 

@@ -24,6 +24,8 @@
 #define ROOM_WAIT_MS		200
 #define ROOM_PATIENCE_MS	3000
 #define ROOM_TIMEOUT_MS		60000
+/* Blocks that stay for further puts of the same record. */
+#define RECORD_RESERVE		2
 #define MAX_WAL_DISTANCE	(UINT64CONST(8) * 1024 * 1024 * 1024)
 
 int			store_checkpoint_distance = 256;	/* MB */
@@ -134,16 +136,19 @@ store_publish_put(Timeline *tl)
 		store_publish(tl, sf->put_start, sf->put_end);
 }
 
-/* Makes room in the pool: the largest layer goes, its own first if it is large. */
+/*
+ * Makes room in the pool: the largest layer goes, its own first if it is large.
+ * In the middle of a record its own cannot go.
+ */
 static void
-make_room(Timeline *tl, TimestampTz start)
+make_room(Timeline *tl, bool in_record, TimestampTz start)
 {
 	TimelineShared *s = tl->shared;
 	TimelineShared *other = largest_other(s);
 	TimestampTz now = GetCurrentTimestamp();
 	bool		patient = !TimestampDifferenceExceeds(start, now, ROOM_PATIENCE_MS);
 
-	if (s->open.nkeys > 0 &&
+	if (!in_record && s->open.nkeys > 0 &&
 		(other == NULL || !patient || s->open.nblocks >= other->open.nblocks))
 	{
 		store_publish_put(tl);
@@ -172,36 +177,61 @@ store_owner_changed(Timeline *tl)
 	sf->put_end = InvalidXLogRecPtr;
 }
 
+/* Returns with index_lock held and room for the puts. */
+static void
+lock_with_room(Timeline *tl, const StorePut *puts, int nputs, bool in_record)
+{
+	TimestampTz waiting_since = 0;
+
+	for (;;)
+	{
+		LWLockAcquire(&tl->shared->index_lock, LW_EXCLUSIVE);
+		if (openlayer_reserve(&tl->shared->open, puts, nputs, in_record ? 0 : RECORD_RESERVE))
+			return;
+		LWLockRelease(&tl->shared->index_lock);
+		if (waiting_since == 0)
+			waiting_since = GetCurrentTimestamp();
+		make_room(tl, in_record, waiting_since);
+	}
+}
+
+static void
+put_versions(Timeline *tl, XLogRecPtr start, XLogRecPtr end, const StorePut *puts, int nputs,
+			 bool in_record)
+{
+	TimelineShared *s = tl->shared;
+
+	lock_with_room(tl, puts, nputs, in_record);
+	for (int i = 0; i < nputs; i++)
+		openlayer_add(&s->open, start, end, &puts[i]);
+	LWLockRelease(&s->index_lock);
+	if (s->opened_at == 0)
+		s->opened_at = GetCurrentTimestamp();
+}
+
+void
+store_put_more(Timeline *tl, XLogRecPtr start, XLogRecPtr end, const StorePut *puts, int nputs)
+{
+	put_versions(tl, start, end, puts, nputs, true);
+}
+
 void
 store_put(Timeline *tl, XLogRecPtr start, XLogRecPtr end, const StorePut *puts, int nputs)
 {
 	TimelineShared *s = tl->shared;
 	StoreFiles *sf = store_private(tl);
-	TimestampTz waiting_since = 0;
 
 	timeline_check_writable(tl);
 	if (!timeline_is_owner(tl))
 		elog(ERROR, "store_put without ownership of the timeline");
+	if (nputs == 0)
+		return;
 	if (start - s->open.base_lsn > MAX_WAL_DISTANCE && s->open.nkeys > 0)
 	{
 		store_publish_put(tl);
 		store_flush(tl);
 	}
-	for (;;)
-	{
-		LWLockAcquire(&s->index_lock, LW_EXCLUSIVE);
-		if (openlayer_reserve(&s->open, puts, nputs))
-			break;
-		LWLockRelease(&s->index_lock);
-		if (waiting_since == 0)
-			waiting_since = GetCurrentTimestamp();
-		make_room(tl, waiting_since);
-	}
-	for (int i = 0; i < nputs; i++)
-		openlayer_add(&s->open, start, end, &puts[i]);
-	LWLockRelease(&s->index_lock);
-	if (s->opened_at == 0 && nputs > 0)
-		s->opened_at = GetCurrentTimestamp();
+	put_versions(tl, start, end, puts, nputs, end == sf->put_end);
 	sf->put_start = start;
 	sf->put_end = end;
 }
