@@ -59,19 +59,28 @@ pageserver_address(void)
 	return address;
 }
 
-/* A copy without the line break that libpq ends its messages with. */
+/* A copy on one line: libpq breaks lines, and ends with a break. */
 static char *
 copy_line(const char *text)
 {
 	char	   *copy;
-	size_t		len;
+	char	   *to;
 
 	if (text == NULL)
 		return NULL;
-	copy = pstrdup(text);
-	len = strlen(copy);
-	while (len > 0 && copy[len - 1] == '\n')
-		copy[--len] = '\0';
+	copy = to = palloc(strlen(text) + 1);
+	for (; *text; text++)
+	{
+		bool		blank = *text == '\n' || *text == '\t' || *text == ' ';
+
+		if (!blank)
+			*to++ = *text;
+		else if (to > copy && to[-1] != ' ')
+			*to++ = ' ';
+	}
+	if (to > copy && to[-1] == ' ')
+		to--;
+	*to = '\0';
 	return copy;
 }
 
