@@ -6,7 +6,8 @@
  * The data directory is built beside the old one and made durable, ticket
  * included, before the pageserver is told that this boot writes the timeline;
  * only then may the server start.  A crash anywhere in between leaves either
- * the old state or a drained-by-nothing directory that the next start drains.
+ * the old state or a directory with an unused ticket, which the next start
+ * drains.
  *
  *-------------------------------------------------------------------------
  */
@@ -369,6 +370,7 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, XLogRecPtr boo
 	ep->wanted = true;
 	endpoint_save(ep);
 	log_offset = file_size(log);
+	server_clear_leftovers(pgdata, ep->port);
 	server_start(argv, pgdata, log, strf("endpoint \"%s\"", ep->name),
 				 strf("neon endpoint logs %s", ep->name), START_TIMEOUT);
 	wait_admission(ep, pgdata, log, log_offset);

@@ -41,9 +41,8 @@ new_password(void)
 
 /* --force: only a directory that is ours, with nothing running in it. */
 static void
-wipe_old(void)
+check_stopped(void)
 {
-	static const char *const parts[] = {"endpoints", "pageserver", "safekeepers", "run", "config"};
 	int			n;
 	char	  **names;
 
@@ -55,6 +54,13 @@ wipe_old(void)
 		if (server_in_use(repo_path("endpoints/%s/pgdata", names[i])))
 			die(EXIT_GENERAL, "Stop it by \"neon stop\".", "endpoint \"%s\" of \"%s\" is running", names[i], repo.dir);
 	}
+}
+
+static void
+wipe_old(void)
+{
+	static const char *const parts[] = {"endpoints", "pageserver", "safekeepers", "run", "config"};
+
 	for (int i = 0; i < lengthof(parts); i++)
 		remove_path_tree(repo_path("%s", parts[i]));
 }
@@ -70,8 +76,7 @@ check_old(const Invocation *inv, bool has_config)
 				strcmp(kv_get_default(&repo.config, "state", ""), "ready") == 0 ?
 				"there is a state directory \"%s\" already" :
 				"there is a state directory \"%s\" already, of a \"neon init\" that did not come to its end", repo.dir);
-		wipe_old();
-		kv_free(&repo.config);
+		check_stopped();
 	}
 	else if (!directory_is_empty(repo.dir))
 		die(EXIT_GENERAL, "Choose another place by -D DIR.",
@@ -242,6 +247,8 @@ cmd_init(Invocation *inv)
 	has_config = repo_prepare(inv);
 	check_old(inv, has_config);
 	port = choose_pageserver_port(inv);
+	if (has_config)
+		wipe_old();
 	write_config(inv, port);
 	say("Initializing pageserver node 1 at '%s:%d' in \"%s\"", LOOPBACK, port, repo.dir);
 	make_directory(repo_path("run"));

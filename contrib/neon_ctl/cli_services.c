@@ -46,6 +46,7 @@ start_pageserver(void)
 	if (!port_is_free(pageserver_port()))
 		die(EXIT_GENERAL, "End what listens there; the port is in the pageserver's postgresql.conf and in DIR/config.",
 			"port %d of the pageserver is already in use", pageserver_port());
+	server_clear_leftovers(pgdata, pageserver_port());
 	argv[0] = program;
 	argv[1] = "-D";
 	argv[2] = pgdata;
@@ -171,10 +172,10 @@ cmd_pageserver_logs(Invocation *inv)
 
 /*
  * Runs a command of an endpoint in a child, so that the failure of one does
- * not keep the others from it.  Returns its exit code.
+ * not keep the others from it.  *result becomes the largest exit code.
  */
-static int
-for_endpoint(const Invocation *inv, const char *name, int (*run) (Invocation *inv))
+static void
+for_endpoint(const Invocation *inv, const char *name, int (*run) (Invocation *inv), int *result)
 {
 	Invocation	child_inv = *inv;
 	pid_t		pid;
@@ -198,7 +199,8 @@ for_endpoint(const Invocation *inv, const char *name, int (*run) (Invocation *in
 	}
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	return WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_GENERAL;
+	status = WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_GENERAL;
+	*result = Max(*result, status);
 }
 
 int
@@ -220,7 +222,7 @@ cmd_start(Invocation *inv)
 			endpoint_load(&ep, names[i]);
 			server_info(endpoint_path(&ep, "pgdata"), &info);
 			if (ep.wanted && info.state != SERVER_RUNNING)
-				result = Max(result, for_endpoint(inv, names[i], cmd_endpoint_start));
+				for_endpoint(inv, names[i], cmd_endpoint_start, &result);
 		}
 	}
 	server_info(pageserver_pgdata(), &info);
@@ -256,7 +258,7 @@ cmd_stop(Invocation *inv)
 			continue;
 		endpoint_load(&ep, names[i]);
 		wanted = ep.wanted;
-		result = Max(result, for_endpoint(inv, names[i], cmd_endpoint_stop));
+		for_endpoint(inv, names[i], cmd_endpoint_stop, &result);
 		/* "neon start --endpoints" shall bring it back. */
 		endpoint_load(&ep, names[i]);
 		if (ep.exists && wanted && !ep.wanted)

@@ -136,7 +136,7 @@ clean_environment(void)
 	return result;
 }
 
-/* In the child, between fork and exec: only async-signal-safe calls matter not, we are single-threaded. */
+/* In the child, between fork and exec.  Gives root up for good. */
 static void
 become_child(const char *const argv[], int out_fd, char **env)
 {

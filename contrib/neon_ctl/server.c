@@ -25,6 +25,7 @@
 #include "fsutil.h"
 #include "miscadmin.h"
 #include "output.h"
+#include "repo.h"
 #include "run.h"
 #include "utils/pidfile.h"
 
@@ -257,6 +258,19 @@ server_stop(const char *pgdata, StopMode mode, int fast_timeout_s, const char *w
 }
 
 /* ---- start ---- */
+
+void
+server_clear_leftovers(const char *pgdata, int port)
+{
+	char		path[MAXPGPATH];
+
+	if (server_in_use(pgdata))
+		return;
+	make_path(path, "%s/postmaster.pid", pgdata);
+	remove_file_durably(path);
+	remove_file_durably(repo_path("run/.s.PGSQL.%d.lock", port));
+	remove_file_durably(repo_path("run/.s.PGSQL.%d", port));
+}
 
 off_t
 file_size(const char *path)

@@ -47,6 +47,14 @@ extern bool server_in_use(const char *pgdata);
 extern void server_stop(const char *pgdata, StopMode mode, int fast_timeout_s, const char *what);
 
 /*
+ * Removes lock files of a killed postmaster, of its directory and of its
+ * socket, since PostgreSQL would only ask whether there is a process of that
+ * number, be it another one or a zombie.  The caller has seen that the server
+ * does not run and the port is free.
+ */
+extern void server_clear_leftovers(const char *pgdata, int port);
+
+/*
  * Starts argv (a postgres command line) on pgdata and waits until the
  * postmaster accepts connections.  Dies with the log's first FATAL line.
  */
