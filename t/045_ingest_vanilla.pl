@@ -126,8 +126,7 @@ SQL
 
 sub crash_and_compare
 {
-	my ($what) = @_;
-	my $flushed = $node->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
+	my ($what, %o) = @_;
 	$node->stop('immediate');
 	my $copy = recovered_copy($ps, $t, $node);
 	$node->start;			# its recovery goes on where the WAL ends; the rest is streamed
@@ -136,7 +135,7 @@ sub crash_and_compare
 	wait_for_lsn($ps, $t, $node->safe_psql('postgres', 'SELECT pg_current_wal_flush_lsn()'));
 	my $lsn = IngestVanilla::record_end($ps, $t, $copy->{last_record});
 	note("crash at $lsn");
-	compare_control($ps, $t, $lsn, $copy->{dir}, $what);
+	compare_control($ps, $t, $lsn, $copy->{dir}, $what, %o);
 	compare_slrus($ps, $t, $lsn, $copy->{dir}, $what);
 	compare_twophase($ps, $t, $lsn, $copy->{dir}, $what);
 	compare_relmaps($ps, $t, $lsn, $copy->{dir}, $what);
@@ -182,7 +181,9 @@ for my $db (@dbs)
 }
 my ($first) = sort map { s{.*/}{}r } glob $node->data_dir . '/pg_xact/*';
 isnt($first, '0000', 'the first segment of pg_xact is gone');
-push @points, crash_and_compare('crash after a truncation');
+# Vanilla's recovery does not learn the oldest transaction from the truncation;
+# ours has to, as the files that it would need are gone.
+push @points, crash_and_compare('crash after a truncation', ignore => [ 'oldestxid', 'oldestxiddb' ]);
 
 # The same after a restart of the pageserver, which decodes its WAL again, and
 # with everything in layers.
