@@ -168,6 +168,7 @@ load_timeline(const NeonId *tenant, const NeonId *timeline)
 		m = palloc0(sizeof(Manifest));
 		m->identity.tenant = *tenant;
 		m->identity.timeline = *timeline;
+		m->identity.wal_segment_size = DEFAULT_XLOG_SEG_SIZE;	/* nobody divides by zero */
 		m->finished = true;
 		neon_id_format(timeline, m->name);
 	}
