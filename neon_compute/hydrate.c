@@ -77,11 +77,19 @@ static Scan scans[SCAN_SLOTS];
 static const MapFork *single_fork = NULL;
 static BlockNumber single_blkno = 0;
 
-/* Why the last attempt failed: an error answer, or that of the stream. */
+/* Why the last attempt failed, an error answer or that of the stream; or "". */
 static char problem[1024];
 
 /* Blocks that this process has written to files. */
 static uint64 installed_blocks = 0;
+
+/* The deadline itself, which comes at last, is not worth noting. */
+static void
+note_problem(const char *text, TimestampTz deadline)
+{
+	if (problem[0] == '\0' || GetCurrentTimestamp() < deadline)
+		strlcpy(problem, text, sizeof(problem));
+}
 
 /* ----------
  * The queue
@@ -142,7 +150,7 @@ send_range(Range *range, TimestampTz deadline)
 	req.nblocks = range->nblocks;
 	if (!stream_send(&req, deadline))
 	{
-		strlcpy(problem, stream_last_error(), sizeof(problem));
+		note_problem(stream_last_error(), deadline);
 		return false;
 	}
 
@@ -275,14 +283,14 @@ receive_range(const MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 	Assert(queue_count > 0);
 	if (!stream_receive(&resp, deadline))
 	{
-		strlcpy(problem, stream_last_error(), sizeof(problem));
+		note_problem(stream_last_error(), deadline);
 		return false;
 	}
 	if (resp.reqid != range.reqid ||
 		(resp.tag == NEON_TAG_PAGES && resp.nblocks != range.nblocks))
 	{
 		stream_fail("it is not the answer to the oldest request");
-		strlcpy(problem, stream_last_error(), sizeof(problem));
+		note_problem(stream_last_error(), deadline);
 		return false;
 	}
 	queue_first = (queue_first + 1) % QUEUE_SIZE;
@@ -429,7 +437,6 @@ static bool
 try_block(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 {
 	check_queue();
-	strlcpy(problem, "no answer", sizeof(problem));
 	if (!is_queued(fork, blkno) && !ask_for_block(fork, blkno, deadline))
 		return false;
 	read_ahead(fork, deadline);
@@ -461,6 +468,7 @@ hydrate_block(MapFork *fork, BlockNumber blkno)
 	const MapChunk *chunk = map_chunk(fork, blkno);
 	long		backoff = 0;
 
+	problem[0] = '\0';
 	while (map_absent(fork, chunk, blkno))
 	{
 		long		left;

@@ -1,0 +1,199 @@
+# The compute's side of the page service: what it asks for, and what it does
+# when the answers do not come or make no sense.
+use strict;
+use warnings;
+use IPC::Run;
+use POSIX ();
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+use FakePageserver;
+use NeonOverlay;
+
+plan skip_all => 'needs the TESTING build' unless NeonOverlay::available();
+
+my $ref = PostgreSQL::Test::Cluster->new('reference');
+$ref->init;
+$ref->append_conf('postgresql.conf', "fsync = off\nwal_level = replica\n");
+$ref->start;
+my @tables = map { "t$_" } 1 .. 24;
+$ref->safe_psql('postgres', "CREATE TABLE $_ AS SELECT i AS id, repeat('p', 900) AS pad FROM generate_series(1, 2000) i;")
+  for @tables;
+$ref->safe_psql('postgres', q{CREATE TABLE long AS SELECT i AS id, repeat('p', 900) AS pad FROM generate_series(1, 12000) i;
+CREATE INDEX long_id ON long (id); VACUUM (FREEZE, ANALYZE)});
+my %path = map { $_ => $ref->safe_psql('postgres', "SELECT pg_relation_filepath('$_')") } @tables, 'long';
+my %node = map { $_ => $path{$_} =~ s{.*/}{}r } keys %path;
+$ref->stop;
+
+my $fake = FakePageserver->new($ref->data_dir);
+my $node = NeonOverlay->boot($ref, 'compute', kind => 'ephemeral', no_reference => 1, conf => <<CONF);
+shared_buffers = 4MB
+autovacuum = off
+neon.pageserver_connstring = '@{[ $fake->connstring ]}'
+neon.fetch_timeout = 20s
+CONF
+my $lsn = NeonOverlay::control_data($node->data_dir)->{'Latest checkpoint location'};
+my $count = sub { return "SELECT count(*), sum(id) FROM $_[0]" };
+my $whole = '2000|2001000';
+
+# --------------------------------------------------- what it asks for --
+
+NeonOverlay::stats($node);
+$fake->clear_requests;
+is($node->safe_psql('postgres', $count->('t1')), $whole, 'a scan');
+my @requests = grep { $_->{rel} eq $node{t1} && $_->{fork} == 0 } $fake->requests;
+my ($hi, $lo) = map { hex } split m{/}, (slurp_file($node->data_dir . '/neon.boot') =~ /^boot_lsn=(.*)$/m)[0];
+my $x = ($hi << 32) | $lo;
+is_deeply([ grep { $_->{lsn} != $x || $_->{nms} != $x || $_->{term} != 0 } @requests ],
+	[], 'an ephemeral endpoint asks for pages at its boot LSN, with term 0');
+cmp_ok(scalar(@requests), '<', 14, 'few requests for 250 blocks: ' . join(' ', map { "$_->{blk}+$_->{nblocks}" } @requests));
+my %asked;
+$asked{ $_->{blk} + $_->{n} }++ for map { my $r = $_; map { { blk => $r->{blk}, n => $_ } } 0 .. $r->{nblocks} - 1 } @requests;
+is_deeply([ grep { $asked{$_} > 1 } keys %asked ], [], 'no block is asked for twice');
+
+$fake->clear_requests;
+$node->safe_psql('postgres', 'SET enable_seqscan = off; SELECT pad FROM long WHERE id IN (700, 5000, 11000)');
+@requests = grep { $_->{rel} eq $node{long} } $fake->requests;
+is_deeply([ map { $_->{nblocks} } @requests ], [ 1, 1, 1 ], 'random reads ask for single blocks');
+
+# ---------------------------------------------- answers that do not come --
+
+# From here on only the tables' own pages are absent.
+$node->safe_psql('postgres', q{SELECT count(test_hydrate(oid)) FROM pg_class WHERE relkind = 'r' AND oid < 16384});
+
+my $table = 1;
+
+# The query goes on as if nothing had been.
+sub survives
+{
+	my ($mode, $what) = @_;
+	my $t = $tables[ $table++ ];
+	$fake->mode($mode);
+	is($node->safe_psql('postgres', $count->($t)), $whole, $what);
+	$fake->mode('ok');
+	return;
+}
+
+survives('3:drop', 'the connection is closed three times');
+survives('3:retry', 'three answers say to try again');
+survives('2:garbage', 'two answers make no sense');
+survives('2:wrong_id', 'two answers to other requests');
+survives('2:short', 'two answers with too few pages');
+survives('2:truncated', 'two answers cut off');
+survives('4:refuse', 'connections are closed at once');
+survives('2:call_error', 'the page service is not ready');
+survives('delay 20', 'slow answers');
+
+# It comes back while a query waits, and the query's connection is replaced.
+{
+	my $t = $tables[ $table++ ];
+	my $out = '';
+	$fake->stop;
+	my $query = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', $count->($t) ],
+		'>', \$out, IPC::Run::timeout(60));
+	usleep(700_000);
+	is($out, '', 'a query waits while the pageserver is down');
+	is($node->safe_psql('postgres', $count->('t1')), $whole, 'another one reads present pages');
+	$fake->start;
+	ok($query->finish, 'and ends well when it is back');
+	is($out, "$whole\n", 'with the right result');
+}
+
+# -------------------------------------------------------- errors --
+
+# Fails with a message within the timeout; afterwards the same query succeeds.
+sub fails
+{
+	my ($mode, $timeout, $like, $what) = @_;
+	my $t = $tables[ $table++ ];
+	$mode eq 'stop' ? $fake->stop : $fake->mode($mode);
+	my $start = time;
+	my ($rc, $out, $err) = $node->psql('postgres', "SET neon.fetch_timeout = '$timeout'; " . $count->($t));
+	isnt($rc, 0, "$what: an error");
+	is($out, '', "$what: no rows");
+	like($err, $_, "$what: $_") for @$like;
+	cmp_ok(time - $start, '<', 10, "$what: soon");
+	$mode eq 'stop' ? $fake->start : $fake->mode('ok');
+	is($node->safe_psql('postgres', $count->($t)), $whole, "$what: and later it works");
+	return;
+}
+
+my $unreachable = qr/ERROR:  could not fetch block 0 of relation base\/\d+\/\d+ from pageserver 127\.0\.0\.1:\d+/;
+fails('stop', '500ms', [ $unreachable, qr/DETAIL:.*Connection refused/s, qr/HINT:.*neon\.fetch_timeout/ ], 'pageserver down');
+fails('hang', '500ms', [ $unreachable, qr/no answer in time/ ], 'pageserver hangs');
+fails('retry', '500ms', [ $unreachable, qr/the WAL has not come yet/ ], 'WAL does not come');
+fails('call_error', '500ms', [ $unreachable, qr/the page service is resting/ ], 'call refused');
+fails(
+	'final 3', '20s',
+	[ qr/could not fetch block 3 of relation/, qr/DETAIL:  page 3 is damaged \(The checksum is wrong\.\)/, qr/HINT:  Restore it/ ],
+	'a damaged page');
+fails('superseded', '20s', [ qr/FATAL:  superseded by term 7/ ], 'superseded');
+
+# ------------------------------------------------------ cancelling --
+
+{
+	my $t = $tables[ $table++ ];
+	$fake->mode('hang');
+	my ($rc, $out, $err) = $node->psql('postgres', "SET statement_timeout = '300ms'; " . $count->($t));
+	like($err, qr/canceling statement due to statement timeout/, 'a waiting query can be cancelled');
+	$fake->mode('ok');
+	is($node->safe_psql('postgres', $count->($t)), $whole, 'and repeated');
+
+	# in one session, so that the same process goes on after the cancel
+	my $u = $tables[ $table++ ];
+	$fake->mode('delay 100');
+	($rc, $out, $err) = $node->psql('postgres',
+		"SET statement_timeout = '250ms'; " . $count->($u) . ";\nSET statement_timeout = 0;\n" . $count->($u) . ";\n",
+		on_error_stop => 0);
+	like($err, qr/canceling statement due to statement timeout/, 'cancelled in the middle of a scan');
+	is($out, $whole, 'and right afterwards in the same session');
+
+	my $v = $tables[ $table++ ];
+	my $waits = "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%FROM $v' AND wait_event_type = 'Extension'";
+	my $terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%FROM $v' AND pid <> pg_backend_pid()";
+	$node->safe_psql('postgres', "$waits; $terminate");	# their catalog pages
+	$fake->mode('hang');
+	my $query = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', $count->($v) ],
+		'>', \$out, '2>', \$err, IPC::Run::timeout(60));
+	$node->poll_query_until('postgres', $waits);
+	$node->safe_psql('postgres', $terminate);
+	ok(!$query->finish, 'a waiting session can be terminated');
+	like($err, qr/terminating connection due to administrator command/, 'and says so');
+	$fake->mode('ok');
+}
+
+# ------------------------------------------------- another pageserver --
+
+{
+	my $other = FakePageserver->new($ref->data_dir);
+	$other->mode('ok');
+	$fake->stop;
+	$node->append_conf('postgresql.conf', "neon.pageserver_connstring = '" . $other->connstring . "'");
+	$node->reload;
+	is($node->safe_psql('postgres', $count->($tables[ $table++ ])), $whole, 'after a reload the other pageserver is asked');
+	my ($rc, $out, $err) = $node->psql('postgres', "ALTER SYSTEM SET neon.pageserver_connstring = 'x y z'");
+	isnt($rc, 0, 'a connection string that is none is refused');
+}
+
+# ------------------------------------------------------ a static one --
+
+{
+	my $fake2 = FakePageserver->new($ref->data_dir);
+	my $static = NeonOverlay->boot($ref, 'standby', kind => 'static', no_reference => 1, conf => <<CONF);
+neon.pageserver_connstring = '@{[ $fake2->connstring ]}'
+hot_standby = on
+CONF
+	$static->poll_query_until('postgres', 'SELECT pg_is_in_recovery()');
+	is($static->safe_psql('postgres', $count->('t1')), $whole, 'a static endpoint reads');
+	my ($rc, $out, $err) = $static->psql('postgres', 'CREATE TABLE no (i int)');
+	like($err, qr/cannot execute CREATE TABLE in a read-only transaction/, 'and does not write');
+	is($static->safe_psql('postgres', 'SELECT count(*) FROM pg_stat_activity WHERE backend_type = $$neon file creator$$'),
+		'0', 'the file creator has ended');
+	$static->stop;
+}
+
+unlike(slurp_file($node->logfile), qr/PANIC|terminated by signal/, 'nothing crashed');
+$node->stop;
+
+done_testing();
