@@ -95,6 +95,7 @@ typedef struct FlushState
 	LayerWriter *writer;
 	const FlushKey *key;		/* being written */
 	XLogRecPtr	last_lsn;		/* of its last version written */
+	uint32		nimages;
 	List	   *kept;			/* of KeptVersion: those above the cut */
 } FlushState;
 
@@ -175,6 +176,7 @@ write_keys(FlushState *state, FlushKey *keys, uint32 n)
 		if (i % 64 == 0)
 			store_tick();
 	}
+	state->nimages = flush_images_made(images);
 	flush_images_end(images);
 }
 
@@ -206,6 +208,19 @@ remove_layer(Timeline *tl, const ManifestFile *file)
 	unlink(path);
 }
 
+static void
+log_layer(const FlushState *state, const ManifestFile *file, uint32 nkeys, TimestampTz start)
+{
+	char		hex[NEON_ID_HEXLEN + 1];
+
+	ereport(LOG,
+			(errmsg("layer of timeline \"%s\" up to %X/%X written: %u keys, " UINT64_FORMAT
+					" versions, %u images, " UINT64_FORMAT " bytes in %ld ms",
+					neon_id_format(&state->tl->id.timeline, hex), LSN_FORMAT_ARGS(state->cut),
+					nkeys, file->entries, state->nimages, file->bytes,
+					TimestampDifferenceMilliseconds(start, GetCurrentTimestamp()))));
+}
+
 /* Writes what is in the open index up to cut and puts an empty one in its place. */
 static void
 write_layer(FlushState *state, XLogRecPtr prev)
@@ -214,6 +229,7 @@ write_layer(FlushState *state, XLogRecPtr prev)
 	OpenLayer	fresh;
 	ManifestFile file;
 	FlushKey   *keys;
+	TimestampTz start = GetCurrentTimestamp();
 	uint32		n;
 
 	keys = sorted_keys(&tl->shared->open, &n);
@@ -236,6 +252,7 @@ write_layer(FlushState *state, XLogRecPtr prev)
 	PG_END_TRY();
 	openlayer_init(&fresh, state->cut);
 	announce_file(tl, &file, &fresh);
+	log_layer(state, &file, n, start);
 }
 
 static int

@@ -21,8 +21,6 @@
 
 #define IMAGE_BATCH		32
 
-#pragma weak read_pages
-
 struct FlushImages
 {
 	Timeline   *tl;
@@ -37,6 +35,7 @@ struct FlushImages
 	int			nbatch;
 	PageResult	results[IMAGE_BATCH];
 	char	   *pages;
+	uint32		made;
 };
 
 typedef struct ChainCount
@@ -187,7 +186,7 @@ flush_images_get(FlushImages *images, uint32 i)
 
 	if (images->nbatch == 0 || images->batch[images->nbatch - 1] < i)
 	{
-		if (images->broken || read_pages == NULL)
+		if (images->broken)
 			return NULL;
 		load_batch(images, i);
 	}
@@ -208,7 +207,14 @@ flush_images_get(FlushImages *images, uint32 i)
 				 errdetail("%s", images->results[at].message)));
 		return NULL;
 	}
+	images->made++;
 	return images->pages + at * BLCKSZ;
+}
+
+uint32
+flush_images_made(FlushImages *images)
+{
+	return images->made;
 }
 
 void

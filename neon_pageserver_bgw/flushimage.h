@@ -33,6 +33,9 @@ extern FlushImages *flush_images_begin(Timeline *tl, FlushKey *keys, uint32 nkey
 /* The page of a marked key, in ascending order; NULL if it could not be made. */
 extern const char *flush_images_get(FlushImages *images, uint32 i);
 
+/* How many pages were delivered. */
+extern uint32 flush_images_made(FlushImages *images);
+
 extern void flush_images_end(FlushImages *images);
 
 #endif							/* NEON_PS_FLUSHIMAGE_H */

@@ -20,31 +20,6 @@ PG_MODULE_MAGIC;
 
 extern PGDLLEXPORT void _PG_init(void);
 
-/* A part that is not linked in leaves its functions NULL. */
-#pragma weak timeline_define_gucs
-#pragma weak timeline_shmem_size
-#pragma weak timeline_shmem_init
-#pragma weak supervisor_register_worker
-#pragma weak openlayer_define_gucs
-#pragma weak openlayer_shmem_size
-#pragma weak openlayer_shmem_init
-#pragma weak store_define_gucs
-#pragma weak ingest_define_gucs
-#pragma weak ingest_shmem_size
-#pragma weak ingest_shmem_init
-#pragma weak ingest_register_worker
-#pragma weak redopool_define_gucs
-#pragma weak redopool_shmem_size
-#pragma weak redopool_shmem_init
-#pragma weak redopool_register_worker
-#pragma weak service_define_gucs
-#pragma weak service_shmem_size
-#pragma weak service_shmem_init
-#pragma weak tenant_define_gucs
-#pragma weak tenant_shmem_size
-#pragma weak tenant_shmem_init
-#pragma weak tenant_register_worker
-
 static const PageserverPart parts[] = {
 	{"timeline", timeline_define_gucs, timeline_shmem_size, timeline_shmem_init, NULL},
 	{"openlayer", openlayer_define_gucs, openlayer_shmem_size, openlayer_shmem_init, NULL},
@@ -53,7 +28,6 @@ static const PageserverPart parts[] = {
 	{"ingest", ingest_define_gucs, ingest_shmem_size, ingest_shmem_init, ingest_register_worker},
 	{"redopool", redopool_define_gucs, redopool_shmem_size, redopool_shmem_init, redopool_register_worker},
 	{"service", service_define_gucs, service_shmem_size, service_shmem_init, NULL},
-	{"tenant", tenant_define_gucs, tenant_shmem_size, tenant_shmem_init, tenant_register_worker},
 };
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;

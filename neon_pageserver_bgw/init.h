@@ -48,10 +48,4 @@ extern void service_define_gucs(void);
 extern Size service_shmem_size(void);
 extern void service_shmem_init(void);
 
-/* tenant.c */
-extern void tenant_define_gucs(void);
-extern Size tenant_shmem_size(void);
-extern void tenant_shmem_init(void);
-extern void tenant_register_worker(void);
-
 #endif							/* NEON_PS_INIT_H */
