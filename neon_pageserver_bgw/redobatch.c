@@ -39,7 +39,11 @@
 
 typedef struct Batch
 {
+	/* The connection is kept for the next batch, if that has the same child. */
 	pgsocket	sock;
+	int			slot;
+	uint64		generation;
+
 	RedoRequest *requests;
 	const int  *todo;
 	int			ntodo;
@@ -390,12 +394,19 @@ read_some(bool *progress)
 
 /* ---- the batch ---- */
 
-static bool
-open_socket(int slot)
+static void
+close_socket(void)
 {
-	struct sockaddr_un addr = {0};
-	char		path[MAXPGPATH];
+	if (batch->sock == PGINVALID_SOCKET)
+		return;
+	closesocket(batch->sock);
+	ReleaseExternalFD();
+	batch->sock = PGINVALID_SOCKET;
+}
 
+static void
+open_socket(void)
+{
 	if (!AcquireExternalFD())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
@@ -411,7 +422,23 @@ open_socket(int slot)
 				(errcode_for_socket_access(),
 				 errmsg("could not create a socket for a WAL redo process: %m")));
 	}
-	redopool_socket_path(slot, path);
+}
+
+/* False if the child is gone. */
+static bool
+connect_to(const RedoLease *lease)
+{
+	struct sockaddr_un addr = {0};
+	char		path[MAXPGPATH];
+
+	if (batch->sock != PGINVALID_SOCKET && lease->again &&
+		batch->slot == lease->slot && batch->generation == lease->generation)
+		return true;
+	close_socket();
+	open_socket();
+	batch->slot = lease->slot;
+	batch->generation = lease->generation;
+	redopool_socket_path(lease->slot, path);
 	addr.sun_family = AF_UNIX;
 	strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
 	return connect(batch->sock, (struct sockaddr *) &addr, sizeof(addr)) == 0;
@@ -422,14 +449,8 @@ redobatch_cleanup(void)
 {
 	if (batch == NULL)
 		return;
-	if (batch->sock != PGINVALID_SOCKET)
-	{
-		closesocket(batch->sock);
-		ReleaseExternalFD();
-		batch->sock = PGINVALID_SOCKET;
-	}
-	if (batch->fetch_context != NULL)
-		MemoryContextReset(batch->fetch_context);
+	close_socket();
+	MemoryContextReset(batch->fetch_context);
 }
 
 /* Waits until the socket is ready, something happened, or the time is over. */
@@ -520,10 +541,14 @@ prepare(void)
 {
 	if (batch == NULL)
 	{
-		batch = MemoryContextAlloc(TopMemoryContext, sizeof(Batch));
-		batch->sock = PGINVALID_SOCKET;
-		batch->fetch_context = AllocSetContextCreate(TopMemoryContext, "redo records",
-													 ALLOCSET_DEFAULT_SIZES);
+		MemoryContext context = AllocSetContextCreate(TopMemoryContext, "redo batch",
+													  ALLOCSET_DEFAULT_SIZES);
+		Batch	   *b = MemoryContextAlloc(context, sizeof(Batch));
+
+		b->sock = PGINVALID_SOCKET;
+		b->fetch_context = AllocSetContextCreate(context, "redo records",
+												 ALLOCSET_DEFAULT_SIZES);
+		batch = b;
 	}
 	batch->page_errors = false;
 	batch->sending = batch->answering = 0;
@@ -536,7 +561,7 @@ prepare(void)
 }
 
 bool
-redobatch_run(int slot, uint32 wal_segment_size, RedoRequest *requests,
+redobatch_run(const RedoLease *lease, uint32 wal_segment_size, RedoRequest *requests,
 			  const int *todo, int ntodo, bool *done, int *culprit)
 {
 	bool		usable;
@@ -551,8 +576,10 @@ redobatch_run(int slot, uint32 wal_segment_size, RedoRequest *requests,
 	batch->aborted = palloc0(ntodo * sizeof(bool));
 
 	/* A child that died while idle is no page's fault. */
-	usable = open_socket(slot) && exchange(culprit);
-	redobatch_cleanup();
+	usable = connect_to(lease) && exchange(culprit);
+	if (!usable)
+		close_socket();
+	MemoryContextReset(batch->fetch_context);
 	pfree(batch->aborted);
 	return usable;
 }

@@ -313,11 +313,11 @@ wait_for_lease(const NeonId *tenant, TimestampTz deadline)
 	return slot;
 }
 
-int
-redopool_lease(const NeonId *tenant)
+void
+redopool_lease(const NeonId *tenant, RedoLease *lease)
 {
 	TimestampTz deadline;
-	int			slot;
+	volatile int slot;
 
 	Assert(my_slot < 0);
 	if (!exit_callback_set)
@@ -346,8 +346,11 @@ redopool_lease(const NeonId *tenant)
 		}
 		PG_END_TRY();
 	}
-	my_slot = slot;
-	return slot;
+	my_slot = lease->slot = slot;
+	/* Nobody changes these while the slot is leased. */
+	lease->generation = redo_pool->slots[slot].generation;
+	lease->again = redo_pool->slots[slot].client == MyProcPid;
+	redo_pool->slots[slot].client = MyProcPid;
 }
 
 void
@@ -391,14 +394,15 @@ static void
 run_round(const NeonId *tenant, uint32 wal_segment_size, RedoRequest *requests,
 		  int *todo, int ntodo, bool *done, uint8 *attempts)
 {
-	int			slot = redopool_lease(tenant);
+	RedoLease	lease;
 
+	redopool_lease(tenant, &lease);
 	PG_TRY();
 	{
 		int			culprit = -1;
 		bool		usable;
 
-		usable = redobatch_run(slot, wal_segment_size, requests, todo, ntodo,
+		usable = redobatch_run(&lease, wal_segment_size, requests, todo, ntodo,
 							   done, &culprit);
 		if (culprit >= 0)
 			note_death(&requests[culprit], &attempts[culprit], &done[culprit]);

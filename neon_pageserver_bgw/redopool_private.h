@@ -45,6 +45,8 @@ typedef struct RedoSlot
 	bool		used;			/* it has served tenant, and only tenant */
 	NeonId		tenant;
 	int			holder;			/* pgprocno of the leaseholder, else -1 */
+	pid_t		client;			/* the last leaseholder: the child may still have
+								 * its connection */
 	uint64		reserved;		/* ticket of the waiter it is for, else 0 */
 	TimestampTz changed;		/* of state */
 } RedoSlot;
@@ -85,11 +87,18 @@ extern int	redo_timeout;		/* ms */
 /* Wakes the supervisor; the pool's lock is held. */
 extern void redopool_wake_supervisor(void);
 
+typedef struct RedoLease
+{
+	int			slot;
+	uint64		generation;
+	bool		again;			/* nobody else had it since we did */
+} RedoLease;
+
 /*
- * Leases a child for a batch of the tenant and returns its slot.  Waits at
- * most redo_timeout, then ereport(ERROR); interruptible.
+ * Leases a child for a batch of the tenant.  Waits at most redo_timeout, then
+ * ereport(ERROR); interruptible.
  */
-extern int	redopool_lease(const NeonId *tenant);
+extern void redopool_lease(const NeonId *tenant, RedoLease *lease);
 
 /* Ends this process's lease, if it has one. */
 extern void redopool_release(bool broken);
@@ -103,10 +112,10 @@ extern void redopool_socket_path(int slot, char *path);	/* MAXPGPATH bytes */
  * result was in work when the child died, if *culprit is not negative its
  * index.
  */
-extern bool redobatch_run(int slot, uint32 wal_segment_size, RedoRequest *requests,
+extern bool redobatch_run(const RedoLease *lease, uint32 wal_segment_size, RedoRequest *requests,
 						  const int *todo, int ntodo, bool *done, int *culprit);
 
-/* Closes what an error left behind. */
+/* Closes what an error left behind, and the connection. */
 extern void redobatch_cleanup(void);
 
 #endif							/* NEON_PS_REDOPOOL_PRIVATE_H */

@@ -360,6 +360,7 @@ publish_start(int slot)
 	s->child = children[slot].pid;
 	s->generation = ++redo_pool->last_generation;
 	s->used = false;
+	s->client = 0;
 	s->changed = children[slot].started;
 	redo_pool->stats.started++;
 	LWLockRelease(&redo_pool->lock);

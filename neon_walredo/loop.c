@@ -306,6 +306,51 @@ serve_frame(void)
 /* ---- connections ---- */
 
 /*
+ * Sleeps until there is something to read on the connection (if there is one)
+ * or another client has connected; the first goes before.  Ends with the
+ * supervisor.
+ */
+static bool
+wait_for_connection(void)
+{
+	struct pollfd fds[3];
+
+	fds[0].fd = WALREDO_CONTROL_FD;
+	fds[1].fd = WALREDO_LISTEN_FD;
+	fds[2].fd = conn.fd;		/* ignored if negative */
+	fds[0].events = fds[1].events = fds[2].events = POLLIN;
+	fds[2].revents = 0;
+	for (;;)
+	{
+		if (poll(fds, 3, -1) < 0)
+		{
+			if (errno == EINTR)
+				continue;
+			_exit(2);
+		}
+		if (fds[0].revents != 0)
+			_exit(0);
+		if (fds[2].revents != 0)
+			return true;
+		if (fds[1].revents != 0)
+			return false;
+	}
+}
+
+/*
+ * Between two pages a client may keep its connection for its next batch, but
+ * another client's takes its place: only who leases this process connects.
+ */
+static bool
+next_frame_comes(void)
+{
+	if (conn.in_page || input_start < input_end)
+		return true;
+	flush_output();
+	return !conn.lost && wait_for_connection();
+}
+
+/*
  * Nothing is written to the server's log.  FATAL and PANIC would go on to end
  * the process in ways that it may not use any more.
  */
@@ -322,35 +367,21 @@ end_on_fatal(ErrorData *edata)
 	}
 }
 
-/* Waits for a client; ends with the supervisor. */
-static int
-wait_for_client(void)
+static void
+accept_client(void)
 {
-	struct pollfd fds[2];
-
-	fds[0].fd = WALREDO_CONTROL_FD;
-	fds[1].fd = WALREDO_LISTEN_FD;
-	fds[0].events = fds[1].events = POLLIN;
 	for (;;)
 	{
-		int			fd;
-
-		if (poll(fds, 2, -1) < 0)
-		{
-			if (errno == EINTR)
-				continue;
-			_exit(2);
-		}
-		if (fds[0].revents != 0)
-			_exit(0);
-		if (fds[1].revents == 0)
-			continue;
-		fd = accept4(WALREDO_LISTEN_FD, NULL, NULL, 0);
-		if (fd >= 0)
-			return fd;
+		(void) wait_for_connection();
+		conn.fd = accept4(WALREDO_LISTEN_FD, NULL, NULL, 0);
+		if (conn.fd >= 0)
+			break;
 		if (errno != EINTR && errno != ECONNABORTED && errno != EAGAIN)
 			_exit(2);
 	}
+	conn.lost = false;
+	conn.in_page = false;
+	input_start = input_end = output_len = 0;
 }
 
 static void
@@ -374,12 +405,9 @@ walredo_loop(void)
 	say_ready();
 	for (;;)
 	{
-		conn.fd = wait_for_client();
-		conn.lost = false;
-		conn.in_page = false;
-		input_start = input_end = output_len = 0;
+		accept_client();
 		MemoryContextSwitchTo(page_context);
-		while (serve_frame())
+		while (next_frame_comes() && serve_frame())
 			;
 		if (conn.in_page)
 			give_up_page();

@@ -8,10 +8,11 @@
  *	  0  control: one end of a socket pair whose other end the supervisor
  *		 keeps.  The child writes one WalRedoReady when it is sandboxed; end of
  *		 file means that the supervisor is gone and ends the child.
- *	  3  a listening Unix socket.  Each connection is one batch; the child
- *		 serves one connection after the other, in order of arrival.
+ *	  3  a listening Unix socket.  The child serves one connection after the
+ *		 other, in order of arrival; one with nothing to read between two
+ *		 pages is closed when the next arrives.
  *
- * A batch is a sequence of frames, each a WalRedoFrame and its payload:
+ * A connection carries batches, which are sequences of frames, each a WalRedoFrame and its payload:
  *
  *	  client	PAGE (RECORD)* (END | ABORT), repeated
  *	  child		one answer per END or ABORT, in the same order:
