@@ -316,7 +316,7 @@ drain_after_stop(const Endpoint *ep)
 		warn("endpoint \"%s\" is not drained, since the pageserver is not running; its next start does it", ep->name);
 		return;
 	}
-	drain_directory(conn, ep, InvalidXLogRecPtr);
+	drain_endpoint(conn, ep, InvalidXLogRecPtr);
 	PQfinish(conn);
 }
 
@@ -344,19 +344,9 @@ stop_endpoint(Endpoint *ep, bool immediate)
 static bool
 needs_drain(const Endpoint *ep)
 {
-	TimelineInfo tl;
-	WriterInfo	writer;
-	PGconn	   *conn;
-	bool		result = false;
+	PGconn	   *conn = ps_try_connect();
+	bool		result = conn != NULL && endpoint_needs_drain(conn, ep);
 
-	if (ep->kind != ENDPOINT_PRIMARY || (conn = ps_try_connect()) == NULL)
-		return false;
-	if (ps_timeline_by_id(conn, ep->tenant, ep->timeline, &tl))
-	{
-		ps_writer_get(conn, &tl, &writer);
-		result = writer.term > 0 && writer.drained_lsn == InvalidXLogRecPtr &&
-			strcmp(writer.endpoint, ep->name) == 0;
-	}
 	PQfinish(conn);
 	return result;
 }

@@ -74,28 +74,6 @@ cmd_endpoint_list(Invocation *inv)
 
 /* ---- destroy ---- */
 
-/* What only this endpoint's directory has goes to the pageserver first. */
-static void
-drain_before_destroy(const Endpoint *ep, XLogRecPtr accept_loss)
-{
-	PGconn	   *conn = ps_connect();
-	TimelineInfo tl;
-	WriterInfo	writer;
-	int			lock;
-
-	drain_directory(conn, ep, accept_loss);
-	/* Its directory may be missing. */
-	lock = timeline_lock(ep->timeline);
-	if (ps_timeline_by_id(conn, ep->tenant, ep->timeline, &tl))
-	{
-		ps_writer_get(conn, &tl, &writer);
-		if (writer.term > 0 && writer.drained_lsn == InvalidXLogRecPtr && strcmp(writer.endpoint, ep->name) == 0)
-			drain_writer(conn, &tl, &writer, accept_loss);
-	}
-	lock_release(lock);
-	PQfinish(conn);
-}
-
 static void
 forget_passwords(const Endpoint *ep)
 {
@@ -122,7 +100,13 @@ cmd_endpoint_destroy(Invocation *inv)
 		accept_loss = option_lsn(inv, OPT_ACCEPT_DATA_LOSS);
 	make_path(pgdata, "%s", endpoint_path(&ep, "pgdata"));
 	if (ep.kind == ENDPOINT_PRIMARY)
-		drain_before_destroy(&ep, accept_loss);
+	{
+		/* What only its directory has goes to the pageserver first. */
+		PGconn	   *conn = ps_connect();
+
+		drain_endpoint(conn, &ep, accept_loss);
+		PQfinish(conn);
+	}
 	server_stop(pgdata, STOP_IMMEDIATE, 0, strf("endpoint \"%s\"", ep.name));
 	forget_passwords(&ep);
 	/* Without this file it is no endpoint any more. */

@@ -230,14 +230,16 @@ cmd_start(Invocation *inv)
 	return result;
 }
 
+/* Running, or dead and with something that the pageserver lacks; conn may be NULL. */
 static bool
-endpoint_needs_stop(const char *name, bool pageserver_up)
+endpoint_needs_stop(PGconn *conn, const Endpoint *ep, bool immediate)
 {
 	ServerInfo	info;
 
-	server_info(repo_path("endpoints/%s/pgdata", name), &info);
-	return info.state == SERVER_RUNNING || info.state == SERVER_ORPHANED ||
-		(info.state == SERVER_CRASHED && pageserver_up);
+	server_info(endpoint_path(ep, "pgdata"), &info);
+	if (info.state == SERVER_RUNNING || info.state == SERVER_ORPHANED)
+		return true;
+	return conn != NULL && !immediate && endpoint_needs_drain(conn, ep);
 }
 
 int
@@ -246,17 +248,17 @@ cmd_stop(Invocation *inv)
 	int			result = EXIT_OK;
 	int			n;
 	char	  **names = endpoint_names(&n);
+	PGconn	   *conn = ps_try_connect();
 	ServerInfo	info;
 
-	server_info(pageserver_pgdata(), &info);
 	for (int i = 0; i < n; i++)
 	{
 		Endpoint	ep;
 		bool		wanted;
 
-		if (!endpoint_needs_stop(names[i], info.state == SERVER_RUNNING))
-			continue;
 		endpoint_load(&ep, names[i]);
+		if (!ep.exists || !endpoint_needs_stop(conn, &ep, is_immediate(inv)))
+			continue;
 		wanted = ep.wanted;
 		for_endpoint(inv, names[i], cmd_endpoint_stop, &result);
 		/* "neon start --endpoints" shall bring it back. */
@@ -267,6 +269,8 @@ cmd_stop(Invocation *inv)
 			endpoint_save(&ep);
 		}
 	}
+	PQfinish(conn);
+	server_info(pageserver_pgdata(), &info);
 	if (info.state == SERVER_RUNNING || info.state == SERVER_ORPHANED)
 	{
 		int			lock = lock_acquire("pageserver", START_TIMEOUT + 10, NULL);

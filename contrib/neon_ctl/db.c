@@ -63,11 +63,12 @@ db_try_connect(int port, const char *user, const char *password, int timeout_s,
 {
 	char		port_text[16];
 	const char *keywords[] = {"host", "port", "user", "password", "dbname", "sslmode",
-		"gssencmode", "application_name", "client_encoding", "passfile", "options", NULL};
-	const char *values[] = {"127.0.0.1", port_text, user, password, "postgres", "disable",
-		"disable", "neon_ctl", "UTF8", "/dev/null", "-c statement_timeout=0", NULL};
+		"gssencmode", "application_name", "client_encoding", "options", NULL};
+	const char *values[] = {"127.0.0.1", port_text, user, password[0] ? password : "none", "postgres",
+		"disable", "disable", "neon_ctl", "UTF8", "-c statement_timeout=0", NULL};
 	PGconn	   *conn;
 
+	/* With any password libpq looks into no passfile; trust asks for none. */
 	snprintf(port_text, sizeof(port_text), "%d", port);
 	conn = PQconnectStartParams(keywords, values, 0);
 	if (!finish_connect(conn, now_ms() + (int64) timeout_s * 1000))

@@ -176,8 +176,8 @@ give_up_writer(PGconn *conn, TimelineInfo *tl, const WriterInfo *writer, XLogRec
 {
 	if (accept_loss == InvalidXLogRecPtr)
 		die(EXIT_GENERAL,
-			strf("Bring the directory back. If that is impossible, give up what is missing by \"--accept-data-loss %s\".",
-				 lsn_text(tl->last_record_lsn)),
+			strf("Bring the directory back. If that is impossible, give up what is missing by \"neon endpoint start %s --accept-data-loss %s\".",
+				 writer->endpoint, lsn_text(tl->last_record_lsn)),
 			"%s: commits of endpoint \"%s\" (branch \"%s\", term %u) after %s would be lost",
 			why, writer->endpoint, tl->name, writer->term, lsn_text(tl->last_record_lsn));
 	if (accept_loss != tl->last_record_lsn)
@@ -291,4 +291,39 @@ drain_directory(PGconn *conn, const Endpoint *ep, XLogRecPtr accept_loss)
 	server_stop(pgdata, STOP_IMMEDIATE, 0, strf("endpoint \"%s\"", ep->name));
 	if (is_directory(pgdata))
 		conf_save_auto(ep->name, pgdata);
+}
+
+/* The writer of the endpoint's branch if that is this endpoint, undrained. */
+static bool
+undrained_writer(PGconn *conn, const Endpoint *ep, TimelineInfo *tl, WriterInfo *writer)
+{
+	if (ep->kind != ENDPOINT_PRIMARY || !ps_timeline_by_id(conn, ep->tenant, ep->timeline, tl))
+		return false;
+	ps_writer_get(conn, tl, writer);
+	return writer->term > 0 && writer->drained_lsn == InvalidXLogRecPtr &&
+		strcmp(writer->endpoint, ep->name) == 0;
+}
+
+bool
+endpoint_needs_drain(PGconn *conn, const Endpoint *ep)
+{
+	TimelineInfo tl;
+	WriterInfo	writer;
+
+	return undrained_writer(conn, ep, &tl, &writer);
+}
+
+void
+drain_endpoint(PGconn *conn, const Endpoint *ep, XLogRecPtr accept_loss)
+{
+	TimelineInfo tl;
+	WriterInfo	writer;
+	int			lock;
+
+	drain_directory(conn, ep, accept_loss);
+	/* Its directory may be missing. */
+	lock = timeline_lock(ep->timeline);
+	if (undrained_writer(conn, ep, &tl, &writer))
+		drain_writer(conn, &tl, &writer, accept_loss);
+	lock_release(lock);
 }

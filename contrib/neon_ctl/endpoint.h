@@ -102,6 +102,12 @@ extern void drain_dead_writer(PGconn *conn, TimelineInfo *tl, XLogRecPtr accept_
  */
 extern void drain_directory(PGconn *conn, const Endpoint *ep, XLogRecPtr accept_loss);
 
+/* Is the endpoint the last writer of its branch, and not drained? */
+extern bool endpoint_needs_drain(PGconn *conn, const Endpoint *ep);
+
+/* Both: its directory, if there is one, and what the pageserver knows of it. */
+extern void drain_endpoint(PGconn *conn, const Endpoint *ep, XLogRecPtr accept_loss);
+
 /* ---- boot.c ---- */
 
 /* What a ticket in a data directory says; false if there is none, used or not. */

@@ -298,6 +298,7 @@ server_log_failure(const char *log, off_t offset, char *message, char *hint, siz
 	FILE	   *file = fopen(log, "r");
 	char		line[4096];
 	bool		found = false;
+	bool		has_detail = false;
 
 	message[0] = hint[0] = '\0';
 	if (file == NULL)
@@ -317,10 +318,20 @@ server_log_failure(const char *log, off_t offset, char *message, char *hint, siz
 			if (rest != NULL && (strncmp(rest, "the database system is ", 23) == 0 ||
 								 strncmp(rest, "terminating ", 12) == 0))
 				continue;
-			if (!found && rest != NULL)
+			if (found && rest != NULL)
+				break;
+			if (rest != NULL)
 			{
 				strlcpy(message, rest, size);
 				found = true;
+			}
+			rest = log_text(line, "DETAIL:");
+			if (found && rest != NULL && !has_detail)
+			{
+				size_t		len = strlen(message);
+
+				snprintf(message + len, size - len, " (%s)", rest);
+				has_detail = true;
 			}
 			rest = log_text(line, "HINT:");
 			if (found && rest != NULL)
