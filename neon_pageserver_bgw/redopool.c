@@ -322,7 +322,8 @@ redopool_lease(const NeonId *tenant, RedoLease *lease)
 	Assert(my_slot < 0);
 	if (!exit_callback_set)
 	{
-		before_shmem_exit(on_process_exit, (Datum) 0);
+		/* not before_shmem_exit, whose callbacks callers may nest */
+		on_shmem_exit(on_process_exit, (Datum) 0);
 		exit_callback_set = true;
 	}
 	LWLockAcquire(&redo_pool->lock, LW_EXCLUSIVE);
