@@ -77,11 +77,12 @@ static Batch *batch = NULL;
 /* ---- errors of pages ---- */
 
 static void
-fail_page(int index, const char *text)
+fail_page(int index, int sqlerrcode, const char *text)
 {
 	RedoRequest *req = &batch->requests[batch->todo[index]];
 
 	req->ok = false;
+	req->sqlerrcode = sqlerrcode;
 	req->error = MemoryContextStrdup(batch->caller_context, text);
 	batch->done[batch->todo[index]] = true;
 }
@@ -98,7 +99,8 @@ fail_page_untrusted(int index, const char *text, uint32 len)
 		if (*c < ' ' || *c > '~')
 			*c = '?';
 	}
-	fail_page(index, clean[0] ? clean : "the WAL redo process gave no reason");
+	fail_page(index, ERRCODE_DATA_CORRUPTED,
+			  clean[0] ? clean : "the WAL redo process gave no reason");
 	pfree(clean);
 }
 
@@ -165,16 +167,17 @@ check_record(const XLogRecord *record, XLogRecPtr start, XLogRecPtr end)
 }
 
 /*
- * The next record of the page being sent, or NULL with *problem set, in the
- * fetch context.  An error of the caller's function is the page's problem.
+ * The next record of the page being sent, or NULL with *problem and
+ * *sqlerrcode set, in the fetch context.  An error of the caller's function is the page's problem.
  */
 static XLogRecord *
-fetch_record(RedoRequest *req, WalRedoRecord *place, const char **problem)
+fetch_record(RedoRequest *req, WalRedoRecord *place, int *sqlerrcode, const char **problem)
 {
 	XLogRecord *volatile record = NULL;
 	MemoryContext oldcontext = MemoryContextSwitchTo(batch->fetch_context);
 
 	*problem = NULL;
+	*sqlerrcode = ERRCODE_DATA_CORRUPTED;
 	PG_TRY();
 	{
 		XLogRecPtr	start = InvalidXLogRecPtr;
@@ -195,6 +198,7 @@ fetch_record(RedoRequest *req, WalRedoRecord *place, const char **problem)
 		FlushErrorState();
 		LWLockReleaseAll();
 		*problem = edata->message ? edata->message : "unknown error";
+		*sqlerrcode = edata->sqlerrcode;
 		record = NULL;
 	}
 	PG_END_TRY();
@@ -239,6 +243,7 @@ produce_frame(void)
 	XLogRecord *record;
 	WalRedoRecord place = {0};
 	const char *problem;
+	int			sqlerrcode;
 
 	if (batch->record < 0)
 	{
@@ -252,10 +257,10 @@ produce_frame(void)
 	}
 	/* The record before has been copied. */
 	MemoryContextReset(batch->fetch_context);
-	record = fetch_record(req, &place, &problem);
+	record = fetch_record(req, &place, &sqlerrcode, &problem);
 	if (record == NULL)
 	{
-		fail_page(batch->sending, problem);
+		fail_page(batch->sending, sqlerrcode, problem);
 		batch->aborted[batch->sending] = true;
 		end_page(WALREDO_TAG_ABORT);
 		return;
@@ -489,8 +494,9 @@ fail_for_timeout(void)
 	for (i = batch->answering; i < batch->ntodo; i++)
 	{
 		if (!batch->done[batch->todo[i]])
-			fail_page(i, psprintf("WAL redo took longer than neon_pageserver.redo_timeout (%d ms)",
-								  redo_timeout));
+			fail_page(i, ERRCODE_INSUFFICIENT_RESOURCES,
+					  psprintf("WAL redo took longer than neon_pageserver.redo_timeout (%d ms)",
+							   redo_timeout));
 	}
 }
 

@@ -32,7 +32,7 @@
 /* Look again now and then, even if nobody says that something changed. */
 #define WAIT_STEP_MS	500
 /* A page is given to so many children before it is blamed for their death. */
-#define MAX_ATTEMPTS	2
+#define MAX_ATTEMPTS	3
 /* So many children in a row may be of no use at all. */
 #define MAX_IDLE_ROUNDS 5
 
@@ -387,6 +387,7 @@ note_death(RedoRequest *req, uint8 *attempts, bool *done)
 	if (++*attempts < MAX_ATTEMPTS)
 		return;
 	*done = true;
+	req->sqlerrcode = ERRCODE_INSUFFICIENT_RESOURCES;
 	req->error = pstrdup("the WAL redo process died while it worked on the page");
 }
 
@@ -454,6 +455,7 @@ redo_apply(const NeonId *tenant, uint32 wal_segment_size, RedoRequest *requests,
 	{
 		requests[i].ok = false;
 		requests[i].error = NULL;
+		requests[i].sqlerrcode = 0;
 	}
 	for (;;)
 	{

@@ -35,6 +35,13 @@ typedef struct RedoRequest
 	char	   *page;			/* 8 kB supplied by the caller */
 	bool		ok;
 	char	   *error;			/* palloc'd in CurrentMemoryContext when !ok */
+
+	/*
+	 * When !ok: ERRCODE_DATA_CORRUPTED if the records do not fit the page, what
+	 * the fetch function reported, or ERRCODE_INSUFFICIENT_RESOURCES if it may
+	 * succeed another time (timeout, death of the process).
+	 */
+	int			sqlerrcode;
 } RedoRequest;
 
 /*
