@@ -38,7 +38,8 @@
 #include "utils/timestamp.h"
 
 #define SUPERSEDED_SQLSTATE		"NS001"
-#define TICK_STARTING_MS		20
+#define TICK_STARTING_MS		10
+#define TICK_ALONE_MS			100
 #define TICK_RUNNING_MS			200
 #define STREAM_GONE_MS			1000
 #define MAX_BACKOFF_MS			5000
@@ -393,8 +394,9 @@ request_failed(const PageserverError *error)
 static void
 request_stream(void)
 {
+	/* a reload during the call may free the setting */
 	const char *params[4] = {neon_tenant_id_setting, neon_timeline_id_setting,
-	psprintf("%u", neon_boot.term), neon_storage_conninfo};
+	psprintf("%u", neon_boot.term), pstrdup(neon_storage_conninfo)};
 	PageserverError error;
 	List	   *rows;
 
@@ -432,22 +434,27 @@ setup_worker(void)
 	SpinLockRelease(&shared->mutex);
 }
 
+static int
+tick_interval(void)
+{
+	if (pg_atomic_read_u32(&shared->admitted) == 0)
+		return TICK_STARTING_MS;
+	return own.told_streaming ? TICK_RUNNING_MS : TICK_ALONE_MS;
+}
+
 void
 neon_coordinator_main(Datum arg)
 {
 	setup_worker();
 	for (;;)
 	{
-		bool		settled;
-
 		MemoryContextSwitchTo(own.context);
 		MemoryContextReset(own.context);
 		tick();
 		if (request_due())
 			request_stream();
-		settled = own.told_streaming && pg_atomic_read_u32(&shared->admitted) != 0;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT,
-						 settled ? TICK_RUNNING_MS : TICK_STARTING_MS, PG_WAIT_EXTENSION);
+						 tick_interval(), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

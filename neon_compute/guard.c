@@ -20,6 +20,7 @@
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_proc.h"
 #include "commands/dbcommands.h"
@@ -433,6 +434,21 @@ check_function(Oid function)
 	}
 }
 
+/*
+ * The storage streams as this role.  Without it, or with another password
+ * (which the restore of another server's dump would set), no compute could
+ * start on this timeline any more.
+ */
+static void
+protect_storage_role(Oid role)
+{
+	if (role == get_role_oid(NEON_STORAGE_ROLE, true))
+		ereport(ERROR,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("role \"%s\" cannot be changed or dropped", NEON_STORAGE_ROLE),
+				 errdetail("The pageserver streams the WAL of this compute with it.")));
+}
+
 static void
 guarded_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
 {
@@ -440,6 +456,8 @@ guarded_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int 
 		prev_object_access(access, class_id, object_id, sub_id, arg);
 	if (access == OAT_FUNCTION_EXECUTE && class_id == ProcedureRelationId)
 		check_function(object_id);
+	else if ((access == OAT_DROP || access == OAT_POST_ALTER) && class_id == AuthIdRelationId)
+		protect_storage_role(object_id);
 	else if (access == OAT_DROP && class_id == DatabaseRelationId)
 		dropped_database = object_id;
 }

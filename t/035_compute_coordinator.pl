@@ -108,6 +108,11 @@ sql('ALTER SYSTEM RESET fsync');
 sql('ALTER SYSTEM RESET ALL');
 unlike(slurp_file("$conf_dir/postgresql.auto.conf"), qr/work_mem/, 'also when it is taken back');
 
+# the storage's role
+fails($_, qr/role "neon_storage" cannot be changed or dropped/, $_)
+  for ('DROP ROLE neon_storage', 'ALTER ROLE neon_storage NOLOGIN', 'ALTER ROLE neon_storage RENAME TO x', "ALTER ROLE neon_storage PASSWORD 'x'");
+sql('CREATE ROLE other; ALTER ROLE other LOGIN; DROP ROLE other');
+
 # databases
 my ($rc, $stdout, $stderr) = $node->psql('postgres', 'CREATE DATABASE one STRATEGY file_copy');
 like($stderr, qr/NOTICE:  using strategy "wal_log"/, 'no copy of files');
