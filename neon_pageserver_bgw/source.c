@@ -270,6 +270,7 @@ source_check_conninfo(const char *conninfo)
 	PQconninfoOption *options = PQconninfoParse(conninfo, &problem);
 	PQconninfoOption *o;
 	const char *refused = NULL;
+	bool		has_host = false;
 	int			i;
 
 	if (options == NULL)
@@ -292,6 +293,8 @@ source_check_conninfo(const char *conninfo)
 		}
 		if (i == lengthof(allowed))
 			refused = pstrdup(o->keyword);
+		if (strncmp(o->keyword, "host", 4) == 0 && o->val[0])
+			has_host = true;
 	}
 	PQconninfoFree(options);
 	if (refused)
@@ -299,6 +302,10 @@ source_check_conninfo(const char *conninfo)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("parameter \"%s\" is not allowed in the connection string of a WAL source", refused),
 				 errhint("Only host, hostaddr, port, user, dbname and sslmode are.")));
+	if (!has_host)				/* libpq would take it from the environment */
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("connection string of a WAL source must name a host")));
 	if (strlen(conninfo) >= SOURCE_CONNINFO_SIZE)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -1,13 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * timefn.c
- *	  Times and positions: LSN of a time, the live source's position, and a
- *	  layer on demand.
+ *	  Times and positions: LSN of a time, the live source's position, a layer
+ *	  on demand, and the view of sources.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "funcapi.h"
 #include "ingest_private.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -143,4 +144,54 @@ neon_timeline_checkpoint(PG_FUNCTION_ARGS)
 	if (!checkpoint_by_worker(tl, timeline_last_record_lsn(tl)))
 		ingest_with_ownership(tl, checkpoint_as_owner, NULL);
 	PG_RETURN_LSN(timeline_disk_consistent_lsn(tl));
+}
+
+/* ---- the view of sources ---- */
+
+static Datum
+timestamp_or_null(TimestampTz at, bool *isnull)
+{
+	*isnull = at == 0;
+	return TimestampTzGetDatum(at);
+}
+
+static Datum
+lsn_or_null(XLogRecPtr lsn, bool *isnull)
+{
+	*isnull = XLogRecPtrIsInvalid(lsn);
+	return LSNGetDatum(lsn);
+}
+
+static void
+put_source_row(Timeline *tl, void *arg)
+{
+	IngestSourceInfo info;
+	Datum		values[10];
+	bool		nulls[10] = {false};
+
+	if (!ingest_get_source(tl, &info))
+		return;
+	values[0] = sql_id_datum(&tl->id.tenant);
+	values[1] = sql_id_datum(&tl->id.timeline);
+	values[2] = Int32GetDatum((int32) info.term);
+	values[3] = BoolGetDatum(info.connected);
+	values[4] = lsn_or_null(info.received_lsn, &nulls[4]);
+	values[5] = lsn_or_null(info.reported_lsn, &nulls[5]);
+	values[6] = timestamp_or_null(info.last_message, &nulls[6]);
+	values[7] = Int32GetDatum(info.worker_pid);
+	nulls[7] = info.worker_pid == 0;
+	values[8] = CStringGetTextDatum(info.last_error);
+	nulls[8] = info.last_error[0] == '\0';
+	values[9] = timestamp_or_null(info.last_error_time, &nulls[9]);
+	sql_put_row(arg, values, nulls);
+}
+
+PG_FUNCTION_INFO_V1(neon_sources_info);
+
+Datum
+neon_sources_info(PG_FUNCTION_ARGS)
+{
+	InitMaterializedSRF(fcinfo, 0);
+	timeline_foreach(put_source_row, fcinfo);
+	return (Datum) 0;
 }

@@ -54,3 +54,25 @@ CREATE FUNCTION neon_pageserver.timeline_checkpoint(
 RETURNS pg_lsn
 AS 'MODULE_PATHNAME', 'neon_timeline_checkpoint'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+-- where timelines receive their WAL from, and why not
+CREATE FUNCTION neon_pageserver.sources_info(
+	OUT tenant_id neon_pageserver.id,
+	OUT timeline_id neon_pageserver.id,
+	OUT term int,
+	OUT connected boolean,
+	OUT received_lsn pg_lsn,
+	OUT reported_lsn pg_lsn,
+	OUT last_message timestamptz,
+	OUT worker_pid int,
+	OUT last_error text,
+	OUT last_error_time timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'neon_sources_info'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE VIEW neon_pageserver.sources AS
+	SELECT * FROM neon_pageserver.sources_info();
+
+GRANT SELECT ON neon_pageserver.sources TO pg_monitor;
+GRANT EXECUTE ON FUNCTION neon_pageserver.sources_info() TO pg_monitor;
