@@ -15,6 +15,7 @@
 #include "access/rmgr.h"
 #include "access/visibilitymapdefs.h"
 #include "access/xact.h"
+#include "catalog/pg_control.h"
 #include "catalog/storage_xlog.h"
 #include "commands/dbcommands_xlog.h"
 #include "commands/tablespace.h"
@@ -104,6 +105,18 @@ main_data(XLogReaderState *record, size_t size)
 
 /* ---- block references ---- */
 
+/*
+ * With checksums and without full page writes a hint bit is logged as a
+ * reference without an image: recovery does nothing with it.
+ */
+static bool
+changes_nothing(XLogReaderState *record, const DecodedBkpBlock *block)
+{
+	return XLogRecGetRmid(record) == RM_XLOG_ID &&
+		(XLogRecGetInfo(record) & ~XLR_INFO_MASK) == XLOG_FPI_FOR_HINT &&
+		!block->has_image;
+}
+
 static void
 block_references(XLogReaderState *record, const WalIndexSink *sink, void *arg)
 {
@@ -128,7 +141,8 @@ block_references(XLogReaderState *record, const WalIndexSink *sink, void *arg)
 		if (block->blkno == InvalidBlockNumber)
 			malformed(record);
 		CALL(extend, block->rnode, block->forknum, block->blkno + 1);
-		CALL(page, &key, base, false);
+		if (!changes_nothing(record, block))
+			CALL(page, &key, base, false);
 	}
 }
 

@@ -9,7 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-my $ps = NeonPageserver->new('pageserver', conf => "neon_pageserver.source_timeout = 2s\n");
+my $ps = NeonPageserver->new('pageserver', conf => "neon_pageserver.source_timeout = 2s\nrestart_after_crash = on\n");
 $ps->sql('CREATE EXTENSION neon_pageserver_test');
 $ENV{PGUSER} = 'cloud_admin';
 
@@ -157,9 +157,9 @@ caught_up('silent source awake');
 # the worker crashes, and with it the whole instance for a moment
 my $worker = $ps->sql(view($t, 'worker_pid'));
 kill 'SEGV', $worker;
-sleep 0.5;
+sleep 1;
 work(32_000, 33_000);
-ok($ps->node->poll_query_until('postgres', 'SELECT true'), 'the pageserver is back');
+ok($ps->node->poll_query_until('postgres', 'SELECT true', 't'), 'the pageserver is back');
 $ps->sql(source($t, 3));
 caught_up('worker crashed');
 
