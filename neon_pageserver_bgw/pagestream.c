@@ -175,13 +175,15 @@ put_pages(PageStream *stream, const NeonRequest *req, XLogRecPtr lsn, Refusal *r
 	read_pages(stream->tl, keys, n, lsn, out->data + out->len, results);
 	for (int i = 0; i < n; i++)
 	{
+		int			sqlstate;
+
 		if (results[i].ok)
 			continue;
+		sqlstate = MAKE_SQLSTATE(results[i].sqlstate[0], results[i].sqlstate[1],
+								 results[i].sqlstate[2], results[i].sqlstate[3],
+								 results[i].sqlstate[4]);
 		*refusal = (Refusal) {
-			NEON_ERROR_FINAL,
-				MAKE_SQLSTATE(results[i].sqlstate[0], results[i].sqlstate[1],
-							  results[i].sqlstate[2], results[i].sqlstate[3],
-							  results[i].sqlstate[4]),
+			class_of_sqlstate(sqlstate), sqlstate,
 				psprintf("could not make block %u of relation %u/%u/%u at %X/%X",
 						 req->blkno + i, req->rnode.spcNode, req->rnode.dbNode,
 						 req->rnode.relNode, LSN_FORMAT_ARGS(lsn)),

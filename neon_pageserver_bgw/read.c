@@ -154,8 +154,9 @@ redo_chains(Timeline *tl, const NeonKey *keys, ReadChain *todo, int ntodo,
 		if (requests[i].ok)
 			service_count(SERVE_PAGES_REDO, 1);
 		else
-			set_error(result, ERRCODE_DATA_CORRUPTED, "%s",
-					  requests[i].error ? requests[i].error : "redo failed");
+			set_error(result,
+					  requests[i].sqlerrcode ? requests[i].sqlerrcode : ERRCODE_DATA_CORRUPTED,
+					  "%s", requests[i].error ? requests[i].error : "redo failed");
 	}
 	pfree(requests);
 }
