@@ -37,7 +37,7 @@ for my $file (sort glob "$top/sql/*.sql")
 	my ($rc, $stdout, $stderr) = $t->command(
 		[
 			$ENV{PG_REGRESS}, '--use-existing', "--dbname=$db", '--user=cloud_admin',
-			where_args($ep), "--inputdir=$top", "--outputdir=$out", "--expecteddir=$top",
+			where_args($ep), "--inputdir=$top", "--outputdir=$out",
 			'--dlpath=.', $name
 		],
 		timeout => 300);
