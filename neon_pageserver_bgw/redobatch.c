@@ -429,7 +429,17 @@ open_socket(void)
 	}
 }
 
-/* False if the child is gone. */
+/* The other end of the kept connection is there, and has said nothing unasked. */
+static bool
+connection_is_alive(void)
+{
+	char		c;
+
+	return recv(batch->sock, &c, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+		(errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
+/* False if the child is gone; then it is no page's fault. */
 static bool
 connect_to(const RedoLease *lease)
 {
@@ -438,7 +448,7 @@ connect_to(const RedoLease *lease)
 
 	if (batch->sock != PGINVALID_SOCKET && lease->again &&
 		batch->slot == lease->slot && batch->generation == lease->generation)
-		return true;
+		return connection_is_alive();
 	close_socket();
 	open_socket();
 	batch->slot = lease->slot;
@@ -581,7 +591,6 @@ redobatch_run(const RedoLease *lease, uint32 wal_segment_size, RedoRequest *requ
 	batch->wal_segment_size = wal_segment_size;
 	batch->aborted = palloc0(ntodo * sizeof(bool));
 
-	/* A child that died while idle is no page's fault. */
 	usable = connect_to(lease) && exchange(culprit);
 	if (!usable)
 		close_socket();

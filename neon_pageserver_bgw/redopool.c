@@ -33,7 +33,7 @@
 #define WAIT_STEP_MS	500
 /* A page is given to so many children before it is blamed for their death. */
 #define MAX_ATTEMPTS	3
-/* So many children in a row may be of no use at all. */
+/* So many children in a row, besides all that may have died idle, may be of no use. */
 #define MAX_IDLE_ROUNDS 5
 
 RedoPool   *redo_pool = NULL;
@@ -469,7 +469,7 @@ redo_apply(const NeonId *tenant, uint32 wal_segment_size, RedoRequest *requests,
 		if (ntodo == 0)
 			break;
 		idle_rounds = ntodo < last_ntodo ? 0 : idle_rounds + 1;
-		if (idle_rounds >= MAX_IDLE_ROUNDS)
+		if (idle_rounds >= redo_pool->nslots + MAX_IDLE_ROUNDS)
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 					 errmsg("WAL redo processes end before they do anything")));

@@ -125,6 +125,21 @@ kill 'KILL', @pids;
 is(sql("SELECT count(*) FROM redo_probe('$ta', 50, 2, 'ok') WHERE ok"), 50, 'pages after all processes were killed');
 wait_until('they are replaced', sub { all_idle() && !grep { my $p = $_; grep { $_ == $p } @pids } children() });
 
+# Again and again under one session, which keeps its connection.
+is(sql(<<"SQL"), '', 'no page is blamed for the death of an idle process');
+DO \$\$
+DECLARE bad text;
+BEGIN
+	FOR i IN 1 .. 10 LOOP
+		SELECT string_agg(error, ', ') INTO bad FROM redo_probe('$ta', 4 + 0 * i, 2, 'ok') WHERE NOT ok;
+		IF bad IS NOT NULL THEN RAISE EXCEPTION '%', bad; END IF;
+		EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'cat > /dev/null; kill -9 '
+			|| coalesce(string_agg(pid::text, ' '), '') || '; true')
+			FROM redo_slots() WHERE pid <> 0;
+	END LOOP;
+END \$\$
+SQL
+
 # In the middle of a batch.
 sub in_background
 {
