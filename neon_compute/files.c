@@ -122,11 +122,22 @@ files_forget(MapFork *fork)
 	LWLockRelease(lock);
 }
 
+/* So many forks at most are created here. */
+static uint64
+eager_limit(void)
+{
+#ifdef NEON_TESTING
+	if (getenv("NEON_TEST_FILES_EAGER") != NULL)
+		return strtoul(getenv("NEON_TEST_FILES_EAGER"), NULL, 10);
+#endif
+	return FILES_EAGER;
+}
+
 /* No other process exists yet, so errors end the start and no lock is needed. */
 void
 files_startup(void)
 {
-	if (map_nforks() > FILES_EAGER)
+	if (map_nforks() > eager_limit())
 		return;
 	for (uint64 i = 0; i < map_nforks(); i++)
 	{

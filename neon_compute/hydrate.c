@@ -42,6 +42,9 @@
 #define WINDOW_NEIGHBOURS	8	/* joining a scan of others */
 #define NEIGHBOURS			4
 
+/* The range after may be so far away if others ask for what lies between. */
+#define READ_AHEAD_REACH	(4 * MAP_CHUNK_BLOCKS)
+
 #define BACKOFF_FIRST_MS	10
 #define BACKOFF_MAX_MS		1000
 
@@ -154,6 +157,9 @@ send_range(Range *range, TimestampTz deadline)
 		return false;
 	}
 
+	if (range->nblocks >= WINDOW_READ_AHEAD)
+		map_note_asked(map_chunk(range->fork, range->start));
+
 	/* connecting makes a new generation, of which this is the first request */
 	check_queue();
 	queue[(queue_first + queue_count) % QUEUE_SIZE] = *range;
@@ -204,10 +210,13 @@ install(const Range *range, const char *pages)
 	int			fd;
 
 	reference_pause();
-	/* a relation that is gone needs no pages */
 	fd = files_open_segment(range->fork, range->start);
 	if (fd < 0)
+	{
+		/* a relation that is gone needs no pages */
+		strlcpy(problem, "the relation's file is missing", sizeof(problem));
 		return;
+	}
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	/* dropped since we asked: we may hold an older version than was dropped */
 	if (pg_atomic_read_u32(&chunk->gen) == range->gen)
@@ -337,7 +346,8 @@ left_neighbours_present(const MapFork *fork, BlockNumber blkno)
 
 /*
  * The blocks from start on, at most nblocks, within the chunk and the fork,
- * less those at the end that are present.  False if none is left.
+ * less those at the end that are present; few blocks end at the first one
+ * that is.  False if none is left.
  */
 static bool
 make_range(Range *range, MapFork *fork, BlockNumber start, uint32 nblocks)
@@ -352,6 +362,14 @@ make_range(Range *range, MapFork *fork, BlockNumber start, uint32 nblocks)
 	end = Min(end, (start / MAP_CHUNK_BLOCKS + 1) * MAP_CHUNK_BLOCKS);
 	while (end > start && map_present(chunk, end - 1))
 		end--;
+	if (end - start <= WINDOW_NEIGHBOURS)
+	{
+		BlockNumber absent = start;
+
+		while (absent < end && !map_present(chunk, absent))
+			absent++;
+		end = absent;
+	}
 	range->fork = fork;
 	range->start = start;
 	range->nblocks = end - start;
@@ -378,8 +396,10 @@ ask_for_block(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 	Scan	   *scan = scan_of(fork);
 	uint32		window = next_window(scan, fork, blkno);
 	Range		range;
+	bool		shared = map_asked_by_other(map_chunk(fork, blkno));
 
-	if (!make_range(&range, fork, blkno, window))
+	/* what another process is about to install needs not be asked for twice */
+	if (!make_range(&range, fork, blkno, shared ? Min(window, WINDOW_NEIGHBOURS) : window))
 		return true;
 	while (queue_count == QUEUE_SIZE)
 	{
@@ -394,16 +414,27 @@ ask_for_block(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 	return true;
 }
 
-/* The next block at or after start that is absent and not asked for, near by. */
+/*
+ * The next block at or after start that is absent and asked for neither by us
+ * nor, as part of many, by another process; if there is one near by.
+ */
 static BlockNumber
 next_absent(const MapFork *fork, BlockNumber start)
 {
-	BlockNumber limit = Min(map_watermark(fork), start + 2 * WINDOW_MAX);
+	BlockNumber limit = Min(map_watermark(fork), start + READ_AHEAD_REACH);
 
-	while (start < limit &&
-		   (map_present(map_chunk(fork, start), start) || is_queued(fork, start)))
-		start++;
-	return start < limit ? start : InvalidBlockNumber;
+	while (start < limit)
+	{
+		const MapChunk *chunk = map_chunk(fork, start);
+
+		if (map_asked_by_other(chunk))
+			start = (start / MAP_CHUNK_BLOCKS + 1) * MAP_CHUNK_BLOCKS;
+		else if (map_present(chunk, start) || is_queued(fork, start))
+			start++;
+		else
+			return start;
+	}
+	return InvalidBlockNumber;
 }
 
 /* If a scan is under way, has the range after the last one sent too. */

@@ -27,6 +27,7 @@
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
+#include "utils/timestamp.h"
 
 #define MAP_FILE_NAME		"neon.map"
 #define MAP_MAGIC			"NEONMAP"
@@ -199,6 +200,7 @@ init_chunks(uint64 nchunks)
 			pg_atomic_init_u64(&chunk->present[w], 0);
 		pg_atomic_init_u64(&chunk->dirty_lsn, 0);
 		pg_atomic_init_u32(&chunk->gen, 0);
+		pg_atomic_init_u32(&chunk->asked, 0);
 	}
 }
 
@@ -393,6 +395,35 @@ void
 map_set_hydrated(void)
 {
 	pg_atomic_write_u32(&map->hydrated, 1);
+}
+
+/*
+ * The hint has 16 bits of the process id and 16 of a clock of 8 ms; it is of
+ * no harm that both repeat.
+ */
+#define ASKED_CLOCK_US		8192
+#define ASKED_MOMENT		25	/* 200 ms */
+
+static uint16
+asked_clock(void)
+{
+	return (uint16) (GetCurrentTimestamp() / ASKED_CLOCK_US);
+}
+
+void
+map_note_asked(MapChunk *chunk)
+{
+	pg_atomic_write_u32(&chunk->asked, ((uint32) MyProcPid << 16) | asked_clock());
+}
+
+bool
+map_asked_by_other(const MapChunk *chunk)
+{
+	uint32		asked = pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &chunk->asked));
+
+	if (asked == 0 || (asked >> 16) == ((uint32) MyProcPid & 0xFFFF))
+		return false;
+	return (uint16) (asked_clock() - (uint16) asked) <= ASKED_MOMENT;
 }
 
 /* ----------

@@ -30,7 +30,7 @@ typedef struct MapChunk
 	pg_atomic_uint64 present[MAP_CHUNK_BLOCKS / 64];	/* 1 bit a block */
 	pg_atomic_uint64 dirty_lsn; /* insert LSN at the last local write, or 0 */
 	pg_atomic_uint32 gen;		/* raised when the chunk is dropped */
-	uint32		pad;
+	pg_atomic_uint32 asked;		/* who last asked for many of its blocks, and when */
 } MapChunk;
 
 typedef struct MapFork
@@ -145,6 +145,13 @@ extern uint64 map_missing_files(void);
 /* Set when everything is present, and durable, for good. */
 extern bool map_is_hydrated(void);
 extern void map_set_hydrated(void);
+
+/*
+ * A hint, to spread the processes of a parallel scan: this process asks for
+ * many blocks of the chunk; did another one do so within the last moment?
+ */
+extern void map_note_asked(MapChunk *chunk);
+extern bool map_asked_by_other(const MapChunk *chunk);
 
 /* Counters are spread over cache lines by process; totals may be a little old. */
 extern void map_count(MapCounter counter, uint64 n);

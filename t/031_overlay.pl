@@ -156,4 +156,40 @@ is($node->safe_psql('postgres', $check), 't', 'amcheck by a server without the l
 $node->stop;
 rename $ref->data_dir . '.away', $ref->data_dir or die $!;
 
+# ------------------------------------------- files made by the worker --
+
+{
+	local $ENV{NEON_TEST_FILES_EAGER} = 0;
+	my $lazy = NeonOverlay->boot($ref, 'lazy', conf => "autovacuum_naptime = 1s\n");
+	is($lazy->safe_psql('postgres', $sizes), $expected_sizes, 'sizes are true at the first query');
+	is($lazy->safe_psql('postgres', $sums), $expected, 'and so is the data');
+	is($lazy->safe_psql('postgres', "SELECT t FROM big WHERE ctid = '($segment,5)'"), 'row 5', 'and the second segment');
+	is($lazy->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'neon file creator'}),
+		'0', 'the file creator has ended');
+	$lazy->stop;
+}
+
+# ------------------------------------------------- damaged size lists --
+
+my $broken = 0;
+for my $case (
+	[ 'checksum', sub { my $b = $_[0]; substr($b, 30, 1) ^= "\1"; $b } ],
+	[ 'short', sub { substr($_[0], 0, -20) } ],
+	[ 'empty', sub { '' } ],
+	[ 'magic', sub { 'NRS2' . substr($_[0], 4) } ],
+	[ 'order', sub {
+			my $b = $_[0];
+			my $entries = substr($b, 44, 20) . substr($b, 24, 20) . substr($b, 64);
+			substr($b, 0, 20) . pack('V', NeonOverlay::crc32c($entries)) . $entries;
+		} ],
+	[ 'lsn', sub { my $b = $_[0]; substr($b, 8, 1) ^= "\1"; $b } ])
+{
+	my ($name, $change) = @$case;
+	my $bad = NeonOverlay->boot($ref, "bad$broken", relsizes => $change, no_start => 1);
+	$broken++;
+	ok(!$bad->start(fail_ok => 1), "neon.relsizes with wrong $name: refused");
+	like(slurp_file($bad->logfile), qr/FATAL:  file "neon.relsizes" is not valid/, "$name: and said so");
+	ok(!-e $bad->data_dir . '/neon.map', "$name: no map is made");
+}
+
 done_testing();
