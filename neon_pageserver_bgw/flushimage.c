@@ -24,6 +24,7 @@
 struct FlushImages
 {
 	Timeline   *tl;
+	const OpenLayer *frozen;
 	FlushKey   *keys;
 	uint32		nkeys;
 	XLogRecPtr	cut;
@@ -121,17 +122,19 @@ wants_image(FlushImages *images, FlushKey *key)
 
 	if (key->key.kind != NEON_KEY_PAGE || key->open->nrefs == 0)
 		return false;
-	openlayer_visit(&images->tl->shared->open, key->open, count_ref, &count);
+	openlayer_visit(images->frozen, key->open, count_ref, &count);
 	return has_long_chain(images, key, &count) &&
 		still_there(images, &key->key, count.last);
 }
 
 FlushImages *
-flush_images_begin(Timeline *tl, FlushKey *keys, uint32 nkeys, XLogRecPtr cut)
+flush_images_begin(Timeline *tl, const OpenLayer *frozen, FlushKey *keys, uint32 nkeys,
+				   XLogRecPtr cut)
 {
 	FlushImages *images = palloc0(sizeof(FlushImages));
 
 	images->tl = tl;
+	images->frozen = frozen;
 	images->keys = keys;
 	images->nkeys = nkeys;
 	images->cut = cut;

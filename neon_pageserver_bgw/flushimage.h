@@ -16,7 +16,7 @@ typedef enum FlushImage
 	FLUSH_WANTS_IMAGE,
 } FlushImage;
 
-/* A key of the open index in a flush. */
+/* A key of the frozen index in a flush. */
 typedef struct FlushKey
 {
 	NeonKey		key;
@@ -27,8 +27,8 @@ typedef struct FlushKey
 typedef struct FlushImages FlushImages;
 
 /* Marks the keys (sorted) that want an image as of cut. */
-extern FlushImages *flush_images_begin(Timeline *tl, FlushKey *keys, uint32 nkeys,
-									   XLogRecPtr cut);
+extern FlushImages *flush_images_begin(Timeline *tl, const OpenLayer *frozen, FlushKey *keys,
+									   uint32 nkeys, XLogRecPtr cut);
 
 /* The page of a marked key, in ascending order; NULL if it could not be made. */
 extern const char *flush_images_get(FlushImages *images, uint32 i);

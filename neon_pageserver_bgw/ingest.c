@@ -31,6 +31,9 @@
 /* Records between two calls of ingest_flush() while decoding what is stored. */
 #define STORED_BATCH		10000
 
+/* Bytes looked at in one go behind the last record. */
+#define TAIL_CHUNK			(128 * 1024)
+
 /* How long another process may keep the ownership that is asked for. */
 #define OWNERSHIP_TIMEOUT_MS	60000
 
@@ -375,13 +378,73 @@ ingest_flush(Ingest *ingest, bool force)
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(ingest->record_context);
 	}
-	store_flush(ingest->tl);
+	if (force)
+		store_flush(ingest->tl);
+	else
+		store_flush_start(ingest->tl);
 }
 
 const ControlState *
 ingest_state(const Ingest *ingest)
 {
 	return &ingest->control;
+}
+
+/* ---- behind the last record ---- */
+
+/* True if the rest of the segment of lsn is zeros, and no later one is stored. */
+static bool
+tail_is_clean(Timeline *tl, XLogRecPtr lsn)
+{
+	uint32		segsize = tl->id.wal_segment_size;
+	XLogRecPtr	end = lsn - XLogSegmentOffset(lsn, segsize) + segsize;
+	char	   *buf = palloc(TAIL_CHUNK);
+	bool		clean = !walstore_read(tl, end, buf, 1);
+
+	while (clean && lsn < end)
+	{
+		size_t		n = Min(TAIL_CHUNK, end - lsn);
+
+		/* what is not stored needs no cleaning */
+		if (!walstore_read(tl, lsn, buf, n))
+			break;
+		clean = buf[0] == 0 && memcmp(buf, buf + 1, n - 1) == 0;
+		lsn += n;
+	}
+	pfree(buf);
+	return clean;
+}
+
+/* Overwrites a part of a segment. */
+static void
+zero_range(Timeline *tl, XLogRecPtr from, XLogRecPtr to)
+{
+	static const char zeros[XLOG_BLCKSZ];
+
+	while (from < to)
+	{
+		size_t		n = Min(to - from, XLOG_BLCKSZ - from % XLOG_BLCKSZ);
+
+		walstore_write(tl, from, zeros, n);
+		from += n;
+	}
+}
+
+void
+ingest_clean_tail(Ingest *ingest, XLogRecPtr dirty_end)
+{
+	XLogRecPtr	end = ingest->control.lsn;
+	uint32		segsize = ingest->tl->id.wal_segment_size;
+
+	if (dirty_end == PG_UINT64_MAX)
+	{
+		if (!tail_is_clean(ingest->tl, end))
+			walstore_zero_after(ingest->tl, end);
+	}
+	else if (dirty_end / segsize != end / segsize)
+		walstore_zero_after(ingest->tl, end);
+	else
+		zero_range(ingest->tl, end, dirty_end);
 }
 
 bool

@@ -14,6 +14,7 @@
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
+#include "testpoint.h"
 #include "utils/guc.h"
 
 PG_MODULE_MAGIC;
@@ -24,6 +25,10 @@ static const PageserverPart parts[] = {
 	{"timeline", timeline_define_gucs, timeline_shmem_size, timeline_shmem_init, NULL},
 	{"openlayer", openlayer_define_gucs, openlayer_shmem_size, openlayer_shmem_init, NULL},
 	{"store", store_define_gucs, NULL, NULL, NULL},
+	{"flush", flushworker_define_gucs, flushworker_shmem_size, flushworker_shmem_init, flushworker_register_workers},
+#ifdef NEON_TESTING
+	{"testpoint", testpoint_define_gucs, NULL, NULL, NULL},
+#endif
 	{"supervisor", NULL, NULL, NULL, supervisor_register_worker},
 	{"ingest", ingest_define_gucs, ingest_shmem_size, ingest_shmem_init, ingest_register_worker},
 	{"redopool", redopool_define_gucs, redopool_shmem_size, redopool_shmem_init, redopool_register_worker},

@@ -37,6 +37,12 @@ extern void openlayer_shmem_init(void);
 /* storeput.c */
 extern void store_define_gucs(void);
 
+/* flushworker.c */
+extern void flushworker_define_gucs(void);
+extern Size flushworker_shmem_size(void);
+extern void flushworker_shmem_init(void);
+extern void flushworker_register_workers(void);
+
 /* ingest.c */
 extern void ingest_define_gucs(void);
 extern Size ingest_shmem_size(void);

@@ -18,8 +18,7 @@
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "storage/fd.h"
-#include "store.h"
-#include "timeline_shared.h"
+#include "store_private.h"
 
 #define STOP_WRITER_TIMEOUT_MS	30000
 
@@ -138,6 +137,7 @@ make_timeline(const Manifest *m, TimelineState state)
 			ereport(ERROR,
 					(errcode(ERRCODE_IO_ERROR),
 					 errmsg("could not synchronize the manifest of a new timeline")));
+		NEON_TEST_POINT("branch-manifest");
 		snprintf(below, sizeof(below), "%s/..", dir);
 		fileio_sync_dir(below);
 		if (timeline_register(m, &pos, state, NULL) == NULL)
@@ -232,6 +232,7 @@ timeline_create_branch(Timeline *ancestor, const NeonId *new_id, const char *nam
 	timeline_check_writable(ancestor);
 	check_name_is_free(&ancestor->id.tenant, name);
 	store_add_history_point(ancestor, HISTORY_BRANCH, new_id, lsn, 0);
+	NEON_TEST_POINT("branch-point");
 	PG_TRY();
 	{
 		make_timeline(&m, TIMELINE_ACTIVE);
@@ -309,8 +310,10 @@ rename_away(const char *path, const char *target)
 static void
 stop_writer(Timeline *tl, TimelineState old_state)
 {
-	if (timeline_acquire_ownership(tl, true, STOP_WRITER_TIMEOUT_MS))
+	if (timeline_acquire_ownership(tl, true, STOP_WRITER_TIMEOUT_MS) &&
+		store_wait_for_flusher(tl->shared, STOP_WRITER_TIMEOUT_MS))
 		return;
+	timeline_release_ownership(tl);
 	timeline_set_state(tl->shared, old_state);
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),
@@ -338,6 +341,7 @@ timeline_drop(Timeline *tl)
 	strlcat(target, DELETED_SUFFIX, sizeof(target));
 	timeline_lock_registry();
 	rename_away(path, target);
+	NEON_TEST_POINT("timeline-renamed-away");
 	timeline_unregister(tl->shared);
 	if (tl->ancestor != NULL && timeline_state(tl->ancestor) == TIMELINE_ACTIVE)
 		store_drop_history_point(tl->ancestor, HISTORY_BRANCH, &tl->id.timeline);

@@ -27,6 +27,7 @@
 #include "manifest.h"
 #include "port/pg_crc32c.h"
 #include "storage/fd.h"
+#include "testpoint.h"
 
 #define MANIFEST_MAGIC		0x31464D4E	/* "NMF1" */
 #define MANIFEST_VERSION	1
@@ -747,9 +748,11 @@ manifest_write_snapshot(const char *dir, const Manifest *m, ManifestPos *pos)
 
 	manifest_file_path(dir, number, path);
 	fd = create_file(path, buf.data, buf.len);
+	NEON_TEST_POINT("snapshot-written");
 	synced = pg_fsync(fd) == 0;
 	CloseTransientFile(fd);
 	synced = synced && fileio_try_sync_dir(dir);
+	NEON_TEST_POINT("snapshot-synced");
 	if (synced)
 	{
 		pos->old_number = pos->number;
@@ -807,6 +810,7 @@ manifest_append(const char *dir, ManifestPos *pos, const char *body, uint32 len)
 				(errcode_for_file_access(),
 				 errmsg("could not write file \"%s\": %m", path)));
 	}
+	NEON_TEST_POINT("edit-written");
 	synced = pg_fdatasync(fd) == 0;
 	if (!synced)
 		ereport(LOG,

@@ -46,11 +46,18 @@ extern void store_set_tick(void (*tick) (void *arg), void *arg);
 extern void store_publish(Timeline *tl, XLogRecPtr last_record_start,
 						  XLogRecPtr last_record_end);
 
-/* True when the owner should call store_flush (size, age or memory). */
+/* True when the owner should call store_flush_start (size, age or memory). */
 extern bool store_flush_due(Timeline *tl);
 
 /*
- * Freezes the open index and writes it as a layer; when it returns
+ * Freezes the open index, for a worker to write it as a layer.  While the one
+ * before is not written this does nothing, or waits for it if the open index
+ * is far too large.  Owner only.
+ */
+extern void store_flush_start(Timeline *tl);
+
+/*
+ * The same, and waits until it is written: when it returns
  * disk_consistent_lsn = last_record_lsn, durably.  Owner only.
  */
 extern void store_flush(Timeline *tl);

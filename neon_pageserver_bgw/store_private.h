@@ -9,6 +9,7 @@
 #define NEON_PS_STORE_PRIVATE_H
 
 #include "layerfile.h"
+#include "testpoint.h"
 #include "timeline_shared.h"
 
 typedef struct StoreFile
@@ -55,6 +56,25 @@ extern void store_publish_put(Timeline *tl);
 
 /* Interrupts, and the function of store_set_tick if it is time. */
 extern void store_tick(void);
+
+/* Writes the frozen index, if there is one and nobody else does; false if not. */
+extern bool store_flush_frozen(Timeline *tl);
+
+/* Is the open index so large that its owner has to wait for the frozen one? */
+extern bool store_flush_backlog(Timeline *tl);
+
+/* False if somebody still writes the frozen index. */
+extern bool store_wait_for_flusher(TimelineShared *shared, int timeout_ms);
+
+extern void flushworker_wake(void);
+
+/* In a worker outside transactions: logs the error and lets go of what it held. */
+extern void store_recover_from_error(MemoryContext context);
+
+extern void store_sync_failed(Timeline *tl, const ManifestFile *file) pg_attribute_noreturn();
+
+/* The new list of files is visible from here on. */
+extern void store_announce_file(Timeline *tl, const ManifestFile *file, bool replaces_frozen);
 
 /* Settings. */
 extern int	store_checkpoint_distance;

@@ -128,6 +128,7 @@ key_in_file(const StoreFile *file, const uint8 *encoded)
 
 /* ---- one key ---- */
 
+/* The open and the frozen index: two layers that have no LSN in common. */
 static bool
 collect_open(Timeline *tl, const NeonKey *key, VersionRange range, VersionList *list)
 {
@@ -137,9 +138,10 @@ collect_open(Timeline *tl, const NeonKey *key, VersionRange range, VersionList *
 
 	LWLockAcquire(&s->index_lock, LW_SHARED);
 	timeline_check(tl);
-	k = openlayer_find(&s->open, key);
-	if (k != NULL)
+	if ((k = openlayer_find(&s->open, key)) != NULL)
 		ended = openlayer_collect(&s->open, k, tl, range, list);
+	if (!ended && (k = openlayer_find(&s->frozen, key)) != NULL)
+		ended = openlayer_collect(&s->frozen, k, tl, range, list);
 	LWLockRelease(&s->index_lock);
 	return ended;
 }

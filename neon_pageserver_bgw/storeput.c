@@ -80,6 +80,12 @@ store_tick(void)
 
 /* ---- memory ---- */
 
+static uint32
+blocks_of(const TimelineShared *s)
+{
+	return s->open.nblocks + s->frozen.nblocks;
+}
+
 static TimelineShared *
 largest_other(TimelineShared *own)
 {
@@ -89,9 +95,9 @@ largest_other(TimelineShared *own)
 	{
 		TimelineShared *s = timeline_slot(i);
 
-		if (s == own || pg_atomic_read_u32(&s->state) != TIMELINE_ACTIVE || s->open.nblocks == 0)
+		if (s == own || pg_atomic_read_u32(&s->state) != TIMELINE_ACTIVE || blocks_of(s) == 0)
 			continue;
-		if (best == NULL || s->open.nblocks > best->open.nblocks)
+		if (best == NULL || blocks_of(s) > blocks_of(best))
 			best = s;
 	}
 	return best;
@@ -108,12 +114,10 @@ ask_for_flush(TimelineShared *s)
 
 	pg_atomic_write_u32(&s->flush_wanted, 1);
 	if (owner != 0)
-	{
 		SetLatch(&ProcGlobal->allProcs[s->owner_procno].procLatch);
-		return;
-	}
 	tl = timeline_open(&tenant, &timeline, true);
-	if (tl == NULL || !timeline_acquire_ownership(tl, false, 0))
+	if (tl == NULL || store_flush_frozen(tl) || owner != 0 ||
+		!timeline_acquire_ownership(tl, false, 0))
 		return;
 	PG_TRY();
 	{
@@ -138,7 +142,7 @@ store_publish_put(Timeline *tl)
 
 /*
  * Makes room in the pool: the largest layer goes, its own first if it is large.
- * In the middle of a record its own cannot go.
+ * In the middle of a record its own open index cannot go.
  */
 static void
 make_room(Timeline *tl, bool in_record, TimestampTz start)
@@ -148,8 +152,10 @@ make_room(Timeline *tl, bool in_record, TimestampTz start)
 	TimestampTz now = GetCurrentTimestamp();
 	bool		patient = !TimestampDifferenceExceeds(start, now, ROOM_PATIENCE_MS);
 
-	if (!in_record && s->open.nkeys > 0 &&
-		(other == NULL || !patient || s->open.nblocks >= other->open.nblocks))
+	if (store_flush_frozen(tl))
+		return;
+	if (!in_record && s->open.nkeys > 0 && !s->has_frozen &&
+		(other == NULL || !patient || s->open.nblocks >= blocks_of(other)))
 	{
 		store_publish_put(tl);
 		store_flush(tl);
@@ -252,22 +258,37 @@ store_publish(Timeline *tl, XLogRecPtr last_record_start, XLogRecPtr last_record
 		ConditionVariableBroadcast(&s->lsn_cv);
 }
 
+/* Is so much waiting above the frozen index that it is time, or more than time? */
+static bool
+is_due(Timeline *tl, int factor)
+{
+	TimelineShared *s = tl->shared;
+	XLogRecPtr	last = timeline_last_record_lsn(tl);
+	XLogRecPtr	frozen = s->has_frozen ? s->frozen_cut : timeline_disk_consistent_lsn(tl);
+	uint64		total = openpool_total_bytes();
+	uint64		own = openlayer_bytes(&s->open);
+
+	return last - frozen >= (uint64) factor * store_checkpoint_distance * 1024 * 1024 ||
+		own > factor * (total / LARGE_PART) ||
+		(openpool_free_bytes() < total / FREE_PART && own > factor * (total / SMALL_PART));
+}
+
+bool
+store_flush_backlog(Timeline *tl)
+{
+	return is_due(tl, 2);
+}
+
 bool
 store_flush_due(Timeline *tl)
 {
 	TimelineShared *s = tl->shared;
-	XLogRecPtr	last = timeline_last_record_lsn(tl);
-	XLogRecPtr	durable = timeline_disk_consistent_lsn(tl);
-	uint64		total = openpool_total_bytes();
-	uint64		own = openlayer_bytes(&s->open);
 
-	if (last == durable)
+	if (timeline_last_record_lsn(tl) == timeline_disk_consistent_lsn(tl))
 		return false;
-	if (last - durable >= (uint64) store_checkpoint_distance * 1024 * 1024 ||
-		own > total / LARGE_PART ||
-		pg_atomic_read_u32(&s->flush_wanted) != 0)
-		return true;
-	if (openpool_free_bytes() < total / FREE_PART && own > total / SMALL_PART)
+	if (s->has_frozen)
+		return store_flush_backlog(tl);
+	if (is_due(tl, 1) || pg_atomic_read_u32(&s->flush_wanted) != 0)
 		return true;
 	return s->opened_at != 0 &&
 		TimestampDifferenceExceeds(s->opened_at, GetCurrentTimestamp(),

@@ -66,11 +66,9 @@ compare_items(const void *a, const void *b)
 
 /* Keys of one of the open index's lists; index_lock is held. */
 static void
-copy_list(Timeline *tl, const Scan *scan, bool pages, XLogRecPtr upto, ScanSource *source,
-		  uint32 *max)
+copy_list(Timeline *tl, const OpenLayer *open, const Scan *scan, bool pages, XLogRecPtr upto,
+		  ScanSource *source, uint32 *max)
 {
-	const OpenLayer *open = &tl->shared->open;
-
 	for (OpenKey *k = openlayer_first(open, pages); k != NULL; k = openlayer_next(k))
 	{
 		uint64		ref;
@@ -94,20 +92,27 @@ copy_list(Timeline *tl, const Scan *scan, bool pages, XLogRecPtr upto, ScanSourc
 }
 
 static void
-add_open(Scan *scan, Timeline *tl, XLogRecPtr upto)
+add_index(Scan *scan, Timeline *tl, const OpenLayer *open, XLogRecPtr upto)
 {
 	ScanSource *source = add_source(scan);
 	uint32		max = 0;
 
-	LWLockAcquire(&tl->shared->index_lock, LW_SHARED);
-	timeline_check(tl);
 	if (scan->lo.kind <= NEON_KEY_PAGE && scan->hi.kind >= NEON_KEY_PAGE)
-		copy_list(tl, scan, true, upto, source, &max);
+		copy_list(tl, open, scan, true, upto, source, &max);
 	if (scan->lo.kind != NEON_KEY_PAGE || scan->hi.kind != NEON_KEY_PAGE)
-		copy_list(tl, scan, false, upto, source, &max);
-	LWLockRelease(&tl->shared->index_lock);
+		copy_list(tl, open, scan, false, upto, source, &max);
 	if (source->nitems > 0)
 		qsort(source->items, source->nitems, sizeof(OpenItem), compare_items);
+}
+
+static void
+add_open(Scan *scan, Timeline *tl, XLogRecPtr upto)
+{
+	LWLockAcquire(&tl->shared->index_lock, LW_SHARED);
+	timeline_check(tl);
+	add_index(scan, tl, &tl->shared->open, upto);
+	add_index(scan, tl, &tl->shared->frozen, upto);
+	LWLockRelease(&tl->shared->index_lock);
 }
 
 static void

@@ -21,9 +21,8 @@
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "store.h"
+#include "store_private.h"
 #include "tcop/tcopprot.h"
-#include "timeline_shared.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -46,18 +45,6 @@ supervisor_register_worker(void)
 	strlcpy(worker.bgw_name, "neon storage supervisor", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "neon storage supervisor", BGW_MAXLEN);
 	RegisterBackgroundWorker(&worker);
-}
-
-/* Outside a transaction an error is only logged; what it held is let go. */
-static void
-recover_from_error(MemoryContext context)
-{
-	MemoryContextSwitchTo(context);
-	EmitErrorReport();
-	FlushErrorState();
-	LWLockReleaseAll();
-	ConditionVariableCancelSleep();
-	AtEOXact_Files(false);
 }
 
 /* ---- opening ---- */
@@ -143,7 +130,7 @@ try_load(const NeonId *tenant, const NeonId *timeline, ManifestPos *pos, char *d
 		edata = CopyErrorData();
 		snprintf(detail, TIMELINE_DETAIL_MAX, "%s%s%s", edata->message,
 				 edata->detail ? ": " : "", edata->detail ? edata->detail : "");
-		recover_from_error(context);
+		store_recover_from_error(context);
 	}
 	PG_END_TRY();
 	return m;
@@ -345,7 +332,7 @@ flush_idle(Timeline *tl, void *arg)
 		return;
 	if (!timeline_acquire_ownership(tl, false, 0))
 		return;
-	store_flush(tl);
+	store_flush_start(tl);
 	timeline_release_ownership(tl);
 }
 
@@ -365,7 +352,7 @@ guarded(const NeonId *tenant, const NeonId *timeline, void (*work) (Timeline *tl
 	{
 		Timeline   *tl;
 
-		recover_from_error(context);
+		store_recover_from_error(context);
 		tl = timeline_open(tenant, timeline, true);
 		if (tl != NULL)
 			timeline_release_ownership(tl);

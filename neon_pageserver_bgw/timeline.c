@@ -97,6 +97,7 @@ slot_init(TimelineShared *s, int tranche)
 	pg_atomic_init_u32(&s->lsn_waiters, 0);
 	ConditionVariableInit(&s->lsn_cv);
 	ConditionVariableInit(&s->owner_cv);
+	ConditionVariableInit(&s->flush_cv);
 }
 
 void
@@ -230,7 +231,10 @@ timeline_register(const Manifest *m, const ManifestPos *pos, TimelineState state
 		s->next_file_id = m->next_file_id;
 		s->reserved_file_id = m->next_file_id;
 		s->opened_at = 0;
+		s->has_frozen = false;
+		s->flusher_pid = 0;
 		openlayer_init(&s->open, m->disk_consistent_lsn);
+		openlayer_init(&s->frozen, m->disk_consistent_lsn);
 		slot_set_positions(s, m);
 		pg_atomic_write_u64(&s->incarnation, registry->next_incarnation++);
 		pg_write_barrier();
@@ -249,6 +253,8 @@ timeline_unregister(TimelineShared *s)
 	pg_atomic_write_u32(&s->state, TIMELINE_UNUSED);
 	pg_atomic_write_u64(&s->incarnation, 0);
 	openlayer_free(&s->open);
+	openlayer_free(&s->frozen);
+	s->has_frozen = false;
 	LWLockRelease(&s->index_lock);
 	LWLockRelease(&registry->lock);
 	ConditionVariableBroadcast(&s->lsn_cv);

@@ -52,6 +52,15 @@ struct TimelineShared
 	pg_atomic_uint32 wal_epoch; /* changes when stored segments are removed */
 	pg_atomic_uint32 map_version;	/* changes with the list of files */
 	OpenLayer	open;			/* under index_lock */
+	OpenLayer	frozen;			/* the same; read only, until its layer is written */
+	bool		has_frozen;		/* set by the owner, cleared by the flusher */
+	int			flusher_pid;	/* who writes it; under lock; 0: nobody */
+	XLogRecPtr	frozen_cut;		/* these are constant while has_frozen */
+	XLogRecPtr	frozen_prev;
+	uint64		frozen_logical_size;
+	uint32		frozen_term;	/* 0: unchanged */
+	XLogRecPtr	frozen_boot_record_end;
+	ConditionVariable flush_cv; /* flusher_pid became 0 */
 	TimestampTz opened_at;		/* first put since the last flush, 0: none */
 
 	ConditionVariable lsn_cv;	/* last_record_lsn moved */

@@ -593,6 +593,8 @@ one_step(Model *m, MemoryContext scratch)
 			store_publish(s.t->tl, s.start, s.end);
 		if (flush == 0)
 			store_flush(s.t->tl);
+		else if (flush < 4)
+			store_flush_start(s.t->tl);
 	}
 	for (int i = 0; i < s.nputs; i++)
 	{
