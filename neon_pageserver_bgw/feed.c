@@ -146,11 +146,11 @@ index_fed(Ingest *ingest, const FeedArgs *feed, XLogRecPtr limit)
 }
 
 static void
-make_durable(Ingest *ingest, Timeline *tl)
+make_durable(Ingest *ingest, Timeline *tl, XLogRecPtr written)
 {
 	XLogRecPtr	end = ingest_state(ingest)->lsn;
 
-	walstore_zero_after(tl, end);
+	ingest_clean_tail(ingest, written);
 	walstore_sync(tl);
 	if (timeline_flush_lsn(tl) < end)
 		timeline_set_flush_lsn(tl, end);
@@ -176,10 +176,12 @@ feed_as_owner(Ingest *ingest, void *arg)
 
 	if (feed->start + feed->len > known)
 	{
+		/* what a torn stream left must not be taken for what is fed now */
+		ingest_clean_tail(ingest, PG_UINT64_MAX);
 		walstore_write(feed->tl, known, feed->data + (known - feed->start),
 					   feed->start + feed->len - known);
 		broken = index_fed(ingest, feed, feed->start + feed->len);
-		make_durable(ingest, feed->tl);
+		make_durable(ingest, feed->tl, feed->start + feed->len);
 	}
 	feed->end = ingest_state(ingest)->lsn;
 	if (broken && same_machine_boot(&writer) && break_is_corruption(feed, feed->end))

@@ -378,10 +378,7 @@ ingest_flush(Ingest *ingest, bool force)
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(ingest->record_context);
 	}
-	if (force)
-		store_flush(ingest->tl);
-	else
-		store_flush_start(ingest->tl);
+	store_flush(ingest->tl);
 }
 
 const ControlState *
@@ -531,17 +528,49 @@ sync_stored(Timeline *tl, XLogRecPtr end)
 	walstore_sync(tl);
 }
 
+/*
+ * A process may have ended between writing bytes and refusing them, so the
+ * last writer's rules hold here too: nothing behind where it was drained, and
+ * behind where it booted only its own WAL.
+ */
+static bool
+may_be_stored(const Ingest *ingest, const TimelineWriter *writer, XLogReaderState *record)
+{
+	const char *problem;
+
+	if (writer->term == 0 || record->ReadRecPtr < writer->boot_lsn ||
+		ingest_check_term(ingest, writer->term, record, &problem))
+		return true;
+	ereport(LOG,
+			(errmsg("stored WAL behind %X/%X is left out: %s",
+					LSN_FORMAT_ARGS(ingest->control.lsn), problem)));
+	return false;
+}
+
+static WalCursor *
+open_stored(const Ingest *ingest, const TimelineWriter *writer)
+{
+	XLogRecPtr	limit = PG_UINT64_MAX;
+
+	if (writer->term != 0 && !XLogRecPtrIsInvalid(writer->drained_lsn))
+		limit = writer->drained_lsn;
+	return walcursor_open(ingest->tl, ingest->control.lsn, ingest->control.prev, limit);
+}
+
 void
 ingest_stored_wal(Ingest *ingest)
 {
 	Timeline   *tl = ingest->tl;
-	WalCursor  *cursor = walcursor_open(tl, ingest->control.lsn, ingest->control.prev,
-										PG_UINT64_MAX);
+	TimelineWriter writer;
+	WalCursor  *cursor;
 	XLogRecPtr	start = ingest->control.lsn;
 	TimestampTz began = GetCurrentTimestamp();
 	uint64		count = 0;
 
-	while (walcursor_next(cursor) == WALCURSOR_RECORD)
+	timeline_get_writer(tl, &writer);
+	cursor = open_stored(ingest, &writer);
+	while (walcursor_next(cursor) == WALCURSOR_RECORD &&
+		   may_be_stored(ingest, &writer, cursor->reader))
 	{
 		ingest_record(ingest, cursor->reader);
 		if (++count % STORED_BATCH == 0)

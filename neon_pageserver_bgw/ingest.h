@@ -45,6 +45,13 @@ extern void ingest_flush(Ingest *ingest, bool force);
 extern void ingest_stored_wal(Ingest *ingest);
 
 /*
+ * Nothing but zeros is stored behind the last record when this returns.  Bytes
+ * below dirty_end may have been written; PG_UINT64_MAX: nobody knows.  Not
+ * durable before walstore_sync().
+ */
+extern void ingest_clean_tail(Ingest *ingest, XLogRecPtr dirty_end);
+
+/*
  * Whether a record may follow under a writer of this term: behind another
  * writer's WAL only its boot record may, and later no other boot record.
  * Term 0 is plain PostgreSQL, which is not checked.  False with *problem.

@@ -118,10 +118,16 @@ mark_changed(Ingest *ingest, SizeEntry *entry)
 	ingest->changed[ingest->nchanged++] = entry;
 }
 
+/* The sum may be an estimate, so it must not wrap. */
 static void
 count_blocks(Ingest *ingest, BlockNumber before, BlockNumber after)
 {
-	ingest->logical_size += ((int64) after - (int64) before) * BLCKSZ;
+	int64		change = ((int64) after - (int64) before) * BLCKSZ;
+
+	if (change < 0 && (uint64) -change > ingest->logical_size)
+		ingest->logical_size = 0;
+	else
+		ingest->logical_size += change;
 }
 
 /* ---- changes ---- */
@@ -313,6 +319,11 @@ load_one(const NeonKey *key, const StoreVersion *newest, void *arg)
 	return true;
 }
 
+/*
+ * The sum that the timeline knows is that of its last owner.  It is counted
+ * anew once in a life of the server, and before a branch has WAL of its own,
+ * which begins with its ancestor's present sum.
+ */
 void
 sizes_load(Ingest *ingest)
 {
@@ -324,6 +335,13 @@ sizes_load(Ingest *ingest)
 	ingest->max_changed = 64;
 	ingest->changed = MemoryContextAlloc(ingest->context,
 										 ingest->max_changed * sizeof(SizeEntry *));
+	if (ingest_is_recovered(ingest->tl) &&
+		timeline_last_record_lsn(ingest->tl) != ingest->tl->id.start_lsn)
+	{
+		ingest->logical_size = timeline_logical_size(ingest->tl);
+		return;
+	}
 	ingest->logical_size = 0;
 	store_scan(ingest->tl, &lo, &hi, timeline_last_record_lsn(ingest->tl), load_one, ingest);
+	timeline_set_logical_size(ingest->tl, ingest->logical_size);
 }

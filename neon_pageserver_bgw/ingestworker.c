@@ -379,7 +379,7 @@ drop_partial_record(Worker *w)
 
 	if (w->received > end)
 	{
-		walstore_zero_after(w->tl, end);
+		ingest_clean_tail(w->ingest, w->received);
 		walstore_sync(w->tl);
 		w->received = end;
 	}
@@ -504,7 +504,7 @@ run_worker(Worker *w)
 	w->ingest = ingest_begin(w->tl);
 	ingest_stored_wal(w->ingest);
 	/* nothing of an aborted writer may stay behind the last record */
-	walstore_zero_after(w->tl, ingest_state(w->ingest)->lsn);
+	ingest_clean_tail(w->ingest, PG_UINT64_MAX);
 	walstore_sync(w->tl);
 	follow_source(w);
 	/* nobody may ingest for long: leave no index in memory */
