@@ -378,7 +378,10 @@ ingest_flush(Ingest *ingest, bool force)
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(ingest->record_context);
 	}
-	store_flush(ingest->tl);
+	if (force)
+		store_flush(ingest->tl);
+	else
+		store_flush_start(ingest->tl);
 }
 
 const ControlState *
