@@ -169,6 +169,23 @@ memory_attached(const PidFile *pidfile)
 	return ds.shm_nattch > 0;
 }
 
+/*
+ * Removes what a killed postmaster left: its lock file, and the shared memory
+ * that only the next start on the same directory would remove.
+ */
+static void
+remove_leftovers(const char *pgdata, const PidFile *pidfile)
+{
+	char		path[MAXPGPATH];
+	struct shmid_ds ds;
+
+	if (pidfile->has_shmem && shmctl((int) pidfile->shmem_id, IPC_STAT, &ds) == 0 &&
+		(unsigned long) ds.shm_perm.__key == pidfile->shmem_key && ds.shm_nattch == 0)
+		(void) shmctl((int) pidfile->shmem_id, IPC_RMID, NULL);
+	make_path(path, "%s/postmaster.pid", pgdata);
+	remove_file_durably(path);
+}
+
 static bool
 postmaster_alive(const char *pgdata, const PidFile *pidfile)
 {
@@ -232,8 +249,12 @@ server_stop(const char *pgdata, StopMode mode, int fast_timeout_s, const char *w
 	PidFile		pidfile;
 	bool		alive = read_pid_file(pgdata, &pidfile) && postmaster_alive(pgdata, &pidfile);
 
-	if (!alive && !server_in_use(pgdata))
+	if (!server_in_use(pgdata) && !alive)
+	{
+		if (is_directory(pgdata))
+			remove_leftovers(pgdata, &pidfile);
 		return;
+	}
 	progress_begin(strf("stopping %s", what));
 	if (alive && mode == STOP_FAST)
 	{
@@ -254,6 +275,8 @@ server_stop(const char *pgdata, StopMode mode, int fast_timeout_s, const char *w
 			die(EXIT_TIMEOUT, "Look for processes of this server that hang, and end them.",
 				"%s does not stop: processes are still attached to its shared memory", what);
 	}
+	if (is_directory(pgdata))
+		remove_leftovers(pgdata, &pidfile);
 	progress_end();
 }
 
@@ -262,12 +285,12 @@ server_stop(const char *pgdata, StopMode mode, int fast_timeout_s, const char *w
 void
 server_clear_leftovers(const char *pgdata, int port)
 {
-	char		path[MAXPGPATH];
+	PidFile		pidfile;
 
 	if (server_in_use(pgdata))
 		return;
-	make_path(path, "%s/postmaster.pid", pgdata);
-	remove_file_durably(path);
+	if (read_pid_file(pgdata, &pidfile))
+		remove_leftovers(pgdata, &pidfile);
 	remove_file_durably(repo_path("run/.s.PGSQL.%d.lock", port));
 	remove_file_durably(repo_path("run/.s.PGSQL.%d", port));
 }
