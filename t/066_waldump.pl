@@ -16,10 +16,12 @@ sub waldump
 	my @segments = sort grep { /^[0-9A-F]{24}$/ } map { basename($_) } glob("\Q$dir\E/*");
 	ok(@segments > 0, "$what: there is WAL") or return;
 	my $end = $t->timeline_field($branch, 'last_record_lsn');
-	my ($rc, $out, $err) = $t->command([ 'pg_waldump', '-p', $dir, '-e', $end, $segments[0] ], timeout => 300);
+	my $start = NeonTest::num_lsn(hex(substr($segments[0], 8, 8)) * 2**32 + hex(substr($segments[0], 16, 8)) * 2**20);
+	my ($rc, $out, $err) =
+	  $t->command([ 'pg_waldump', '-p', $dir, '-s', $start, '-e', $end ], timeout => 300);
 	is($rc, 0, "$what: pg_waldump up to $end") or diag($err);
 	my @lines = grep { /^rmgr/ } split /\n/, $out;
-	cmp_ok(scalar(@lines), '>', 100, "$what: many records");
+	cmp_ok(scalar(@lines), '>', 50, "$what: many records");
 	my ($prev, $bad) = (undef, 0);
 	for (@lines)
 	{

@@ -24,6 +24,7 @@
 #include "utils/pg_lsn.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
+#include "wal.h"
 
 #define FETCH_TIMEOUT_MS	60000
 
@@ -215,7 +216,7 @@ lsn_or_now(FunctionCallInfo fcinfo, int arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("an LSN must be given on a read-only endpoint")));
-	lsn = GetXLogInsertRecPtr();
+	lsn = end_of_wal();
 	XLogFlush(lsn);
 	return lsn;
 }

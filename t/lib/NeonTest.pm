@@ -313,7 +313,18 @@ sub wal_dir
 	return $self->ps_pgdata . '/neon/tenants/' . $self->tenant . '/timelines/' . $self->timeline($branch) . '/wal';
 }
 
-sub insert_lsn { $_[0]->psql($_[1], 'SELECT pg_current_wal_insert_lsn()') }
+# The end of the last record.
+sub insert_lsn { return record_end($_[0]->psql($_[1], 'SELECT pg_current_wal_insert_lsn()')) }
+
+# The insert position at the start of a page lies behind the header of that
+# page, which no record has written: the last record ends before it.
+sub record_end
+{
+	my $n = lsn_num($_[0]);
+	return num_lsn($n - 40) if $n % (1024 * 1024) == 40;
+	return num_lsn($n - 24) if $n % 8192 == 24;
+	return $_[0];
+}
 
 # Flushes a primary's WAL and waits until the pageserver has it; the LSN.
 sub wait_ingest
@@ -321,6 +332,7 @@ sub wait_ingest
 	my ($self, $ep, $branch) = @_;
 	my $lsn = $self->psql($ep,
 		"SELECT lsn FROM (SELECT pg_logical_emit_message(true, 'neon_test', '')) m, LATERAL pg_current_wal_insert_lsn() lsn");
+	$lsn = record_end($lsn);
 	$self->wait_for_lsn($branch || 'main', $lsn);
 	return $lsn;
 }
@@ -541,8 +553,7 @@ sub amcheck
 	my ($self, $ep, $name, %o) = @_;
 	my ($rc, $out, $err) = $self->command(
 		[
-			'pg_amcheck', '--heapallindexed', '--install-missing', '-j', '1',
-			$o{readonly} ? () : (),
+			'pg_amcheck', '--heapallindexed', '-j', '1', $o{readonly} ? () : '--install-missing',
 			'-h', '127.0.0.1', '-p', $self->port($ep), '-U', 'cloud_admin', '--all'
 		],
 		timeout => 600);
@@ -913,7 +924,7 @@ sub acknowledged
 	for my $i (1 .. $self->{n})
 	{
 		open my $f, '<', "$self->{dir}/$i.ack" or next;
-		while (<$f>) { chomp; push @a, $_ if /^\Q$self->{tag}\E\.\d+\.\d+$/; }
+		while (my $l = <$f>) { chomp $l; push @a, $l if $l =~ /^\Q$self->{tag}\E\.\d+\.\d+$/ }
 	}
 	return @a;
 }
