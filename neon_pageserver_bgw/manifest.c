@@ -36,7 +36,11 @@
 #define RECORD_SNAPSHOT		1
 #define RECORD_EDIT			2
 #define MANIFEST_MAX_BYTES	(512 * 1024 * 1024)
+#ifdef NEON_TESTING
+#define MANIFEST_MIN_REWRITE 4096	/* so that tests see many rewrites */
+#else
 #define MANIFEST_MIN_REWRITE (1024 * 1024)
+#endif
 
 typedef enum ManifestOp
 {
