@@ -15,6 +15,7 @@
 #include "sqlutil.h"
 #include "store.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/numeric.h"
 #include "utils/pg_lsn.h"
 
@@ -33,6 +34,8 @@ typedef struct RowBuilder
 	bool		nulls[TIMELINE_COLUMNS];
 	int			n;
 } RowBuilder;
+
+typedef void (*RowFunction) (Timeline *tl, void *arg);
 
 typedef struct BranchScan
 {
@@ -145,11 +148,37 @@ put_timeline(Timeline *tl, void *arg)
 	sql_put_row(row.fcinfo, row.values, row.nulls);
 }
 
+/* A timeline that is deleted while we look has no row. */
+static void
+put_unless_gone(Timeline *tl, RowFunction put, void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		put(tl, arg);
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_UNDEFINED_OBJECT)
+			PG_RE_THROW();
+		FlushErrorState();
+		MemoryContextSwitchTo(context);
+	}
+	PG_END_TRY();
+}
+
+static void
+put_timeline_if_there(Timeline *tl, void *arg)
+{
+	put_unless_gone(tl, put_timeline, arg);
+}
+
 Datum
 neon_timelines_info(PG_FUNCTION_ARGS)
 {
 	InitMaterializedSRF(fcinfo, 0);
-	timeline_foreach(put_timeline, fcinfo);
+	timeline_foreach(put_timeline_if_there, fcinfo);
 	return (Datum) 0;
 }
 
@@ -167,6 +196,12 @@ put_branch(Timeline *tl, void *arg)
 	sql_put_row(row.fcinfo, row.values, row.nulls);
 }
 
+static void
+put_branch_if_there(Timeline *tl, void *arg)
+{
+	put_unless_gone(tl, put_branch, arg);
+}
+
 Datum
 neon_branches(PG_FUNCTION_ARGS)
 {
@@ -175,7 +210,7 @@ neon_branches(PG_FUNCTION_ARGS)
 	scan.tenant = sql_id_arg(fcinfo, 0, "tenant");
 	check_tenant_access(&scan.tenant);
 	InitMaterializedSRF(fcinfo, 0);
-	timeline_foreach(put_branch, &scan);
+	timeline_foreach(put_branch_if_there, &scan);
 	return (Datum) 0;
 }
 

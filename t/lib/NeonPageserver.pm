@@ -33,6 +33,9 @@ max_worker_processes = 32
 max_connections = 50
 fsync = on
 CONF
+	# a library that is not installed
+	$node->append_conf('postgresql.conf', "dynamic_library_path = '$ENV{NEON_PAGESERVER_LIBDIR}:\$libdir'")
+	  if $ENV{NEON_PAGESERVER_LIBDIR};
 	my $self = bless { node => $node }, $class;
 	if (!$o{stopped})
 	{
