@@ -6,7 +6,9 @@
  * A worker of a primary.  It makes the slot that holds the WAL the storage
  * does not have yet, asks the pageserver to stream from it, and asks again
  * when nothing streams.  What the storage has is the slot's restart_lsn,
- * which the stock walsender sets from the reported flush position.
+ * which the stock walsender sets from the reported flush position.  (The
+ * worker of a static endpoint starts only if somebody promoted the server,
+ * and shuts it down.)
  *
  *-------------------------------------------------------------------------
  */
@@ -115,7 +117,7 @@ coordinator_register_worker(void)
 {
 	BackgroundWorker worker;
 
-	if (!storage_needed())
+	if (!storage_needed() && neon_boot.kind != NEON_STATIC)
 		return;
 	memset(&worker, 0, sizeof(worker));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
@@ -280,18 +282,35 @@ create_slot(void)
 
 /* This compute may write no more: stop without a checkpoint, at once. */
 static void
-stop_superseded(const char *who)
+stop_server(void)
 {
-	ereport(LOG,
-			(errmsg("%s", who),
-			 errdetail("Another compute writes this timeline; endpoint \"%s\" with term %u shuts down.",
-					   neon_boot.endpoint, neon_boot.term)));
 	kill(PostmasterPid, SIGQUIT);
 	for (;;)
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT, 1000, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 	}
+}
+
+static void
+stop_superseded(const char *who)
+{
+	ereport(LOG,
+			(errmsg("%s", who),
+			 errdetail("Another compute writes this timeline; endpoint \"%s\" with term %u shuts down.",
+					   neon_boot.endpoint, neon_boot.term)));
+	stop_server();
+}
+
+/* A static endpoint's recovery never ends, so somebody ended it. */
+static void
+stop_promoted(void)
+{
+	ereport(LOG,
+			(errmsg("a static endpoint cannot be promoted"),
+			 errdetail("Nothing would store what it writes; endpoint \"%s\" shuts down.", neon_boot.endpoint),
+			 errhint("Use \"neon timeline branch\" or \"neon endpoint start --ephemeral\".")));
+	stop_server();
 }
 
 static void
@@ -446,6 +465,8 @@ void
 neon_coordinator_main(Datum arg)
 {
 	setup_worker();
+	if (neon_boot.kind == NEON_STATIC)
+		stop_promoted();
 	for (;;)
 	{
 		MemoryContextSwitchTo(own.context);

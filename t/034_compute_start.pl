@@ -122,7 +122,15 @@ my ($rc, $stdout, $stderr) = $node->psql('postgres', 'INSERT INTO t VALUES (1)')
 like($stderr, qr/read-only transaction/, 'and read-only');
 ($rc, $stdout, $stderr) = $node->psql('postgres', 'SELECT pg_promote()');
 like($stderr, qr/a static endpoint cannot be promoted.*HINT/s, 'and stays so');
-$node->stop;
+run_command([ 'pg_ctl', '-D', $node->data_dir, '--no-wait', 'promote' ]);
+for (1 .. 300)
+{
+	last unless -e $node->data_dir . '/postmaster.pid';
+	select(undef, undef, undef, 0.1);
+}
+like(slurp_file($node->logfile), qr/LOG:  a static endpoint cannot be promoted/, 'or goes down');
+ok(!-e $node->data_dir . '/postmaster.pid', 'at once');
+$node->{_pid} = undef;
 
 # an ordinary server
 $base->start;
