@@ -1,0 +1,108 @@
+# The drain: what a compute acknowledged and the pageserver does not have yet
+# is fetched from its directory, whatever state that is in, or the start is
+# refused; damaged WAL is not taken for its end.
+use strict;
+use warnings;
+use NeonTest;
+use Test::More;
+
+my $t = NeonTest->new;
+$t->quickstart(tenant => [ '--wal-segsize', '1' ]);
+$t->psql('main', 'CREATE TABLE t(a int, b text)');
+$t->wait_ingest('main');
+
+# Holds the stream to the pageserver, so that all that follows is only local.
+sub hold_stream
+{
+	my ($pid) = $t->children_of($t->postmaster_pid('main'), qr/walsender/);
+	ok($pid, 'there is a walsender');
+	kill 'STOP', $pid;
+	return $pid;
+}
+sub count { return $t->psql('main', 'SELECT count(*) FROM t') }
+
+# ---- a stopped walsender outlives its postmaster, and must not matter ----
+
+my $walsender = hold_stream();
+$t->psql('main', "INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 2000) g");
+kill 'KILL', $t->postmaster_pid('main');
+$t->endpoint_start('main');
+is(count(), 2000, 'rows that the pageserver did not have');
+ok(!kill(0, $walsender) || NeonTest::stat_field($walsender, 3) eq 'Z', 'the stopped walsender is gone');
+
+# ---- a record longer than a chunk, a switch of segments, many segments ----
+
+hold_stream();
+$t->psql('main', "SELECT pg_logical_emit_message(true, 'long', repeat('y', 9 * 1024 * 1024))");
+$t->psql('main', 'INSERT INTO t VALUES (1)');
+$t->psql('main', 'SELECT pg_switch_wal()');
+$t->psql('main', 'INSERT INTO t VALUES (2); CREATE TABLE u AS SELECT 1 a');
+$t->neon('endpoint', 'stop', 'main', '-m', 'immediate');
+$t->neon_ok([ 'endpoint', 'stop', 'main' ], 'a second stop drains');
+$t->neon_fails([ 'endpoint', 'stop', 'main' ], qr/not running/, qr/endpoint start/, 'the third has nothing to do');
+$t->endpoint_start('main');
+is(count() . $t->psql('main', 'SELECT count(*) FROM u'), '20021', 'a long record and a switch of segments');
+
+# ---- damaged WAL ----
+
+hold_stream();
+my $start = $t->psql('main', 'SELECT pg_current_wal_flush_lsn()');
+for my $i (1 .. 20)
+{
+	$t->psql('main', "INSERT INTO t SELECT g, repeat('z', 200) FROM generate_series(1, 200) g");
+}
+my $middle = NeonTest::num_lsn(NeonTest::lsn_num($start) + 300_000);
+my $segment = $t->pgdata('main') . '/pg_wal/' . $t->psql('main', "SELECT pg_walfile_name('$middle')");
+my $offset = NeonTest::lsn_num($middle) % (1024 * 1024);
+$t->neon('endpoint', 'stop', 'main', '-m', 'immediate');
+
+sub flip
+{
+	open my $f, '+<:raw', $segment or die "$segment: $!";
+	seek $f, $offset, 0;
+	read $f, my $byte, 1;
+	seek $f, $offset, 0;
+	print $f chr(ord($byte) ^ 0x40);
+	close $f or die;
+}
+flip();
+$t->neon_fails([ 'endpoint', 'start', 'main' ], qr/damage|corrupt|invalid/i, qr/./, 'a damaged byte is not the end of the WAL');
+$t->neon_fails([ 'timeline', 'branch', '--branch-name', 'b' ], qr/damage|corrupt|invalid/i, qr/./, 'nor for a branch');
+flip();
+$t->endpoint_start('main');
+is(count(), 6002, 'undamaged again: everything is there');
+
+# ---- a ticket that was never used ----
+
+$t->psql('main', 'INSERT INTO t VALUES (3)');
+$t->neon('endpoint', 'stop', 'main', '-m', 'immediate');
+rename $t->pgdata('main') . '/neon.ticket.used', $t->pgdata('main') . '/neon.ticket' or die;
+$t->endpoint_start('main');
+is(count(), 6003, 'an unused ticket is taken away and the WAL drained');
+
+# ---- a directory that is not the writer's ----
+
+$t->neon('endpoint', 'stop', 'main', '-m', 'immediate');
+rename $t->pgdata('main'), $t->tmp . '/kept' or die;
+mkdir $t->pgdata('main'), 0700 or die;
+$t->neon_fails([ 'endpoint', 'start', 'main' ], qr/not of the last writer's boot/, qr/accept-data-loss/, 'an empty directory in its place');
+rmdir $t->pgdata('main') or die;
+rename $t->tmp . '/kept', $t->pgdata('main') or die;
+
+# ---- the pageserver restarts between stop and drain ----
+
+$t->neon('pageserver', 'stop', '-m', 'immediate');
+$t->neon('start');
+$t->endpoint_start('main');
+is(count(), 6003, 'drained after a restart of the pageserver');
+
+# ---- pg_ctl on a used directory ----
+
+$t->neon('endpoint', 'stop', 'main');
+my ($rc, $out, $err) = $t->command([ 'pg_ctl', '-D', $t->pgdata('main'), '-w', '-t', '20', 'start' ]);
+isnt($rc, 0, 'pg_ctl start on a used directory fails');
+like($out . $err, qr/neon endpoint start/, 'and says what to do');
+$t->endpoint_start('main');
+is(count(), 6003, 'nothing happened');
+
+done_testing();
