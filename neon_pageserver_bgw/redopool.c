@@ -277,16 +277,19 @@ static void
 report_no_child(void)
 {
 	char		failure[sizeof(redo_pool->failure)];
+	bool		supervised;
 
 	LWLockAcquire(&redo_pool->lock, LW_SHARED);
 	strlcpy(failure, redo_pool->failure, sizeof(failure));
+	supervised = redo_pool->supervisor != NULL;
 	LWLockRelease(&redo_pool->lock);
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 			 errmsg("no WAL redo process became available within %d ms", redo_timeout),
+			 !supervised ? errdetail("The worker that starts them is not running.") :
 			 failure[0] ? errdetail("The last one could not be started: %s.", failure) :
 			 errdetail("All %d processes are in use.", redo_pool->nslots),
-			 failure[0] ? errhint("The server log says more.") :
+			 !supervised || failure[0] ? errhint("The server log says more.") :
 			 errhint("Consider increasing neon_pageserver.redo_workers.")));
 }
 

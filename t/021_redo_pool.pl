@@ -212,6 +212,13 @@ wait_until('processes end with the postmaster', sub { !grep { kill 0, $_ } @pids
 $node->start;
 wait_until('ready after a restart', \&all_idle);
 @pids = children();
+for my $pid (@pids)
+{
+	my $status = slurp_file("/proc/$pid/status");
+	like($status, qr/^Seccomp:\s+2$/m, 'system calls of a process are filtered');
+	like($status, qr/^NoNewPrivs:\s+1$/m, 'it can gain no privileges');
+	ok(!opendir(my $d, "/proc/$pid/fd"), 'and is not open to inspection') if $> != 0;
+}
 my $dir = $node->data_dir . '/neon/redo/0';
 is((stat $dir)[2] & 07777, 0700, 'the directory of a process is private');
 ok(!-e "$dir/postmaster.pid", 'and has no lock file');
