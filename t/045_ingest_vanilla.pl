@@ -174,10 +174,22 @@ $node->safe_psql('postgres', 'CREATE EXTENSION neon_test_utils');
 $node->safe_psql('postgres', $_) for map { "ROLLBACK PREPARED 'keep${_}00'" } 1 .. 3;
 $node->safe_psql('postgres', 'SELECT neon_test_utils.consume_xids(1100000)');
 $node->safe_psql('postgres', 'UPDATE pg_database SET datallowconn = true');
+if ($long)
+{
+	# enough multixacts for more than one file of offsets and of members
+	$node->safe_psql('postgres', "INSERT INTO m SELECT i, 'x' FROM generate_series(10001, 80000) i");
+	multixacts(10_001, 80_000);
+}
 my @dbs = split /\n/, $node->safe_psql('postgres', 'SELECT datname FROM pg_database');
 for my $db (@dbs)
 {
-	$node->safe_psql($db, 'VACUUM FREEZE');
+	$node->safe_psql($db, 'SET vacuum_multixact_freeze_min_age = 0; VACUUM FREEZE');
+}
+if ($long)
+{
+	my ($offsets, $members) = map { (sort map { s{.*/}{}r } glob $node->data_dir . "/pg_multixact/$_/*")[0] } qw(offsets members);
+	isnt($offsets, '0000', 'the first segment of pg_multixact/offsets is gone');
+	isnt($members, '0000', 'the first segment of pg_multixact/members is gone');
 }
 my ($first) = sort map { s{.*/}{}r } glob $node->data_dir . '/pg_xact/*';
 isnt($first, '0000', 'the first segment of pg_xact is gone');
