@@ -30,10 +30,12 @@
 #include "storage/dsm.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
+#include "storage/lwlock.h"
 #include "storage/shm_mq.h"
 #include "storage/shm_toc.h"
 #include "tcop/tcopprot.h"
 #include "tenant.h"
+#include "testpoint.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -195,7 +197,10 @@ commit_role(TenantJob *job)
 	CommitTransactionCommand();
 }
 
-/* What is left of a job that failed.  Errors here hide the real one: none. */
+/*
+ * Removes what a failed job made.  Errors here are only logged: the next start
+ * of the instance does it then.
+ */
 static void
 undo(TenantJob *job, Timeline *tl)
 {
@@ -213,39 +218,61 @@ undo(TenantJob *job, Timeline *tl)
 	}
 	PG_CATCH();
 	{
+		ErrorData  *edata;
+
 		MemoryContextSwitchTo(context);
-		EmitErrorReport();
+		edata = CopyErrorData();
 		FlushErrorState();
+		edata->elevel = LOG_SERVER_ONLY;
+		ThrowErrorData(edata);
 	}
 	PG_END_TRY();
+}
+
+/* started: the tenant's directory is ours, so that undo() may remove it. */
+static void
+make_timeline(TenantJob *job, const ImportSource *source, Timeline *volatile *tl,
+			  volatile bool *started)
+{
+	TimelineIdentity id;
+
+	make_identity(job, source, &id);
+	if (job->new_tenant)
+		tenant_create_dir(&job->tenant);
+	*started = true;
+	NEON_TEST_POINT("tenant-directory");
+	timeline_create_root(&id, job->name);
+	*tl = timeline_open(&job->tenant, &job->timeline, false);
+	fill_timeline(*tl, source);
+	NEON_TEST_POINT("tenant-imported");
+	if (job->new_tenant)
+		commit_role(job);
+	NEON_TEST_POINT("tenant-role");
+	timeline_finish_root(*tl);
 }
 
 static void
 store_timeline(TenantJob *job, const ImportSource *source)
 {
-	TimelineIdentity id;
 	Timeline   *volatile tl = NULL;
 	volatile bool started = false;
+	MemoryContext context = CurrentMemoryContext;
 
-	make_identity(job, source, &id);
 	PG_TRY();
 	{
-		if (job->new_tenant)
-			tenant_create_dir(&job->tenant);
-		started = true;
-		timeline_create_root(&id, job->name);
-		tl = timeline_open(&job->tenant, &job->timeline, false);
-		fill_timeline(tl, source);
-		if (job->new_tenant)
-			commit_role(job);
-		timeline_finish_root(tl);
+		make_timeline(job, source, &tl, &started);
 	}
 	PG_CATCH();
 	{
-		/* what is not there yet was not made by us */
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		LWLockReleaseAll();
 		if (started)
 			undo(job, tl);
-		PG_RE_THROW();
+		ReThrowError(edata);
 	}
 	PG_END_TRY();
 }
@@ -302,7 +329,8 @@ neon_tenant_worker_main(Datum arg)
 	shm_mq	   *queue;
 	TenantJob  *job;
 
-	pqsignal(SIGTERM, die);
+	/* an ERROR, not FATAL: what is half made must be removed */
+	pqsignal(SIGTERM, StatementCancelHandler);
 	BackgroundWorkerUnblockSignals();
 	CurrentResourceOwner = ResourceOwnerCreate(NULL, "neon tenant worker");
 
@@ -385,6 +413,12 @@ start_worker(dsm_segment *seg)
 	return handle;
 }
 
+static void
+terminate_worker(int code, Datum arg)
+{
+	TerminateBackgroundWorker((BackgroundWorkerHandle *) DatumGetPointer(arg));
+}
+
 /* The segment with the job and an empty queue that we receive from. */
 static dsm_segment *
 make_segment(const TenantJob *job, TenantJob **shared, shm_mq **queue)
@@ -418,16 +452,11 @@ tenant_job_delegate(TenantJob *job)
 	dsm_segment *seg = make_segment(job, &shared, &queue);
 	BackgroundWorkerHandle *worker = start_worker(seg);
 
-	PG_TRY();
+	PG_ENSURE_ERROR_CLEANUP(terminate_worker, PointerGetDatum(worker));
 	{
 		follow_worker(shm_mq_attach(queue, seg, worker));
 	}
-	PG_CATCH();
-	{
-		TerminateBackgroundWorker(worker);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
+	PG_END_ENSURE_ERROR_CLEANUP(terminate_worker, PointerGetDatum(worker));
 
 	*job = *shared;
 	dsm_detach(seg);

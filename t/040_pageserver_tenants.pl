@@ -108,29 +108,36 @@ isnt($ps->sql("SELECT system_identifier FROM $f.timelines WHERE timeline_id = '$
 # ---- cancel and crash in the middle ----
 sub start_creation
 {
+	my ($until) = @_;
 	my ($out, $err) = ('', '');
 	my $h = start([ 'psql', '-X', '-h', $ps->node->host, '-p', $ps->node->port, '-U', 'cloud_admin', '-d', 'postgres',
 			'-c', "SELECT $f.tenant_create('" . 'd' x 32 . "')" ], '<', \undef, '>', \$out, '2>', \$err);
 	for (1 .. 600)
 	{
-		last if glob($ps->node->data_dir . '/neon/tmp/create.*/base/1/PG_VERSION');
+		last if glob($ps->node->data_dir . "/neon/$until");
 		usleep 20_000;
 	}
 	return ($h, \$err);
 }
 
-my ($h, $err) = start_creation();
-$ps->sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%tenant_create(%' AND pid <> pg_backend_pid()");
-$h->finish;
-like($$err, qr/canceling statement/, 'tenant_create can be cancelled');
-for (1 .. 500)
+# in initdb, and while pages are stored
+my $d = 'd' x 32;
+for my $until ('tmp/create.*/base/1/PG_VERSION', "tenants/$d")
 {
-	last if !glob($ps->node->data_dir . '/neon/tmp/create.*');
-	usleep 20_000;
+	my ($h, $err) = start_creation($until);
+	$ps->sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%tenant_create(%' AND pid <> pg_backend_pid()");
+	$h->finish;
+	like($$err, qr/canceling statement/, "tenant_create can be cancelled ($until)");
+	for (1 .. 500)
+	{
+		last if $ps->sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE '%tenant creation%'") eq '0';
+		usleep 20_000;
+	}
+	is_deeply([ glob $ps->node->data_dir . '/neon/tmp/create.*' ], [], 'and removes its directory');
+	is_deeply([ glob $ps->node->data_dir . "/neon/tenants/$d*" ], [], 'and the tenant');
 }
-is_deeply([ glob $ps->node->data_dir . '/neon/tmp/create.*' ], [], 'and cleans up');
 
-($h) = start_creation();
+my ($h) = start_creation('tmp/create.*/base/1/PG_VERSION');
 $ps->stop('immediate');
 eval { $h->finish };
 $ps->start;
