@@ -16,6 +16,7 @@ use IO::Socket::UNIX;
 use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use Socket;
 use Test::More;
 
 our $timeout = 120;
@@ -94,13 +95,31 @@ sub connect
 	my ($self, %o) = @_;
 	my $user = $o{user} // 'cloud_admin';
 	my $path = $self->{node}->host . '/.s.PGSQL.' . $self->{node}->port;
-	my $sock = IO::Socket::UNIX->new(Type => SOCK_STREAM, Peer => $path)
+	my $sock = $o{ssl} ? ssl_socket($self->{node}->port) : IO::Socket::UNIX->new(Type => SOCK_STREAM, Peer => $path)
 	  or croak "could not connect to $path: $!";
 	my $c = bless { sock => $sock, buf => '' }, 'NeonPageserver::Connection';
 	my $body = pack('N', 196608) . "user\0$user\0database\0postgres\0client_min_messages\0warning\0\0";
 	$c->send_bytes(pack('N', 4 + length $body) . $body);
 	$c->until('Z');
 	return $c;
+}
+
+# One end of a socket pair whose other end "openssl s_client" encrypts.
+sub ssl_socket
+{
+	my ($port) = @_;
+	socketpair(my $ours, my $theirs, AF_UNIX, SOCK_STREAM, PF_UNSPEC) or croak $!;
+	my $pid = fork() // croak $!;
+	if ($pid == 0)
+	{
+		open(STDIN, '<&', $theirs);
+		open(STDOUT, '>&', $theirs);
+		open(STDERR, '>', '/dev/null');
+		exec('openssl', 's_client', '-quiet', '-starttls', 'postgres', '-connect', "127.0.0.1:$port");
+		exit 1;
+	}
+	close $theirs;
+	return $ours;
 }
 
 # A connection in COPY BOTH mode.
@@ -117,8 +136,8 @@ sub stream
 # Unpacks a base backup into dir; returns the tar's bytes.
 sub basebackup
 {
-	my ($self, $t, $lsn, $term, $kind, $dir) = @_;
-	my $c = $self->connect;
+	my ($self, $t, $lsn, $term, $kind, $dir, %o) = @_;
+	my $c = $self->connect(%o);
 	$c->query("CALL neon_pageserver.basebackup('$t->{tenant}', '$t->{timeline}', '$lsn', $term, '$kind')");
 	my $tar = '';
 	while (my ($type, $body) = $c->message)
