@@ -36,7 +36,7 @@ $t->neon_fails([ 'endpoint', 'config', 'main', 'maintenance_work_mem=much' ], qr
 $t->neon_fails([ 'endpoint', 'config', 'main', 'fsync=off' ], qr/fsync.*cannot be changed/, qr/./, 'a guarded setting');
 $t->neon_fails([ 'endpoint', 'config', 'main', 'port=1' ], qr/port.*cannot be changed/, qr/--port/, 'the port');
 $t->neon_fails([ 'endpoint', 'config', 'main', 'work_mem' ], qr/no setting/, qr/name=value/, 'no value');
-like($t->neon('endpoint', 'config', 'main'), qr/maintenance_work_mem +17MB/, 'shown');
+like($t->neon('endpoint', 'config', 'main'), qr/maintenance_work_mem +17MB\n cluster_name +it's mine$/m, 'shown');
 open my $hba, '>>', $t->dir . '/endpoints/main/conf/pg_hba.conf' or die;
 print $hba "# mine\n";
 close $hba;

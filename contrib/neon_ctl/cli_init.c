@@ -156,10 +156,35 @@ run_initdb(void)
 	at_exit_forget();
 }
 
+/* A value in single quotes. */
+static void
+append_setting(PQExpBuffer buf, const char *name, const char *value)
+{
+	appendPQExpBuffer(buf, "%s = '", name);
+	for (; *value; value++)
+	{
+		if (*value == '\'' || *value == '\\')
+			appendPQExpBufferChar(buf, *value);
+		appendPQExpBufferChar(buf, *value);
+	}
+	appendPQExpBufferStr(buf, "'\n");
+}
+
 /* Appended to initdb's file: later lines win. */
 static void
 write_instance_conf(int port)
 {
+	static const char *const fixed =
+	"shared_preload_libraries = 'neon_pageserver'\n"
+	"password_encryption = scram-sha-256\n"
+	"fsync = on\n"
+	"wal_level = minimal\n"
+	"max_wal_senders = 0\n"
+	"max_connections = 500\n"
+	"max_worker_processes = 64\n"
+	"max_prepared_transactions = 0\n"
+	"autovacuum_naptime = 5min\n"
+	"log_line_prefix = '%m [%p] '\n";
 	char		path[MAXPGPATH];
 	const char *dir = socket_directory(port);
 	PQExpBufferData buf;
@@ -168,34 +193,11 @@ write_instance_conf(int port)
 	make_path(path, "%s/postgresql.conf", pageserver_pgdata());
 	old = read_small_file(path, 1024 * 1024, NULL);
 	initPQExpBuffer(&buf);
-	appendPQExpBuffer(&buf, "%s\n# ---- neon ----\n", old ? old : "");
-	appendPQExpBuffer(&buf, "listen_addresses = '%s'\nport = %d\n", LOOPBACK, port);
-	appendPQExpBufferStr(&buf, "unix_socket_directories = '");
-	for (const char *p = dir ? strf("\"%s\"", dir) : ""; *p; p++)
-	{
-		if (*p == '\'')
-			appendPQExpBufferChar(&buf, '\'');
-		appendPQExpBufferChar(&buf, *p);
-	}
-	appendPQExpBufferStr(&buf, "'\nshared_preload_libraries = 'neon_pageserver'\n"
-						 "neon_pageserver.passfile = '");
-	for (const char *p = repo_path("pageserver/passfile"); *p; p++)
-	{
-		if (*p == '\'' || *p == '\\')
-			appendPQExpBufferChar(&buf, *p);
-		appendPQExpBufferChar(&buf, *p);
-	}
-	appendPQExpBufferStr(&buf, "'\n"
-						 "password_encryption = scram-sha-256\n"
-						 "fsync = on\n"
-						 "wal_level = minimal\n"
-						 "max_wal_senders = 0\n"
-						 "max_connections = 500\n"
-						 "max_worker_processes = 64\n"
-						 "max_prepared_transactions = 0\n"
-						 "autovacuum_naptime = 5min\n"
-						 "update_process_title = on\n"
-						 "log_line_prefix = '%m [%p] '\n");
+	appendPQExpBuffer(&buf, "%s\n# ---- neon ----\nport = %d\n", old ? old : "", port);
+	append_setting(&buf, "listen_addresses", LOOPBACK);
+	append_setting(&buf, "unix_socket_directories", dir ? strf("\"%s\"", dir) : "");
+	append_setting(&buf, "neon_pageserver.passfile", repo_path("pageserver/passfile"));
+	appendPQExpBufferStr(&buf, fixed);
 	if (PQExpBufferBroken(&buf))
 		die_oom();
 	write_file_durably(path, buf.data, buf.len);

@@ -31,10 +31,14 @@ is_immediate(const Invocation *inv)
 void
 start_pageserver(void)
 {
-	const char *argv[4];
+	const char *argv[10];
 	char		pgdata[MAXPGPATH];
 	char		log[MAXPGPATH];
 	char		program[MAXPGPATH];
+	char		port[MAXPGPATH];
+	char		passfile[MAXPGPATH];
+	char		sockets[MAXPGPATH];
+	const char *socket_dir;
 	ServerInfo	info;
 
 	make_path(pgdata, "%s", pageserver_pgdata());
@@ -44,13 +48,28 @@ start_pageserver(void)
 	if (info.state == SERVER_ORPHANED)
 		server_stop(pgdata, STOP_IMMEDIATE, 0, "the pageserver");
 	if (!port_is_free(pageserver_port()))
-		die(EXIT_GENERAL, "End what listens there; the port is in the pageserver's postgresql.conf and in DIR/config.",
+		die(EXIT_GENERAL, "End what listens there, or change pageserver_port in the state directory's config.",
 			"port %d of the pageserver is already in use", pageserver_port());
 	server_clear_leftovers(pgdata, pageserver_port());
+	make_path(port, "port=%d", pageserver_port());
+	make_path(passfile, "neon_pageserver.passfile=%s", repo_path("pageserver/passfile"));
+	socket_dir = socket_directory(pageserver_port());
+	make_path(sockets, "unix_socket_directories=%s", socket_dir ? strf("\"%s\"", socket_dir) : "");
+
+	/*
+	 * What depends on DIR's place and config is in postgresql.conf too, for
+	 * pg_ctl; but a copy of DIR works at another place by these.
+	 */
 	argv[0] = program;
 	argv[1] = "-D";
 	argv[2] = pgdata;
-	argv[3] = NULL;
+	argv[3] = "-c";
+	argv[4] = port;
+	argv[5] = "-c";
+	argv[6] = passfile;
+	argv[7] = "-c";
+	argv[8] = sockets;
+	argv[9] = NULL;
 	server_start(argv, pgdata, log, "the pageserver", "neon pageserver logs", START_TIMEOUT);
 	if (!repo.trust)
 		user_passfile_put(socket_directory(pageserver_port()), pageserver_port(), SUPERUSER,

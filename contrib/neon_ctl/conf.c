@@ -245,6 +245,23 @@ conf_set(const Endpoint *ep, const char *name, const char *value)
 	free(old);
 }
 
+/* A quoted value without its closing quote and with its quotes undoubled, in place. */
+static void
+unquote(char *value)
+{
+	char	   *to = value;
+
+	for (const char *from = value; *from; from++)
+	{
+		if (*from == '\'' && from[1] != '\'')
+			break;
+		if (*from == '\'' || (*from == '\\' && from[1] == '\\'))
+			from++;
+		*to++ = *from;
+	}
+	*to = '\0';
+}
+
 /* The settings of settings.conf. */
 void
 conf_print(const Endpoint *ep)
@@ -266,7 +283,7 @@ conf_print(const Endpoint *ep)
 		{
 			*equals = '\0';
 			equals += strlen(" = '");
-			equals[strlen(equals) - (equals[0] != '\0')] = '\0';
+			unquote(equals);
 			table_cell(table, line);
 			table_cell(table, equals);
 		}

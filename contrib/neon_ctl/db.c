@@ -158,6 +158,32 @@ db_exec(PGconn *conn, int timeout_s, const char *progress, const char *sql, int 
 	return result;
 }
 
+/* What to do about errors that come without a hint. */
+static const char *
+hint_for(const char *sqlstate, const char *fallback_hint)
+{
+	static const struct
+	{
+		const char *sqlstate;	/* or the class, its first two characters */
+		const char *hint;
+	}			hints[] = {
+		{"42710", "Choose another name."},
+		{"42704", "See \"neon timeline list\" and \"neon tenant list\"."},
+		{"55006", "Stop the endpoint first, or try again in a moment."},
+		{"57014", "Try again when the machine is less busy."},
+		{"22", "Correct that value."},
+		{"53", "Free space or memory on this machine."},
+		{"58", "Check the disk and the permissions below the state directory."},
+	};
+
+	for (int i = 0; i < lengthof(hints); i++)
+	{
+		if (strncmp(sqlstate, hints[i].sqlstate, strlen(hints[i].sqlstate)) == 0)
+			return hints[i].hint;
+	}
+	return fallback_hint;
+}
+
 void
 db_check(PGconn *conn, PGresult *result, const char *fallback_hint)
 {
@@ -173,7 +199,7 @@ db_check(PGconn *conn, PGresult *result, const char *fallback_hint)
 	hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
 	if (primary == NULL)
 		die(EXIT_GENERAL, fallback_hint, "%s", connection_problem(conn));
-	die(EXIT_GENERAL, hint ? hint : fallback_hint, "%s%s%s%s", primary,
+	die(EXIT_GENERAL, hint ? hint : hint_for(db_sqlstate(result), fallback_hint), "%s%s%s%s", primary,
 		detail ? " (" : "", detail ? detail : "", detail ? ")" : "");
 }
 
