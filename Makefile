@@ -42,7 +42,7 @@ all: versions
 		for p in $(PARTS); do $(MAKE) -s --no-print-directory -C $$p clean || exit 1; done; \
 		echo "$(flavour)" > .build/flavour; \
 	fi
-	@set -e; for p in $(PARTS); do $(MAKE) --no-print-directory -C $$p all; done
+	@set -e; for p in $(PARTS); do $(MAKE) -s --no-print-directory -C $$p all; done
 
 install: all
 ifdef TESTING

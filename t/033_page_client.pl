@@ -13,6 +13,8 @@ use NeonOverlay;
 
 plan skip_all => 'needs the TESTING build' unless NeonOverlay::available();
 
+my $rows = 60000;
+
 my $ref = PostgreSQL::Test::Cluster->new('reference');
 $ref->init;
 $ref->append_conf('postgresql.conf', "fsync = off\nwal_level = replica\n");
@@ -21,7 +23,9 @@ my @tables = map { "t$_" } 1 .. 24;
 $ref->safe_psql('postgres', "CREATE TABLE $_ AS SELECT i AS id, repeat('p', 900) AS pad FROM generate_series(1, 2000) i;")
   for @tables;
 $ref->safe_psql('postgres', q{CREATE TABLE long AS SELECT i AS id, repeat('p', 900) AS pad FROM generate_series(1, 12000) i;
-CREATE INDEX long_id ON long (id); VACUUM (FREEZE, ANALYZE)});
+CREATE INDEX long_id ON long (id);
+CREATE TABLE chaos AS SELECT i AS id, repeat(chr(97 + i % 26), 700) AS pad FROM generate_series(1, 60000) i;
+CREATE INDEX chaos_id ON chaos (id); VACUUM (FREEZE, ANALYZE)});
 my %path = map { $_ => $ref->safe_psql('postgres', "SELECT pg_relation_filepath('$_')") } @tables, 'long';
 my %node = map { $_ => $path{$_} =~ s{.*/}{}r } keys %path;
 $ref->stop;
@@ -161,6 +165,40 @@ fails('superseded', '20s', [ qr/FATAL:  superseded by term 7/ ], 'superseded');
 	ok(!$query->finish, 'a waiting session can be terminated');
 	like($err, qr/terminating connection due to administrator command/, 'and says so');
 	$fake->mode('ok');
+}
+
+# ------------------------------------------- everything at once --
+
+{
+	my $file = $node->basedir . '/chaos.sql';
+	NeonOverlay::write_file($file, <<'SQL');
+\set id random(1, 59000)
+SET enable_seqscan = off;
+SET max_parallel_workers_per_gather = 2;
+SELECT 1 / (count(*) = 301 AND min(pad) = repeat('a', 700))::int FROM chaos WHERE id BETWEEN :id AND :id + 300;
+SQL
+	my $out = '';
+	my $load = IPC::Run::start(
+		[ 'pgbench', '-n', '-f', $file, '-c', '6', '-T', '8', '-h', $node->host, '-p', $node->port, 'postgres' ],
+		'>&', \$out, IPC::Run::timeout(120));
+	my $end = time + 7;
+	while (time < $end)
+	{
+		for my $mode ('3:drop', '3:retry', '3:garbage', '3:wrong_id', '3:short', '3:truncated', '3:refuse', '2:call_error', 'delay 5')
+		{
+			$fake->mode($mode);
+			usleep(150_000);
+		}
+		$fake->stop;
+		usleep(200_000);
+		$fake->start;
+	}
+	$fake->mode('ok');
+	$load->finish;
+	like($out, qr/number of failed transactions: 0/, 'a load while all of this happens: no error');
+	unlike($out, qr/aborted|ERROR|FATAL/, 'and no client lost') or diag($out);
+	is($node->safe_psql('postgres', 'SELECT count(*), sum(id), sum(length(pad)) FROM chaos'),
+		"$rows|" . $rows * ($rows + 1) / 2 . '|' . $rows * 700, 'and all data are right');
 }
 
 # ------------------------------------------------- another pageserver --

@@ -1,5 +1,6 @@
 # The pageserver dies at each of the places where a crash finds half-done work
-# (TESTING build), and the store is what the model says after it.
+# (TESTING build), and the store is what the model says after it.  Then syncs
+# that fail, and processes that crash on one timeline again and again.
 use strict;
 use warnings;
 use IPC::Run qw(start);
@@ -14,7 +15,7 @@ plan skip_all => 'no build with test points' if !$lib || !-e "$lib/neon_pageserv
 my $seed = $ENV{NEON_TEST_SEED} || int(rand(2**30));
 note("NEON_TEST_SEED=$seed");
 
-my $ps = NeonPageserver->new('store', conf => "neon_pageserver.image_chain = 0\n");
+my $ps = NeonPageserver->new('store', conf => "neon_pageserver.image_chain = 0\nrestart_after_crash = on\n");
 $ps->sql('CREATE EXTENSION neon_pageserver_test');
 $ps->stop;
 my $pgdata = $ps->node->data_dir;
@@ -37,13 +38,15 @@ sub run_until_crash
 			"SELECT neon_test.store_model($seed, $steps, 10)" ],
 		'>', \$out, '2>', \$err, IPC::Run::timeout(120));
 	eval { $h->finish };
-	my $crashed = $err =~ /server closed the connection|terminating connection|could not connect|connection to server/;
+	# a worker may come to the place a moment after the statement
 	for (1 .. 200)
 	{
-		last if !$crashed || !attached();
+		return 1 if !attached();
 		usleep(50_000);
 	}
-	return $crashed && !attached();
+	diag("still running after: $out$err");
+	$ps->node->stop('immediate');
+	return 0;
 }
 
 my $steps = 0;
@@ -67,5 +70,50 @@ for my $name (
 	is(model($steps), 't', "$name: nothing that was flushed is lost, everything else can be done again");
 	$ps->stop;
 }
+# ---- syncs that fail ----
+$ps->start;
+for my $point ('layer-sync', 'edit-sync', 'snapshot-sync')
+{
+	$seed++;
+	is(model(3000), 't', 'a timeline');
+	$ps->node->append_conf('postgresql.conf', "neon_pageserver.test_fail_at = '$point'\n");
+	$ps->node->reload;
+	usleep(300_000);
+	like($ps->sql_error("SELECT neon_test.store_model($seed, 9000, 10)"), qr/could not synchronize|is read-only after a failed write/, "$point fails");
+	like($ps->sql_error("SELECT neon_test.store_model($seed, 9000, 10)"), qr/is read-only after a failed write.*DETAIL.*synchronized.*HINT/s,
+		'the timeline is read-only from then on');
+	is($ps->sql("SELECT neon_test.store_read($seed, 3000, 1000)"), 1000, 'and can be read');
+	$ps->node->append_conf('postgresql.conf', "neon_pageserver.test_fail_at = ''\n");
+	$ps->restart;
+	is(model(9000), 't', 'after a restart it goes on');
+}
+
+# ---- crashes on one timeline ----
+sub wait_until_up
+{
+	for (1 .. 300)
+	{
+		# psql may be gone before it was given its statement
+		my $error = eval { $ps->sql_error('SELECT 1') } // 'none';
+		return 1 if $error eq '';
+		usleep(100_000);
+	}
+	return 0;
+}
+
+$seed++;
+my $bench = "SELECT neon_test.store_bench($seed, 1000, 100)";
+for my $n (1 .. 3)
+{
+	like($ps->sql($bench), qr/put/, "served before crash $n");
+	like(eval { $ps->sql_error("SET neon_pageserver.test_crash_at = 'segv:get'; $bench") } // $@,
+		qr/server closed the connection|terminating connection/, "crash $n");
+	ok(wait_until_up(), 'the server is up again');
+}
+like($ps->sql_error($bench), qr/is damaged.*3 processes crashed on it within 10 minutes, the last one by signal 11/s,
+	'the timeline is refused after three crashes');
+$seed++;
+is(model(3000), 't', 'another one is served');
+$ps->stop;
 unlike(slurp_file($ps->node->logfile), qr/PANIC|TRAP|corrupted/, 'no panic, no damage in the log');
 done_testing();
