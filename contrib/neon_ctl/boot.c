@@ -344,6 +344,18 @@ prepare_writer(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, XLogRec
 	strlcpy(next->machine_boot_id, machine_boot_id(), sizeof(next->machine_boot_id));
 }
 
+/*
+ * A new branch has copies of its ancestor's subscriptions, with the same slots
+ * at the publisher; they must not fetch what the ancestor's wait for.  So they
+ * rest during the first boot, in which they can be dropped or disabled, and
+ * always where nothing is stored.
+ */
+static bool
+may_subscribe(const Endpoint *ep, const TimelineInfo *tl, uint32 last_term)
+{
+	return ep->kind == ENDPOINT_PRIMARY && (tl->ancestor[0] == '\0' || last_term > 0);
+}
+
 void
 boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, XLogRecPtr boot_lsn)
 {
@@ -361,7 +373,7 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, XLogRecPtr boo
 	make_path(log, "%s", endpoint_path(ep, "postgres.log"));
 	prepare_writer(conn, ep, tl, boot_lsn, &writer, &expected_term);
 	build_directory(conn, ep, tl, boot_lsn, writer.term, writer.boot_id, built, &boot);
-	argv = conf_command_line(ep, built, &boot);
+	argv = conf_command_line(ep, built, &boot, may_subscribe(ep, tl, expected_term));
 	kv_free(&boot);
 	write_passfiles(ep);
 	swap_directories(built, pgdata);

@@ -456,7 +456,7 @@ add_identity(Args *args, const Endpoint *ep)
 }
 
 const char **
-conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot)
+conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot, bool subscriptions)
 {
 	Args		args = {0, pg_malloc0(MAX_ARGS * sizeof(char *))};
 
@@ -477,6 +477,8 @@ conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot)
 	add_raised(&args, ep, pgdata, boot, "max_wal_senders", "max_wal_senders", 10);
 	add_raised(&args, ep, pgdata, boot, "max_prepared_transactions", "max_prepared_xacts", 0);
 	add_raised(&args, ep, pgdata, boot, "max_locks_per_transaction", "max_locks_per_xact", 64);
+	if (!subscriptions)
+		add_setting(&args, "max_logical_replication_workers", "0");
 	add_identity(&args, ep);
 	return args.argv;
 }

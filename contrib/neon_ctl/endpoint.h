@@ -78,9 +78,11 @@ extern void conf_restore_auto(const Endpoint *ep, const char *pgdata);
 
 /*
  * The command line of the server, NULL-terminated, malloc'd.  boot is what
- * neon.boot in pgdata says.
+ * neon.boot in pgdata says.  Without subscriptions, none of the database's
+ * subscriptions fetches anything.
  */
-extern const char **conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot);
+extern const char **conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot,
+									  bool subscriptions);
 
 /* ---- drain.c ---- */
 
