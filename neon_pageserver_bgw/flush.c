@@ -16,6 +16,7 @@
 
 #include <unistd.h>
 
+#include "crashnote.h"
 #include "flushimage.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
@@ -144,6 +145,7 @@ write_keys(FlushState *state, FlushKey *keys, uint32 n)
 		const char *page;
 
 		state->key = &keys[i];
+		crashnote_set(state->tl, &keys[i].key, s->frozen_cut);
 		openlayer_visit(&s->frozen, keys[i].open, write_ref, state);
 		if (keys[i].image == FLUSH_WANTS_IMAGE &&
 			(page = flush_images_get(images, i)) != NULL)

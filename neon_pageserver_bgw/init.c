@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "crashnote.h"
 #include "fmgr.h"
 #include "init.h"
 #include "miscadmin.h"
@@ -55,6 +56,7 @@ pageserver_shmem_startup(void)
 {
 	if (prev_shmem_startup_hook)
 		prev_shmem_startup_hook();
+	crashnote_init();
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	for (int i = 0; i < lengthof(parts); i++)
 	{

@@ -15,6 +15,7 @@
 #include "layerfile.h"
 #include "layerformat.h"
 #include "storage/fd.h"
+#include "testpoint.h"
 #include "utils/memutils.h"
 
 #define WRITE_BUFFER	(256 * 1024)
@@ -348,7 +349,7 @@ sync_file(LayerWriter *w)
 	char		dir[MAXPGPATH];
 
 	timeline_path(&w->id.tenant, &w->id.timeline, "layers", dir);
-	return pg_fsync(w->fd) == 0 && fileio_try_sync_dir(dir);
+	return pg_fsync(w->fd) == 0 && !NEON_TEST_FAILS("layer-sync") && fileio_try_sync_dir(dir);
 }
 
 bool

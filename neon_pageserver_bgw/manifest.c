@@ -753,7 +753,7 @@ manifest_write_snapshot(const char *dir, const Manifest *m, ManifestPos *pos)
 	manifest_file_path(dir, number, path);
 	fd = create_file(path, buf.data, buf.len);
 	NEON_TEST_POINT("snapshot-written");
-	synced = pg_fsync(fd) == 0;
+	synced = pg_fsync(fd) == 0 && !NEON_TEST_FAILS("snapshot-sync");
 	CloseTransientFile(fd);
 	synced = synced && fileio_try_sync_dir(dir);
 	NEON_TEST_POINT("snapshot-synced");
@@ -815,7 +815,7 @@ manifest_append(const char *dir, ManifestPos *pos, const char *body, uint32 len)
 				 errmsg("could not write file \"%s\": %m", path)));
 	}
 	NEON_TEST_POINT("edit-written");
-	synced = pg_fdatasync(fd) == 0;
+	synced = pg_fdatasync(fd) == 0 && !NEON_TEST_FAILS("edit-sync");
 	if (!synced)
 		ereport(LOG,
 				(errcode_for_file_access(),

@@ -13,6 +13,7 @@
 
 #include <sys/stat.h>
 
+#include "crashnote.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
 #include "store_private.h"
@@ -271,6 +272,8 @@ get_one(Timeline *tl, const NeonKey *key, XLogRecPtr lsn, SizeMemo *memo, StoreC
 	VersionRange range = {lsn, InvalidXLogRecPtr};
 	VersionList list = {0};
 
+	crashnote_set(tl, key, lsn);
+	NEON_TEST_POINT("get");
 	memset(chain, 0, sizeof(*chain));
 	if (key->kind == NEON_KEY_PAGE)
 	{

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "crashnote.h"
 #include "init.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
@@ -232,6 +233,7 @@ store_put(Timeline *tl, XLogRecPtr start, XLogRecPtr end, const StorePut *puts, 
 		elog(ERROR, "store_put without ownership of the timeline");
 	if (nputs == 0)
 		return;
+	crashnote_set(tl, &puts[0].key, end);
 	if (start - s->open.base_lsn > MAX_WAL_DISTANCE && s->open.nkeys > 0)
 	{
 		store_publish_put(tl);

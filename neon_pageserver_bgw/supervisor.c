@@ -10,6 +10,7 @@
 
 #include <unistd.h>
 
+#include "crashnote.h"
 #include "fileio.h"
 #include "init.h"
 #include "miscadmin.h"
@@ -150,6 +151,8 @@ load_timeline(const NeonId *tenant, const NeonId *timeline)
 	timeline_path(tenant, timeline, NULL, dir);
 	memset(&pos, 0, sizeof(pos));
 	m = try_load(tenant, timeline, &pos, detail);
+	if (m != NULL && crashnote_is_refused(tenant, timeline, detail))
+		ereport(LOG, (errmsg("timeline in \"%s\" is refused", dir), errdetail("%s", detail)));
 	if (m == NULL)
 	{
 		m = palloc0(sizeof(Manifest));

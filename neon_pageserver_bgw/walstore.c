@@ -25,6 +25,7 @@
 #include "pgstat.h"
 #include "port/pg_crc32c.h"
 #include "storage/fd.h"
+#include "testpoint.h"
 #include "timeline_shared.h"
 #include "utils/memutils.h"
 #include "walstore.h"
@@ -133,7 +134,7 @@ walstore_sync(Timeline *tl)
 		return;
 	/* Whatever happens, these bytes are never synchronized again. */
 	w->dirty = false;
-	if (pg_fdatasync(w->fd) != 0)
+	if (pg_fdatasync(w->fd) != 0 || NEON_TEST_FAILS("wal-sync"))
 		sync_failed(tl, w->segno);
 }
 
