@@ -40,6 +40,7 @@
 #define FIRST_PAUSE_MS		100
 #define LONGEST_PAUSE_MS	5000
 #define OWNERSHIP_WAIT_MS	60000
+#define SAME_PROBLEM_MS		60000	/* between two messages of the same problem */
 #define RESTART_SECONDS		1
 
 /* Why a stream ended, and so what comes next. */
@@ -69,6 +70,8 @@ typedef struct Worker
 	TimestampTz last_message;
 	TimestampTz last_housekeeping;
 	char	   *problem;		/* why the stream failed */
+	char	   *last_problem;	/* and the time before */
+	TimestampTz last_problem_logged;
 	bool		progress;		/* something was indexed in this connection */
 } Worker;
 
@@ -424,16 +427,24 @@ stream(Worker *w, const char *conninfo)
 
 /* ---- the worker's life ---- */
 
+/* A source that stays away is not news each time. */
 static void
 report_problem(Worker *w)
 {
 	if (w->problem == NULL)
 		return;
-	ereport(LOG,
-			(errmsg("receiving WAL stopped at %X/%X: %s",
-					LSN_FORMAT_ARGS(ingest_state(w->ingest)->lsn), w->problem)));
+	if (w->last_problem == NULL || strcmp(w->last_problem, w->problem) != 0 ||
+		ms_since(w->last_problem_logged) >= SAME_PROBLEM_MS)
+	{
+		ereport(LOG,
+				(errmsg("receiving WAL stopped at %X/%X: %s",
+						LSN_FORMAT_ARGS(ingest_state(w->ingest)->lsn), w->problem)));
+		w->last_problem_logged = GetCurrentTimestamp();
+	}
 	source_report_error(w->row, w->problem);
-	pfree(w->problem);
+	if (w->last_problem)
+		pfree(w->last_problem);
+	w->last_problem = w->problem;
 	w->problem = NULL;
 }
 

@@ -90,7 +90,9 @@ for my $n (1 .. $kills)
 $load->finish;
 is($? >> 8, 0, 'the load saw no error') or diag $err;
 
-# The end of the source's WAL after a clean stop.
+# The end of the source's WAL after a clean stop: it comes while it streams.
+ok($ps->node->poll_query_until('postgres', 'SELECT connected FROM neon_pageserver.sources'), 'connected again');
+wait_for_lsn($ps, $t, $node->safe_psql('postgres', 'SELECT pg_current_wal_flush_lsn()'));
 $node->stop;
 my $checkpoint = (run_command([ 'pg_controldata', $node->data_dir ]))[0] =~ /Latest checkpoint location:\s+(\S+)/ ? $1 : die;
 ok($ps->node->poll_query_until('postgres',
