@@ -135,6 +135,8 @@ sub crash_and_compare
 	wait_for_lsn($ps, $t, $node->safe_psql('postgres', 'SELECT pg_current_wal_flush_lsn()'));
 	my $lsn = IngestVanilla::record_end($ps, $t, $copy->{last_record});
 	note("crash at $lsn");
+	is($ps->sql("SELECT neon_test.boot_record_like_vanilla($t->{args}, '$lsn')"), 't',
+		"$what: vanilla's record at the end of recovery is what a boot record would be");
 	compare_control($ps, $t, $lsn, $copy->{dir}, $what, %o);
 	compare_slrus($ps, $t, $lsn, $copy->{dir}, $what);
 	compare_twophase($ps, $t, $lsn, $copy->{dir}, $what);
@@ -143,6 +145,7 @@ sub crash_and_compare
 	return $lsn;
 }
 
+is($ps->sql('SELECT neon_test.boot_record_sweep()'), 'ok', 'boot records at every alignment');
 setup();
 my @points;
 for my $n (1 .. 3)

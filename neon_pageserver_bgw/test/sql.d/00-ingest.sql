@@ -40,3 +40,11 @@ AS 'MODULE_PATHNAME', 'neon_test_keys' LANGUAGE C STRICT;
 CREATE FUNCTION neon_test.record_ends(tenant text, timeline text, from_lsn pg_lsn, to_lsn pg_lsn)
 RETURNS SETOF pg_lsn
 AS 'MODULE_PATHNAME', 'neon_test_record_ends' LANGUAGE C STRICT;
+
+-- boot records at every alignment are read again by PostgreSQL's reader: 'ok'
+CREATE FUNCTION neon_test.boot_record_sweep() RETURNS text
+AS 'MODULE_PATHNAME', 'neon_test_boot_record_sweep' LANGUAGE C STRICT;
+
+-- the record that PostgreSQL wrote at an LSN at the end of a recovery is what a boot record would be
+CREATE FUNCTION neon_test.boot_record_like_vanilla(tenant text, timeline text, lsn pg_lsn) RETURNS boolean
+AS 'MODULE_PATHNAME', 'neon_test_boot_record_like_vanilla' LANGUAGE C STRICT;
