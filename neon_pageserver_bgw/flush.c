@@ -64,7 +64,8 @@ store_announce_file(Timeline *tl, const ManifestFile *file, bool replaces_frozen
 	LWLockRelease(&s->index_lock);
 	if (replaces_frozen)
 		openlayer_free(&old);
-	pg_atomic_fetch_add_u64(&s->layer_bytes, file->bytes);
+	if (file)
+		pg_atomic_fetch_add_u64(&s->layer_bytes, file->bytes);
 }
 
 /* ---- writing the frozen index ---- */
@@ -251,7 +252,10 @@ flush_frozen(Timeline *tl)
 		if (s->frozen.nrefs > 0)
 			write_layer(tl);
 		else
+		{
 			flush_edit(tl, NULL);
+			store_announce_file(tl, NULL, true);
+		}
 	}
 	PG_FINALLY();
 	{

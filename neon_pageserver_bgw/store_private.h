@@ -73,7 +73,7 @@ extern void store_recover_from_error(MemoryContext context);
 
 extern void store_sync_failed(Timeline *tl, const ManifestFile *file) pg_attribute_noreturn();
 
-/* The new list of files is visible from here on. */
+/* The new list of files (file may be NULL) is visible from here on. */
 extern void store_announce_file(Timeline *tl, const ManifestFile *file, bool replaces_frozen);
 
 /* Settings. */
