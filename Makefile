@@ -18,7 +18,7 @@ export PG_CONFIG
 PARTS = common neon_walredo neon_pageserver_bgw neon_compute \
 	contrib/neon_ctl contrib/neon_test_utils neon_pageserver_bgw/test
 TESTS ?=
-JOBS ?= 2
+JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 HOURS ?= 1
 # Objects with and without injection points do not mix.
 flavour = $(if $(TESTING),testing,product)
