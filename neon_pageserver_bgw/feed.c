@@ -154,7 +154,7 @@ make_durable(Ingest *ingest, Timeline *tl, XLogRecPtr written)
 	walstore_sync(tl);
 	if (timeline_flush_lsn(tl) < end)
 		timeline_set_flush_lsn(tl, end);
-	ingest_flush(ingest, false);
+	ingest_flush(ingest, INGEST_FLUSH_IF_DUE);
 }
 
 static void

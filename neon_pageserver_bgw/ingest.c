@@ -359,26 +359,33 @@ ingest_publish_before(Ingest *ingest)
 	ingest_publish(ingest);
 }
 
-void
-ingest_flush(Ingest *ingest, bool force)
+/* A layer that is written now ends with the control state at its end. */
+static void
+put_control_at_end(Ingest *ingest)
 {
-	ingest_publish(ingest);
-	if (!force && !store_flush_due(ingest->tl))
-		return;
-	if (timeline_disk_consistent_lsn(ingest->tl) >= ingest->control.lsn)
-		return;
+	MemoryContext old = MemoryContextSwitchTo(ingest->record_context);
+
 	if (ingest->control_put != ingest->control.lsn)
 	{
-		MemoryContext old = MemoryContextSwitchTo(ingest->record_context);
-
 		ingest->nputs = 0;
 		put_control(ingest);
 		store_put(ingest->tl, ingest->control.prev, ingest->control.lsn,
 				  ingest->puts, ingest->nputs);
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(ingest->record_context);
 	}
-	if (force)
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(ingest->record_context);
+}
+
+void
+ingest_flush(Ingest *ingest, IngestFlush when)
+{
+	ingest_publish(ingest);
+	if (when == INGEST_FLUSH_IF_DUE && !store_flush_due(ingest->tl))
+		return;
+	if (timeline_disk_consistent_lsn(ingest->tl) >= ingest->control.lsn)
+		return;
+	put_control_at_end(ingest);
+	if (when == INGEST_FLUSH_WAIT)
 		store_flush(ingest->tl);
 	else
 		store_flush_start(ingest->tl);
@@ -579,7 +586,7 @@ ingest_stored_wal(Ingest *ingest)
 		if (++count % STORED_BATCH == 0)
 		{
 			CHECK_FOR_INTERRUPTS();
-			ingest_flush(ingest, false);
+			ingest_flush(ingest, INGEST_FLUSH_IF_DUE);
 		}
 	}
 	walcursor_close(cursor);

@@ -34,8 +34,15 @@ extern void ingest_record(Ingest *ingest, XLogReaderState *record);
 /* Makes visible what was put.  Does nothing if nothing was. */
 extern void ingest_publish(Ingest *ingest);
 
-/* Publishes, and writes a layer if that is due (or always, with force). */
-extern void ingest_flush(Ingest *ingest, bool force);
+typedef enum IngestFlush
+{
+	INGEST_FLUSH_IF_DUE,		/* begin a layer if the store wants one */
+	INGEST_FLUSH_BEGIN,			/* begin one in any case */
+	INGEST_FLUSH_WAIT,			/* and wait until it is durable */
+} IngestFlush;
+
+/* Publishes, and has the index written as a layer. */
+extern void ingest_flush(Ingest *ingest, IngestFlush when);
 
 /*
  * Decodes what is stored behind the last record, as far as it is valid, and

@@ -295,7 +295,7 @@ flush_if_due(Worker *w)
 	if (!wanted && ms_since(w->last_housekeeping) < HOUSEKEEPING_MS)
 		return;
 	w->last_housekeeping = GetCurrentTimestamp();
-	ingest_flush(w->ingest, wanted);
+	ingest_flush(w->ingest, wanted ? INGEST_FLUSH_BEGIN : INGEST_FLUSH_IF_DUE);
 }
 
 /* A source that says nothing is asked, and given up if it still does not. */
@@ -519,7 +519,8 @@ run_worker(Worker *w)
 	walstore_sync(w->tl);
 	follow_source(w);
 	/* nobody may ingest for long: leave no index in memory */
-	ingest_flush(w->ingest, source_generation(w->row) == 0);
+	ingest_flush(w->ingest, source_generation(w->row) == 0 ?
+				 INGEST_FLUSH_BEGIN : INGEST_FLUSH_IF_DUE);
 	ingest_end(w->ingest);
 	timeline_release_ownership(w->tl);
 }

@@ -103,7 +103,7 @@ ingest_current_lsn(Timeline *tl)
 static void
 checkpoint_as_owner(Ingest *ingest, void *arg)
 {
-	ingest_flush(ingest, true);
+	ingest_flush(ingest, INGEST_FLUSH_WAIT);
 }
 
 /* Waits until the worker has done it; false if there is no worker (any more). */

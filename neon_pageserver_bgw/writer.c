@@ -255,7 +255,7 @@ drain_as_owner(Ingest *ingest, void *arg)
 	walstore_sync(tl);
 	if (timeline_flush_lsn(tl) < args->lsn)
 		timeline_set_flush_lsn(tl, args->lsn);
-	ingest_flush(ingest, true);
+	ingest_flush(ingest, INGEST_FLUSH_BEGIN);
 	writer.drained_lsn = args->lsn;
 	timeline_set_writer(tl, &writer);
 }
