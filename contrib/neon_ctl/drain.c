@@ -55,15 +55,21 @@ open_segment(const WalFiles *wal, XLogSegNo segno)
 	return fd;
 }
 
-/* Does this page of the segment say that it is where it is? */
+/* Does this page of the segment say that it is where it is?  Then *header is its. */
+static bool
+own_header(int fd, uint32 offset, XLogRecPtr address, XLogPageHeaderData *header)
+{
+	if (pread(fd, header, sizeof(*header), offset) != sizeof(*header))
+		return false;
+	return header->xlp_magic == XLOG_PAGE_MAGIC && header->xlp_pageaddr == address;
+}
+
 static bool
 page_is_own(int fd, uint32 offset, XLogRecPtr address)
 {
 	XLogPageHeaderData header;
 
-	if (pread(fd, &header, sizeof(header), offset) != sizeof(header))
-		return false;
-	return header.xlp_magic == XLOG_PAGE_MAGIC && header.xlp_pageaddr == address;
+	return own_header(fd, offset, address, &header);
 }
 
 /*
@@ -95,6 +101,41 @@ end_of_own_pages(const WalFiles *wal, XLogRecPtr from)
 				end = address + XLOG_BLCKSZ;
 		}
 		close(fd);
+	}
+}
+
+/*
+ * The record that begins at "end" may be incomplete: of one that fills several
+ * pages, whole pages are written before it is all there.  Returns the end of
+ * the pages that can be such a beginning; own pages behind them cannot.
+ */
+static XLogRecPtr
+end_of_begun_record(const WalFiles *wal, XLogRecPtr end)
+{
+	XLogRecPtr	page = end - end % XLOG_BLCKSZ + XLOG_BLCKSZ;
+	uint32		expected = 0;	/* bytes of the record from there on, once known */
+
+	for (;; page += XLOG_BLCKSZ)
+	{
+		XLogPageHeaderData header;
+		XLogSegNo	segno;
+		uint32		room;
+		bool		own;
+		int			fd;
+
+		XLByteToSeg(page, segno, wal->segsize);
+		fd = open_segment(wal, segno);
+		if (fd < 0)
+			return page;
+		own = own_header(fd, XLogSegmentOffset(page, wal->segsize), page, &header);
+		close(fd);
+		if (!own || (header.xlp_info & XLP_FIRST_IS_CONTRECORD) == 0 ||
+			(expected != 0 && header.xlp_rem_len != expected))
+			return page;
+		room = XLOG_BLCKSZ - XLogPageHeaderSize(&header);
+		if (header.xlp_rem_len <= room)
+			return page;		/* it is complete, so it should have been valid */
+		expected = header.xlp_rem_len - room;
 	}
 }
 
@@ -217,9 +258,10 @@ feed_directory(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer, c
 	if (own_end <= tl->last_record_lsn && XLogSegmentOffset(tl->last_record_lsn, wal.segsize) != 0)
 		return strf("WAL at %s is missing in \"%s\"", lsn_text(tl->last_record_lsn), wal.dir);
 	*end = feed(conn, tl, writer, &wal, tl->last_record_lsn, own_end);
-	if (own_end > *end - *end % XLOG_BLCKSZ + XLOG_BLCKSZ &&
+	if (own_end > end_of_begun_record(&wal, *end) &&
 		strcmp(writer->machine_boot_id, machine_boot_id()) == 0)
-		return strf("WAL in \"%s\" is damaged at %s and goes on to %s", wal.dir, lsn_text(*end), lsn_text(own_end));
+		return strf("WAL in \"%s\" is damaged at %s and goes on to %s", wal.dir, lsn_text(*end),
+					lsn_text(own_end));
 	return NULL;
 }
 
