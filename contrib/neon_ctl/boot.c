@@ -55,7 +55,8 @@ ticket_read(const char *pgdata, TicketInfo *ticket)
 		return false;
 	body = strchr(data, '\n');
 	if (strncmp(data, TICKET_HEADER "\n", strlen(TICKET_HEADER) + 1) != 0)
-		die(EXIT_GENERAL, "Look what happened to this directory.", "\"%s\" is no boot ticket", path);
+		die(EXIT_GENERAL, "Look what happened to this directory.", "\"%s\" is no boot ticket",
+			path);
 	kv_parse(&kv, body + 1, path);
 	strlcpy(ticket->tenant, kv_get_default(&kv, "tenant_id", ""), sizeof(ticket->tenant));
 	strlcpy(ticket->timeline, kv_get_default(&kv, "timeline_id", ""), sizeof(ticket->timeline));
@@ -251,7 +252,8 @@ PGconn *
 endpoint_connect(const Endpoint *ep, int timeout_s)
 {
 	const char *problem = "";
-	PGconn	   *conn = db_try_connect(ep->port, SUPERUSER, superuser_password(ep), timeout_s, &problem);
+	PGconn	   *conn = db_try_connect(ep->port, SUPERUSER, superuser_password(ep), timeout_s,
+										&problem);
 
 	if (conn == NULL)
 		die(EXIT_NOT_RUNNING, strf("Look into its log: \"neon endpoint logs %s\".", ep->name),
@@ -272,7 +274,8 @@ wait_admission(const Endpoint *ep, const char *pgdata, const char *log, off_t lo
 	PGconn	   *conn;
 
 	progress_begin("waiting for the pageserver to stream from the endpoint");
-	while ((conn = db_try_connect(ep->port, SUPERUSER, superuser_password(ep), 10, &problem)) == NULL)
+	while ((conn = db_try_connect(ep->port, SUPERUSER, superuser_password(ep), 10,
+								  &problem)) == NULL)
 	{
 		ServerInfo	info;
 		char		message[2048];
@@ -284,7 +287,8 @@ wait_admission(const Endpoint *ep, const char *pgdata, const char *log, off_t lo
 		{
 			if (!server_log_failure(log, log_offset, message, hint, sizeof(message)))
 				strlcpy(message, "it ended", sizeof(message));
-			die(EXIT_GENERAL, hint[0] ? hint : strf("Look into its log: \"neon endpoint logs %s\".", ep->name),
+			die(EXIT_GENERAL,
+				hint[0] ? hint : strf("Look into its log: \"neon endpoint logs %s\".", ep->name),
 				"endpoint \"%s\" did not start: %s", ep->name, message);
 		}
 		if (now_ms() > deadline || strstr(last, "authentication failed") != NULL)
@@ -331,7 +335,8 @@ prepare_writer(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, XLogRec
 
 	memset(next, 0, sizeof(*next));
 	if (!neon_id_generate(&boot_id))
-		die(EXIT_GENERAL, "Check the machine's random number source.", "could not generate a random id");
+		die(EXIT_GENERAL, "Check the machine's random number source.",
+			"could not generate a random id");
 	neon_id_format(&boot_id, next->boot_id);
 	if (ep->kind != ENDPOINT_PRIMARY)
 		return;
@@ -442,7 +447,8 @@ branch_check_lsn(PGconn *conn, TimelineInfo *tl, XLogRecPtr lsn)
 	XLogRecPtr	insert_lsn;
 
 	if (lsn < tl->start_lsn)
-		die(EXIT_GENERAL, tl->ancestor[0] ? "Use the branch that it comes from." : "Give a later LSN.",
+		die(EXIT_GENERAL,
+			tl->ancestor[0] ? "Use the branch that it comes from." : "Give a later LSN.",
 			"%s is before branch \"%s\", which begins at %s", lsn_text(lsn), tl->name, lsn_text(tl->start_lsn));
 	if (lsn <= tl->last_record_lsn)
 		return;

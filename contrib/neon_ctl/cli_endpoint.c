@@ -87,7 +87,8 @@ settle_lsn(const Invocation *inv, PGconn *conn, Endpoint *ep, TimelineInfo *tl)
 	branch_check_lsn(conn, tl, asked);
 	ep->lsn = ps_round_lsn(conn, tl, asked);
 	if (ep->lsn != asked)
-		say("Using %s, the end of the last transaction at or before %s", lsn_text(ep->lsn), lsn_text(asked));
+		say("Using %s, the end of the last transaction at or before %s", lsn_text(ep->lsn),
+			lsn_text(asked));
 }
 
 static void
@@ -191,7 +192,8 @@ claim_branch(const Invocation *inv, PGconn *conn, const Endpoint *ep, TimelineIn
 	if (writer_is_live(&writer, &live))
 	{
 		if (!option_given(inv, OPT_TAKE_OVER))
-			die(EXIT_GENERAL, strf("Stop it by \"neon endpoint stop %s\", or stop it and start this one by --take-over.", live.name),
+			die(EXIT_GENERAL,
+				strf("Stop it by \"neon endpoint stop %s\", or stop it and start this one by --take-over.", live.name),
 				"branch \"%s\" already has a running primary, endpoint \"%s\"", tl->name, live.name);
 		say("Taking branch '%s' over from endpoint %s ...", tl->name, live.name);
 		live.wanted = false;
@@ -204,7 +206,8 @@ claim_branch(const Invocation *inv, PGconn *conn, const Endpoint *ep, TimelineIn
 
 /* Where to boot.  Holding the timeline's lock. */
 static XLogRecPtr
-choose_boot_lsn(const Invocation *inv, PGconn *conn, Endpoint *ep, TimelineInfo *tl, XLogRecPtr accept_loss)
+choose_boot_lsn(const Invocation *inv, PGconn *conn, Endpoint *ep, TimelineInfo *tl,
+				XLogRecPtr accept_loss)
 {
 	XLogRecPtr	insert_lsn;
 
@@ -236,7 +239,8 @@ say_starting(const Endpoint *ep, const TimelineInfo *tl, bool is_new, const char
 static void
 say_started(const Endpoint *ep)
 {
-	say("Starting postgres at 'postgresql://%s@%s:%d/%s'", SUPERUSER, LOOPBACK, ep->port, MAINTENANCE_DB);
+	say("Starting postgres at 'postgresql://%s@%s:%d/%s'", SUPERUSER, LOOPBACK, ep->port,
+		MAINTENANCE_DB);
 	print_endpoint(ep, "running");
 }
 
@@ -252,7 +256,8 @@ join_or_refuse(const Invocation *inv, const Endpoint *ep, bool waited)
 	for (int i = 0; i < OPT_COUNT; i++)
 		changes |= inv->option[i] != NULL && (OPTS_START & OPT_BIT(i)) != 0;
 	if (!waited || changes)
-		die(EXIT_GENERAL, strf("Use it, or start it anew by \"neon endpoint restart %s\".", ep->name),
+		die(EXIT_GENERAL, strf("Use it, or start it anew by \"neon endpoint restart %s\".",
+							   ep->name),
 			"endpoint \"%s\" is already running", ep->name);
 	PQfinish(endpoint_connect(ep, 60));
 	say("Endpoint %s has been started by another command", ep->name);
@@ -354,7 +359,7 @@ needs_drain(const Endpoint *ep)
 int
 cmd_endpoint_stop(Invocation *inv)
 {
-	bool		immediate = option_given(inv, OPT_MODE) && strcmp(inv->option[OPT_MODE], "immediate") == 0;
+	bool		immediate = option_immediate(inv);
 	int			lock = endpoint_lock(inv->arg[0], NULL);
 	Endpoint	ep;
 	ServerInfo	info;
@@ -375,7 +380,7 @@ cmd_endpoint_stop(Invocation *inv)
 int
 cmd_endpoint_restart(Invocation *inv)
 {
-	bool		immediate = option_given(inv, OPT_MODE) && strcmp(inv->option[OPT_MODE], "immediate") == 0;
+	bool		immediate = option_immediate(inv);
 	int			lock = endpoint_lock(inv->arg[0], NULL);
 	Endpoint	ep;
 	ServerInfo	info;

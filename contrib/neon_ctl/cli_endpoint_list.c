@@ -50,6 +50,7 @@ cmd_endpoint_list(Invocation *inv)
 	static const char *const titles[] = {"ENDPOINT", "ADDRESS", "TIMELINE", "BRANCH NAME", "LSN", "STATUS"};
 	static const char *const json_names[] = {"endpoint", "address", "timeline_id", "branch_name", "lsn", "status"};
 	Table	   *table = table_new(6, titles, json_names);
+	const char *wanted = option_given(inv, OPT_TENANT_ID) ? chosen_tenant(inv) : NULL;
 	PGconn	   *conn = ps_try_connect();
 	TimelineInfo *all = NULL;
 	int			ntimelines = 0;
@@ -63,7 +64,7 @@ cmd_endpoint_list(Invocation *inv)
 		Endpoint	ep;
 
 		endpoint_load(&ep, names[i]);
-		if (!ep.exists || (option_given(inv, OPT_TENANT_ID) && strcmp(chosen_tenant(inv), ep.tenant) != 0))
+		if (!ep.exists || (wanted != NULL && strcmp(wanted, ep.tenant) != 0))
 			continue;
 		list_endpoint(table, &ep, find_timeline(all, ntimelines, &ep));
 	}

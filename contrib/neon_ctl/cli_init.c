@@ -32,7 +32,8 @@ new_password(void)
 	NeonId		b;
 
 	if (!neon_id_generate(&a) || !neon_id_generate(&b))
-		die(EXIT_GENERAL, "Check the machine's random number source.", "could not generate a password");
+		die(EXIT_GENERAL, "Check the machine's random number source.",
+			"could not generate a password");
 	neon_id_format(&a, hex);
 	neon_id_format(&b, hex + NEON_ID_HEXLEN);
 	hex[2 * PASSWORD_BYTES] = '\0';
@@ -47,12 +48,14 @@ check_stopped(void)
 	char	  **names;
 
 	if (server_in_use(pageserver_pgdata()))
-		die(EXIT_GENERAL, "Stop it by \"neon stop\".", "the pageserver of \"%s\" is running", repo.dir);
+		die(EXIT_GENERAL, "Stop it by \"neon stop\".", "the pageserver of \"%s\" is running",
+			repo.dir);
 	names = endpoint_names(&n);
 	for (int i = 0; i < n; i++)
 	{
 		if (server_in_use(repo_path("endpoints/%s/pgdata", names[i])))
-			die(EXIT_GENERAL, "Stop it by \"neon stop\".", "endpoint \"%s\" of \"%s\" is running", names[i], repo.dir);
+			die(EXIT_GENERAL, "Stop it by \"neon stop\".",
+				"endpoint \"%s\" of \"%s\" is running", names[i], repo.dir);
 	}
 }
 
@@ -226,7 +229,8 @@ install_extension(void)
 {
 	PGconn	   *conn = ps_connect();
 
-	PQclear(db_exec(conn, 60, "installing the extension neon_pageserver", "CREATE EXTENSION neon_pageserver", 0));
+	PQclear(db_exec(conn, 60, "installing the extension neon_pageserver",
+					"CREATE EXTENSION neon_pageserver", 0));
 	PQfinish(conn);
 }
 
@@ -234,7 +238,8 @@ static void
 check_safekeepers(const Invocation *inv)
 {
 	if (option_given(inv, OPT_SAFEKEEPERS) && option_int(inv, OPT_SAFEKEEPERS) != 0)
-		die(EXIT_USAGE, "Use \"neon init --safekeepers 0\": laptop mode, which keeps one copy of the data.",
+		die(EXIT_USAGE,
+			"Use \"neon init --safekeepers 0\": laptop mode, which keeps one copy of the data.",
 			"safekeepers are not available in this version");
 }
 

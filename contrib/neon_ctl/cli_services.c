@@ -20,12 +20,6 @@
 #define START_TIMEOUT	120
 #define STOP_TIMEOUT	60
 
-static bool
-is_immediate(const Invocation *inv)
-{
-	return option_given(inv, OPT_MODE) && strcmp(inv->option[OPT_MODE], "immediate") == 0;
-}
-
 /* ---- the pageserver ---- */
 
 void
@@ -48,7 +42,8 @@ start_pageserver(void)
 	if (info.state == SERVER_ORPHANED)
 		server_stop(pgdata, STOP_IMMEDIATE, 0, "the pageserver");
 	if (!port_is_free(pageserver_port()))
-		die(EXIT_GENERAL, "End what listens there, or change pageserver_port in the state directory's config.",
+		die(EXIT_GENERAL,
+			"End what listens there, or change pageserver_port in the state directory's config.",
 			"port %d of the pageserver is already in use", pageserver_port());
 	server_clear_leftovers(pgdata, pageserver_port());
 	make_path(port, "port=%d", pageserver_port());
@@ -111,7 +106,8 @@ ensure_pageserver(void)
 	server_info(pageserver_pgdata(), &info);
 	if (info.state != SERVER_RUNNING)
 	{
-		say("Starting pageserver node 1 at '%s:%d' in \"%s\".", LOOPBACK, pageserver_port(), repo_path("pageserver"));
+		say("Starting pageserver node 1 at '%s:%d' in \"%s\".", LOOPBACK, pageserver_port(),
+			repo_path("pageserver"));
 		start_pageserver();
 		server_info(pageserver_pgdata(), &info);
 		say("pageserver started, pid: %d", (int) info.pid);
@@ -143,7 +139,7 @@ cmd_pageserver_stop(Invocation *inv)
 	server_info(pageserver_pgdata(), &info);
 	if (info.state == SERVER_STOPPED || info.state == SERVER_CRASHED)
 		die(EXIT_NOT_RUNNING, "Start it by \"neon start\".", "the pageserver is not running");
-	stop_pageserver(is_immediate(inv));
+	stop_pageserver(option_immediate(inv));
 	lock_release(lock);
 	say("pageserver stopped");
 	print_service("pageserver", "stopped", pageserver_port(), 0);
@@ -276,7 +272,7 @@ cmd_stop(Invocation *inv)
 		bool		wanted;
 
 		endpoint_load(&ep, names[i]);
-		if (!ep.exists || !endpoint_needs_stop(conn, &ep, is_immediate(inv)))
+		if (!ep.exists || !endpoint_needs_stop(conn, &ep, option_immediate(inv)))
 			continue;
 		wanted = ep.wanted;
 		for_endpoint(inv, names[i], cmd_endpoint_stop, &result);
@@ -294,7 +290,7 @@ cmd_stop(Invocation *inv)
 	{
 		int			lock = lock_acquire("pageserver", START_TIMEOUT + 10, NULL);
 
-		stop_pageserver(is_immediate(inv));
+		stop_pageserver(option_immediate(inv));
 		lock_release(lock);
 		say("pageserver stopped");
 	}

@@ -54,7 +54,8 @@ creation_options(PGconn *conn, const Invocation *inv, const char *tenant, const 
 		json_number(&buf, "segsize", option_int(inv, OPT_WAL_SEGSIZE));
 	add_verifier(conn, &buf, "superuser_verifier", tenant_secret(tenant, "superuser"), SUPERUSER);
 	add_verifier(conn, &buf, "storage_verifier", tenant_secret(tenant, "storage"), STORAGE_ROLE);
-	add_verifier(conn, &buf, "tenant_role_verifier", tenant_secret(tenant, "role"), strf("tenant_%s", tenant));
+	add_verifier(conn, &buf, "tenant_role_verifier", tenant_secret(tenant, "role"),
+				 strf("tenant_%s", tenant));
 	appendPQExpBufferChar(&buf, '}');
 	if (PQExpBufferBroken(&buf))
 		die_oom();
@@ -80,7 +81,8 @@ save_secrets(const char *tenant)
 		if (kv_get(&repo.config, key) != NULL)
 			continue;
 		if (!neon_id_generate(&a) || !neon_id_generate(&b))
-			die(EXIT_GENERAL, "Check the machine's random number source.", "could not generate a password");
+			die(EXIT_GENERAL, "Check the machine's random number source.",
+				"could not generate a password");
 		neon_id_format(&a, hex);
 		neon_id_format(&b, hex + NEON_ID_HEXLEN);
 		hex[48] = '\0';
@@ -119,7 +121,8 @@ set_default_tenant(const char *tenant)
 static bool
 tenant_exists(PGconn *conn, const char *tenant)
 {
-	PGresult   *res = db_exec(conn, 60, NULL, "SELECT 1 FROM neon_pageserver.tenants WHERE tenant_id = $1", 1, tenant);
+	PGresult   *res = db_exec(conn, 60, NULL,
+							  "SELECT 1 FROM neon_pageserver.tenants WHERE tenant_id = $1", 1, tenant);
 	bool		found = PQntuples(res) > 0;
 
 	PQclear(res);
@@ -146,7 +149,8 @@ choose_id(const Invocation *inv, char *hex)
 	else if (neon_id_generate(&id))
 		neon_id_format(&id, hex);
 	else
-		die(EXIT_GENERAL, "Check the machine's random number source.", "could not generate a random id");
+		die(EXIT_GENERAL, "Check the machine's random number source.",
+			"could not generate a random id");
 }
 
 static void
@@ -250,7 +254,9 @@ check_no_endpoints(const char *tenant, const char *timeline, const char *what)
 		endpoint_load(&ep, names[i]);
 		if (ep.exists && strcmp(ep.tenant, tenant) == 0 &&
 			(timeline == NULL || strcmp(ep.timeline, timeline) == 0))
-			die(EXIT_GENERAL, strf("Remove it by \"neon endpoint destroy %s\", or move it to another branch.", names[i]),
+			die(EXIT_GENERAL,
+				strf("Remove it by \"neon endpoint destroy %s\", or move it to another branch.",
+					 names[i]),
 				"endpoint \"%s\" belongs to %s", names[i], what);
 	}
 }
@@ -266,7 +272,8 @@ cmd_tenant_delete(Invocation *inv)
 	conn = ps_connect();
 	if (!tenant_exists(conn, tenant))
 		die(EXIT_GENERAL, "See \"neon tenant list\".", "there is no tenant %s", tenant);
-	PQclear(db_exec(conn, 120, "deleting the tenant", "SELECT neon_pageserver.tenant_delete($1)", 1, tenant));
+	PQclear(db_exec(conn, 120, "deleting the tenant", "SELECT neon_pageserver.tenant_delete($1)",
+					1, tenant));
 	forget_tenant(tenant);
 	say("tenant %s deleted", tenant);
 	PQfinish(conn);

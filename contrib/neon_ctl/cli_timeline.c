@@ -41,13 +41,14 @@ next_child(const Tree *tree, const char *parent, int after)
 static void
 print_node(Tree *tree, const TimelineInfo *node, int depth)
 {
+	bool		active = strcmp(node->state, "active") == 0;
+
 	printf("(L) ");
 	for (int d = 1; d < depth; d++)
 		printf("%s", tree->more[d] ? "┃ " : "  ");
 	if (depth > 0)
 		printf("%s @%s: ", tree->more[depth] ? "┣━" : "┗━", lsn_text(node->ancestor_lsn));
-	printf("%s [%s]%s%s\n", node->name, node->id,
-		   strcmp(node->state, "active") == 0 ? "" : " ", strcmp(node->state, "active") == 0 ? "" : node->state);
+	printf("%s [%s]%s%s\n", node->name, node->id, active ? "" : " ", active ? "" : node->state);
 	tree->printed++;
 }
 
@@ -117,12 +118,14 @@ cmd_timeline_list(Invocation *inv)
 /* ---- branch ---- */
 
 static void
-print_created(const char *id, const char *name, XLogRecPtr lsn, const char *tenant, const char *ancestor)
+print_created(const char *id, const char *name, XLogRecPtr lsn, const char *tenant,
+			  const char *ancestor)
 {
 	PQExpBufferData buf;
 
 	if (ancestor != NULL)
-		say("Created timeline '%s' at Lsn %s for tenant: %s. Ancestor timeline: '%s'", id, lsn_text(lsn), tenant, ancestor);
+		say("Created timeline '%s' at Lsn %s for tenant: %s. Ancestor timeline: '%s'", id,
+			lsn_text(lsn), tenant, ancestor);
 	else
 		say("Created timeline '%s' at Lsn %s for tenant: %s", id, lsn_text(lsn), tenant);
 	json_begin(&buf);
@@ -139,7 +142,7 @@ cmd_timeline_branch(Invocation *inv)
 {
 	const char *tenant = chosen_tenant(inv);
 	const char *name = inv->option[OPT_BRANCH_NAME];
-	const char *from = option_given(inv, OPT_ANCESTOR_BRANCH_NAME) ? inv->option[OPT_ANCESTOR_BRANCH_NAME] : "main";
+	const char *from = inv->option[OPT_ANCESTOR_BRANCH_NAME];
 	const char *at_time = inv->option[OPT_ANCESTOR_START_TIME];
 	XLogRecPtr	at_lsn = InvalidXLogRecPtr;
 	XLogRecPtr	insert_lsn;
@@ -149,10 +152,14 @@ cmd_timeline_branch(Invocation *inv)
 	PGconn	   *conn;
 	int			lock;
 
+	if (from == NULL)
+		from = "main";
 	if (name == NULL)
-		die(EXIT_USAGE, "Usage: neon timeline branch --branch-name NAME", "\"neon timeline branch\" needs --branch-name");
+		die(EXIT_USAGE, "Usage: neon timeline branch --branch-name NAME",
+			"\"neon timeline branch\" needs --branch-name");
 	if (at_time != NULL && option_given(inv, OPT_ANCESTOR_START_LSN))
-		die(EXIT_USAGE, "Give one of them.", "--ancestor-start-lsn and --ancestor-start-time exclude each other");
+		die(EXIT_USAGE, "Give one of them.",
+			"--ancestor-start-lsn and --ancestor-start-time exclude each other");
 	conn = ps_connect();
 	ps_find_timeline(conn, tenant, from, &tl);
 	lock = timeline_lock(tl.id);
@@ -188,7 +195,8 @@ cmd_timeline_create(Invocation *inv)
 	PGresult   *res;
 
 	if (name == NULL)
-		die(EXIT_USAGE, "Usage: neon timeline create --branch-name NAME", "\"neon timeline create\" needs --branch-name");
+		die(EXIT_USAGE, "Usage: neon timeline create --branch-name NAME",
+			"\"neon timeline create\" needs --branch-name");
 	conn = ps_connect();
 	res = db_exec(conn, CREATE_TIMEOUT, "creating the timeline (initdb)",
 				  "SELECT * FROM neon_pageserver.timeline_create($1, $2, $3)", 3,
@@ -226,7 +234,8 @@ cmd_timeline_delete(Invocation *inv)
 	ps_find_timeline(conn, tenant, inv->arg[0], &tl);
 	lock = timeline_lock(tl.id);
 	check_no_endpoints(tenant, tl.id, strf("branch \"%s\"", tl.name));
-	PQclear(db_exec(conn, 120, "deleting the branch", "SELECT neon_pageserver.timeline_delete($1, $2)", 2, tenant, tl.id));
+	PQclear(db_exec(conn, 120, "deleting the branch",
+					"SELECT neon_pageserver.timeline_delete($1, $2)", 2, tenant, tl.id));
 	lock_release(lock);
 	say("Branch '%s' [%s] deleted", tl.name, tl.id);
 	PQfinish(conn);

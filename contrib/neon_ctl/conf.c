@@ -138,8 +138,10 @@ check_setting_name(const char *name)
 	for (int i = 0; guarded[i] != NULL; i++)
 	{
 		if (pg_strcasecmp(name, guarded[i]) == 0)
-			die(EXIT_USAGE, strcmp(guarded[i], "port") == 0 ? "Use \"neon endpoint start NAME --port PORT\"." :
-				"Leave it as it is.", "setting \"%s\" is made by neon and cannot be changed", guarded[i]);
+			die(EXIT_USAGE,
+				strcmp(guarded[i], "port") == 0 ?
+				"Use \"neon endpoint start NAME --port PORT\"." : "Leave it as it is.",
+				"setting \"%s\" is made by neon and cannot be changed", guarded[i]);
 	}
 }
 
@@ -237,7 +239,8 @@ conf_set(const Endpoint *ep, const char *name, const char *value)
 		/* back to what it was */
 		if (old != NULL)
 			write_file_durably(path, old, strlen(old));
-		die(EXIT_GENERAL, "The settings are as before.", "the server refuses %s=%s: %s", name, value,
+		die(EXIT_GENERAL, "The settings are as before.", "the server refuses %s=%s: %s",
+			name, value,
 			first_message(answer.data));
 	}
 	termPQExpBuffer(&answer);
@@ -332,7 +335,8 @@ files_mention(const Endpoint *ep, const char *name)
 
 	for (int i = 0; files[i] != NULL && !found; i++)
 	{
-		char	   *data = read_small_file(endpoint_path(ep, strf("conf/%s", files[i])), CONF_LIMIT, NULL);
+		char	   *data = read_small_file(endpoint_path(ep, strf("conf/%s", files[i])),
+										   CONF_LIMIT, NULL);
 		const char *p = data;
 		int			includes = (i == 0) ? -1 : 0;	/* settings.conf is ours */
 

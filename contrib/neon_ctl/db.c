@@ -108,7 +108,8 @@ db_wait_input(PGconn *conn, int64 deadline_ms, const char *what)
 			"%s has not ended in time", what);
 	}
 	if (PQconsumeInput(conn) == 0)
-		die(EXIT_GENERAL, default_hint, "connection lost while %s: %s", what, connection_problem(conn));
+		die(EXIT_GENERAL, default_hint, "connection lost while %s: %s", what,
+			connection_problem(conn));
 }
 
 PGresult *
@@ -199,7 +200,8 @@ db_check(PGconn *conn, PGresult *result, const char *fallback_hint)
 	hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
 	if (primary == NULL)
 		die(EXIT_GENERAL, fallback_hint, "%s", connection_problem(conn));
-	die(EXIT_GENERAL, hint ? hint : hint_for(db_sqlstate(result), fallback_hint), "%s%s%s%s", primary,
+	die(EXIT_GENERAL, hint ? hint : hint_for(db_sqlstate(result), fallback_hint), "%s%s%s%s",
+		primary,
 		detail ? " (" : "", detail ? detail : "", detail ? ")" : "");
 }
 

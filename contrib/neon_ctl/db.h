@@ -28,9 +28,8 @@ extern PGresult *db_send(PGconn *conn, const char *sql, int nparams, const char 
 						 const char *progress);
 
 /*
- * As db_send with text parameters (NULL ends the list early is NOT supported:
- * give exactly nparams), and dies on an error with the server's message and
- * hint.
+ * As db_send with nparams text parameters (NULL is SQL's null), and dies on an
+ * error with the server's message and hint.
  */
 extern PGresult *db_exec(PGconn *conn, int timeout_s, const char *progress, const char *sql,
 						 int nparams,...);

@@ -31,7 +31,8 @@ endpoint_path(const Endpoint *ep, const char *below)
 static void
 bad_state(const Endpoint *ep, const char *what)
 {
-	die(EXIT_GENERAL, "Restore the file from a copy, or remove the endpoint by \"neon endpoint destroy\".",
+	die(EXIT_GENERAL,
+		"Restore the file from a copy, or remove the endpoint by \"neon endpoint destroy\".",
 		"\"%s\" has no valid %s", endpoint_path(ep, "conf/endpoint"), what);
 }
 
@@ -94,7 +95,8 @@ endpoint_save(const Endpoint *ep)
 	kv_set(&kv, "lsn", lsn_text(ep->lsn));
 	kv_set_int(&kv, "port", ep->port);
 	kv_set_int(&kv, "wanted", ep->wanted);
-	kv_save(&kv, endpoint_path(ep, "conf/endpoint"), "State of an endpoint, written by the neon command.");
+	kv_save(&kv, endpoint_path(ep, "conf/endpoint"),
+			"State of an endpoint, written by the neon command.");
 	kv_free(&kv);
 }
 
@@ -158,7 +160,8 @@ endpoint_choose_port(void)
 		if (!port_is_taken(port) && port_is_free(port))
 			return port;
 	}
-	die(EXIT_GENERAL, "Give one by --port.", "there is no free port from %d on", FIRST_ENDPOINT_PORT);
+	die(EXIT_GENERAL, "Give one by --port.", "there is no free port from %d on",
+		FIRST_ENDPOINT_PORT);
 }
 
 int

@@ -173,7 +173,8 @@ rename_durably(const char *from, const char *to)
 static void
 sync_file(const char *path, bool is_dir, bool start_only)
 {
-	int			fd = open(path, is_dir ? O_RDONLY | O_DIRECTORY | O_CLOEXEC : O_RDWR | O_CLOEXEC);
+	int			fd = open(path,
+							 is_dir ? O_RDONLY | O_DIRECTORY | O_CLOEXEC : O_RDWR | O_CLOEXEC);
 
 	if (fd < 0)
 		die(EXIT_GENERAL, space_hint, "could not open \"%s\": %m", path);

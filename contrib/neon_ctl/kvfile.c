@@ -54,7 +54,8 @@ kv_parse(KvFile *kv, char *data, const char *name)
 		if (equals != NULL)
 			*equals = '\0';
 		if (equals == NULL || !valid_key(line) || kv_find(kv, line) != NULL)
-			die(EXIT_GENERAL, "Each line is key=value, each key there once; restore the file from a copy.",
+			die(EXIT_GENERAL,
+				"Each line is key=value, each key there once; restore the file from a copy.",
 				"line %d of \"%s\" is not understood", line_number, name);
 		kv_set(kv, line, equals + 1);
 	}

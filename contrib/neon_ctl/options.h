@@ -96,6 +96,13 @@ option_given(const Invocation *inv, OptionId id)
 	return inv->option[id] != NULL;
 }
 
+/* -m immediate */
+static inline bool
+option_immediate(const Invocation *inv)
+{
+	return option_given(inv, OPT_MODE) && strcmp(inv->option[OPT_MODE], "immediate") == 0;
+}
+
 extern bool parse_lsn(const char *value, XLogRecPtr *lsn);
 
 /* Dies with EXIT_USAGE if the text is no good name of an endpoint. */

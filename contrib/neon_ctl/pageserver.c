@@ -171,7 +171,8 @@ ps_refresh(PGconn *conn, TimelineInfo *tl)
 	for (;;)
 	{
 		if (!ps_timeline_by_id(conn, tl->tenant, tl->id, &fresh))
-			die(EXIT_GENERAL, "See \"neon timeline list\".", "branch \"%s\" is no longer there", tl->name);
+			die(EXIT_GENERAL, "See \"neon timeline list\".", "branch \"%s\" is no longer there",
+				tl->name);
 		if (fresh.last_record_lsn >= fresh.flush_lsn)
 			break;
 		ps_wait_lsn(conn, &fresh, fresh.flush_lsn, CATCH_UP_TIMEOUT);
@@ -253,7 +254,8 @@ ps_writer_get(PGconn *conn, const TimelineInfo *tl, WriterInfo *writer)
 		writer->term = get_uint32(res, 0, "term");
 		writer->boot_lsn = get_lsn(res, 0, "boot_lsn");
 		copy_text(writer->pgdata, sizeof(writer->pgdata), res, 0, "pgdata");
-		copy_text(writer->machine_boot_id, sizeof(writer->machine_boot_id), res, 0, "machine_boot_id");
+		copy_text(writer->machine_boot_id, sizeof(writer->machine_boot_id), res, 0,
+				  "machine_boot_id");
 		writer->drained_lsn = get_lsn(res, 0, "drained_lsn");
 	}
 	PQclear(res);
@@ -294,7 +296,8 @@ ps_feed(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer,
 	lsn_text(start), data};
 	int			lengths[6] = {0, 0, 0, 0, 0, len};
 	int			formats[6] = {0, 0, 0, 0, 0, 1};
-	PGresult   *res = db_send(conn, "SELECT neon_pageserver.timeline_feed($1, $2, $3, $4, $5, $6) AS lsn",
+	PGresult   *res = db_send(conn,
+							  "SELECT neon_pageserver.timeline_feed($1, $2, $3, $4, $5, $6) AS lsn",
 							  6, values, lengths, formats, FEED_TIMEOUT, "sending WAL to the pageserver");
 	XLogRecPtr	end;
 
@@ -310,13 +313,15 @@ ps_feed(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer,
 void
 ps_wait_lsn(PGconn *conn, const TimelineInfo *tl, XLogRecPtr lsn, int timeout_s)
 {
-	PGresult   *res = db_exec(conn, timeout_s + 10, strf("waiting for the pageserver to reach %s", lsn_text(lsn)),
+	PGresult   *res = db_exec(conn, timeout_s + 10,
+							  strf("waiting for the pageserver to reach %s", lsn_text(lsn)),
 							  "SELECT neon_pageserver.wait_lsn($1, $2, $3, $4) AS reached", 4,
 							  tl->tenant, tl->id, lsn_text(lsn), strf("%d seconds", timeout_s));
 	const char *reached = db_value(res, 0, "reached");
 
 	if (reached != NULL && strcmp(reached, "t") != 0)
-		die(EXIT_TIMEOUT, "Look into the logs of the pageserver and of the endpoint that writes the branch.",
+		die(EXIT_TIMEOUT,
+			"Look into the logs of the pageserver and of the endpoint that writes the branch.",
 			"the pageserver has not reached %s of branch \"%s\" within %d s", lsn_text(lsn), tl->name, timeout_s);
 	PQclear(res);
 }

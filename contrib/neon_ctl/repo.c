@@ -52,13 +52,15 @@ name_directory(const Invocation *inv, char *path)
 	if (dir == NULL || dir[0] == '\0')
 		dir = ".neon";
 	if (strpbrk(dir, "\r\n") != NULL)
-		die(EXIT_USAGE, "Choose another path.", "the path of the state directory has a line break in it");
+		die(EXIT_USAGE, "Choose another path.",
+			"the path of the state directory has a line break in it");
 	if (dir[0] == '/')
 		make_path(path, "%s", dir);
 	else
 	{
 		if (getcwd(cwd, sizeof(cwd)) == NULL)
-			die(EXIT_GENERAL, "Give an absolute path by -D.", "could not find out the current directory: %m");
+			die(EXIT_GENERAL, "Give an absolute path by -D.",
+				"could not find out the current directory: %m");
 		make_path(path, "%s/%s", cwd, dir);
 	}
 }
@@ -66,7 +68,8 @@ name_directory(const Invocation *inv, char *path)
 static void
 no_repo(const char *path)
 {
-	die(EXIT_GENERAL, "Create it by \"neon init\", or name another one by -D DIR or $NEON_REPO_DIR.",
+	die(EXIT_GENERAL,
+		"Create it by \"neon init\", or name another one by -D DIR or $NEON_REPO_DIR.",
 		"there is no state directory \"%s\"", path);
 }
 
@@ -138,7 +141,8 @@ repo_prepare(const Invocation *inv)
 		{
 			assume_caller();
 			if (chown(path, server_uid(), server_gid()) < 0)
-				die(EXIT_GENERAL, "Choose another place by -D DIR.", "could not give \"%s\" to user \"%s\": %m", path, server_user());
+				die(EXIT_GENERAL, "Choose another place by -D DIR.",
+					"could not give \"%s\" to user \"%s\": %m", path, server_user());
 			reassume_server_user();
 			if (faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) < 0)
 			{
@@ -152,7 +156,8 @@ repo_prepare(const Invocation *inv)
 	else
 	{
 		if (errno != EEXIST || !is_directory(path))
-			die(EXIT_GENERAL, "Choose another place by -D DIR.", "could not create directory \"%s\": %m", path);
+			die(EXIT_GENERAL, "Choose another place by -D DIR.",
+				"could not create directory \"%s\": %m", path);
 		assume_server_user(inv->option[OPT_USER]);
 	}
 	check_reachable(path);
@@ -203,16 +208,18 @@ lock_acquire(const char *name, int timeout_s, bool *waited)
 	make_directory(repo_path("run"));
 	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
 	if (fd < 0)
-		die(EXIT_GENERAL, "Check the permissions of its directory.", "could not open lock file \"%s\": %m", path);
+		die(EXIT_GENERAL, "Check the permissions of its directory.",
+			"could not open lock file \"%s\": %m", path);
 	if (waited != NULL)
 		*waited = false;
+	progress_begin("waiting for another neon command");
 	while (flock(fd, LOCK_EX | LOCK_NB) < 0)
 	{
 		char		holder[32] = "";
 
 		if (errno != EWOULDBLOCK && errno != EINTR)
 			die(EXIT_GENERAL, "Check the file system.", "could not lock \"%s\": %m", path);
-		if (waited != NULL && !*waited)
+		if (waited != NULL)
 			*waited = true;
 		if (now_ms() > deadline)
 		{
@@ -226,6 +233,7 @@ lock_acquire(const char *name, int timeout_s, bool *waited)
 		progress_tick();
 		sleep_ms(20);
 	}
+	progress_end();
 	note_holder(fd);
 	return fd;
 }
@@ -248,7 +256,8 @@ chosen_tenant(const Invocation *inv)
 	if (given == NULL)
 		given = kv_get(&repo.config, "default_tenant");
 	if (given == NULL)
-		die(EXIT_GENERAL, "Give --tenant-id, or create one by \"neon tenant create --set-default\".",
+		die(EXIT_GENERAL,
+			"Give --tenant-id, or create one by \"neon tenant create --set-default\".",
 			"there is no default tenant");
 	if (!neon_id_parse(given, &id))
 		die(EXIT_GENERAL, "Correct the config file.", "\"%s\" is no id of a tenant", given);

@@ -58,14 +58,16 @@ assume_server_user(const char *name)
 		name = "postgres";
 	pw = getpwnam(name);
 	if (pw == NULL)
-		die(EXIT_USAGE, "Name another user by --user.", "there is no user \"%s\" on this machine", name);
+		die(EXIT_USAGE, "Name another user by --user.",
+			"there is no user \"%s\" on this machine", name);
 	if (pw->pw_uid == 0)
 		die(EXIT_USAGE, "Name another user by --user.", "PostgreSQL does not run as root");
 	strlcpy(server.name, name, sizeof(server.name));
 	server.uid = pw->pw_uid;
 	server.gid = pw->pw_gid;
 	if (initgroups(server.name, server.gid) < 0)
-		die(EXIT_GENERAL, "Check the groups of this user.", "could not take on the groups of user \"%s\": %m", name);
+		die(EXIT_GENERAL, "Check the groups of this user.",
+			"could not take on the groups of user \"%s\": %m", name);
 	reassume_server_user();
 }
 
@@ -102,7 +104,8 @@ reassume_server_user(void)
 	if (!called_by_root())
 		return;
 	if (seteuid(0) < 0 || setegid(server.gid) < 0 || seteuid(server.uid) < 0)
-		die(EXIT_GENERAL, "Check that this user may log in.", "could not become user \"%s\": %m", server.name);
+		die(EXIT_GENERAL, "Check that this user may log in.", "could not become user \"%s\": %m",
+			server.name);
 }
 
 const char *
@@ -235,7 +238,8 @@ run_server(const char *const argv[], const char *log)
 	pid_t		pid;
 
 	if (fd < 0)
-		die(EXIT_GENERAL, "Check the permissions of its directory.", "could not open log \"%s\": %m", log);
+		die(EXIT_GENERAL, "Check the permissions of its directory.",
+			"could not open log \"%s\": %m", log);
 	pid = fork_child(argv, fd, true);
 	close(fd);
 	return pid;

@@ -375,7 +375,8 @@ die_not_started(const char *log, off_t offset, const char *what, const char *log
 	char		hint[2048];
 
 	if (!server_log_failure(log, offset, message, hint, sizeof(message)))
-		die(EXIT_GENERAL, strf("Look into its log: \"%s\".", logs_command), "%s did not start", what);
+		die(EXIT_GENERAL, strf("Look into its log: \"%s\".", logs_command), "%s did not start",
+			what);
 	die(EXIT_GENERAL, hint[0] ? strf("%s", hint) : strf("Look into its log: \"%s\".", logs_command),
 		"%s did not start: %s", what, message);
 }
@@ -417,7 +418,8 @@ server_print_log(const char *log, const char *what)
 	ssize_t		n;
 
 	if (fd < 0)
-		die(EXIT_GENERAL, "It is written from the first start on.", "%s has no log \"%s\"", what, log);
+		die(EXIT_GENERAL, "It is written from the first start on.", "%s has no log \"%s\"", what,
+			log);
 	while ((n = read(fd, buf, sizeof(buf))) > 0)
 	{
 		if (fwrite(buf, 1, n, stdout) != n)

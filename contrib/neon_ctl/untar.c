@@ -57,7 +57,8 @@ struct Untar
 static void
 bad_archive(const char *why)
 {
-	die(EXIT_GENERAL, "Try again; if it stays, look into the pageserver's log: \"neon pageserver logs\".",
+	die(EXIT_GENERAL,
+		"Try again; if it stays, look into the pageserver's log: \"neon pageserver logs\".",
 		"the base backup that the pageserver sent is not valid: %s", why);
 }
 
@@ -118,12 +119,14 @@ entry_name(const char *header, char *name, size_t size)
 static void
 open_file(Untar *untar)
 {
-	untar->fd = open(untar->path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, S_IRUSR | S_IWUSR);
+	untar->fd = open(untar->path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+					 S_IRUSR | S_IWUSR);
 	if (untar->fd < 0)
 	{
 		if (errno == EEXIST)
 			bad_archive("it has a file twice");
-		die(EXIT_GENERAL, "Check the space on that file system.", "could not create \"%s\": %m", untar->path);
+		die(EXIT_GENERAL, "Check the space on that file system.", "could not create \"%s\": %m",
+			untar->path);
 	}
 }
 
@@ -131,7 +134,8 @@ static void
 close_file(Untar *untar)
 {
 	if (close(untar->fd) < 0)
-		die(EXIT_GENERAL, "Check the space on that file system.", "could not close \"%s\": %m", untar->path);
+		die(EXIT_GENERAL, "Check the space on that file system.", "could not close \"%s\": %m",
+			untar->path);
 	untar->fd = -1;
 }
 
@@ -152,7 +156,8 @@ begin_entry(Untar *untar)
 	uint64		size = read_tar_number(untar->header + TAR_SIZE, TAR_SIZE_LEN);
 
 	if (memcmp(untar->header + TAR_MAGIC, "ustar", 5) != 0 ||
-		read_tar_number(untar->header + TAR_CHECKSUM, TAR_CHECKSUM_LEN) != tarChecksum(untar->header))
+		read_tar_number(untar->header + TAR_CHECKSUM,
+						TAR_CHECKSUM_LEN) != tarChecksum(untar->header))
 		bad_archive("a header's checksum is wrong");
 	entry_name(untar->header, name, sizeof(name));
 	make_path(untar->path, "%s/%s", untar->dir, name);
@@ -214,7 +219,8 @@ take_content(Untar *untar, const char *data, size_t len)
 
 	errno = ENOSPC;
 	if (write(untar->fd, data, n) != (ssize_t) n)
-		die(EXIT_GENERAL, "Check the space on that file system.", "could not write \"%s\": %m", untar->path);
+		die(EXIT_GENERAL, "Check the space on that file system.", "could not write \"%s\": %m",
+			untar->path);
 	untar->left -= n;
 	if (untar->left == 0)
 		end_of_content(untar);
