@@ -57,7 +57,6 @@ wait_for_admission(void)
 	ereport(FATAL,
 			(errcode(ERRCODE_CANNOT_CONNECT_NOW),
 			 errmsg("the database system is starting up"),
-			 state.admitted ? errdetail("The files of the data directory are not complete yet.") :
 			 errdetail("Pageserver %s does not stream the WAL of this compute yet%s%s",
 					   pageserver_address(), state.problem[0] ? ": " : ".", state.problem),
 			 errhint("Check that the pageserver runs, then connect again.")));

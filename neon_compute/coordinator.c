@@ -192,7 +192,7 @@ storage_state(StorageState *state)
 static bool
 is_admitted(void)
 {
-	return pg_atomic_read_u32(&shared->admitted) != 0 && neon_files_complete();
+	return pg_atomic_read_u32(&shared->admitted) != 0;
 }
 
 bool
@@ -205,7 +205,7 @@ storage_wait_admission(int timeout_ms)
 	ConditionVariablePrepareToSleep(&shared->admission);
 	while (!is_admitted() && GetCurrentTimestamp() < deadline)
 	{
-		/* nobody tells when the files are complete, so look now and then */
+		/* now and then in any case: the coordinator may have to be started again */
 		(void) ConditionVariableTimedSleep(&shared->admission, 50, PG_WAIT_EXTENSION);
 	}
 	ConditionVariableCancelSleep();

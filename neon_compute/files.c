@@ -6,8 +6,8 @@
  * A file is an md.c segment file with the size that it had at the boot LSN,
  * and nothing in it.  Up to FILES_EAGER forks the postmaster creates all of
  * them at start.  Beyond that a file is created when its relation is first
- * touched, and a worker creates the rest: the server's size functions, and the
- * search for an unused relfilenode, look at the files themselves.
+ * touched, and a worker creates the rest.  What looks at files without the
+ * storage manager, as the size functions do, waits for the worker.
  *
  * Fetched pages are written through descriptors of our own, not through those
  * of md.c, so no layout private to md.c is relied on.
@@ -19,6 +19,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "catalog/objectaccess.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_tablespace.h"
 #include "common/file_perm.h"
 #include "files.h"
 #include "miscadmin.h"
@@ -27,13 +31,21 @@
 #include "postmaster/interrupt.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "tcop/tcopprot.h"
+#include "utils/fmgroids.h"
+#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
-/* As many forks cost the postmaster about a quarter of a second. */
-#define FILES_EAGER			20000
+/* As many forks cost the postmaster a few hundredths of a second. */
+#define FILES_EAGER			2000
 
 #define WORKER_RESTART_SECONDS	1
+
+/* Nobody tells when the files are complete. */
+#define POLL_INTERVAL_MS	10
+
+static object_access_hook_type prev_object_access = NULL;
 
 extern PGDLLEXPORT void neon_file_creator_main(Datum arg);
 
@@ -192,6 +204,78 @@ bool
 neon_files_complete(void)
 {
 	return map_missing_files() == 0;
+}
+
+/* ----------
+ * Waiting for it
+ * ----------
+ */
+
+/*
+ * Does the server look at files, or directories, without the storage manager?
+ * The size functions stat() files, DROP TABLESPACE takes a directory without
+ * files for unused, and DROP DATABASE removes what is there.
+ */
+static bool
+looks_at_files(ObjectAccessType access, Oid class_id, Oid object_id)
+{
+	if (access == OAT_DROP)
+		return class_id == DatabaseRelationId || class_id == TableSpaceRelationId;
+	if (access != OAT_FUNCTION_EXECUTE)
+		return false;
+	switch (object_id)
+	{
+		case F_PG_RELATION_SIZE_REGCLASS_TEXT:
+		case F_PG_TABLE_SIZE:
+		case F_PG_INDEXES_SIZE:
+		case F_PG_TOTAL_RELATION_SIZE:
+		case F_PG_DATABASE_SIZE_NAME:
+		case F_PG_DATABASE_SIZE_OID:
+		case F_PG_TABLESPACE_SIZE_NAME:
+		case F_PG_TABLESPACE_SIZE_OID:
+			return true;
+		default:
+			return false;
+	}
+}
+
+static void
+wait_for_files(void)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													   neon_fetch_timeout);
+
+	while (!neon_files_complete())
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (GetCurrentTimestamp() >= deadline)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the relation files of this compute are not complete yet"),
+					 errdetail("%llu of %llu are missing.",
+							   (unsigned long long) map_missing_files(),
+							   (unsigned long long) map_nforks()),
+					 errhint("Try again; if it does not change, the server's log says why.")));
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 POLL_INTERVAL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
+static void
+files_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
+{
+	if (unlikely(!neon_files_complete()) && looks_at_files(access, class_id, object_id))
+		wait_for_files();
+	if (prev_object_access)
+		prev_object_access(access, class_id, object_id, sub_id, arg);
+}
+
+void
+files_install_hook(void)
+{
+	prev_object_access = object_access_hook;
+	object_access_hook = files_object_access;
 }
 
 /* ----------

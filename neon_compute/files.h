@@ -11,6 +11,9 @@
 
 #include "map.h"
 
+/* In _PG_init: whatever looks at files by itself shall wait until all exist. */
+extern void files_install_hook(void);
+
 /* In the postmaster, after map_startup(): creates all files if they are not many. */
 extern void files_startup(void);
 

@@ -59,7 +59,7 @@ extern NeonBoot neon_boot;
 /* Defines neon.pageserver_connstring, neon.fetch_timeout and those of tests. */
 extern void neon_smgr_define_gucs(void);
 
-/* Swaps the storage manager table.  FATAL on a server that is not known. */
+/* Swaps the storage manager table, installs hooks.  FATAL on a server that is not known. */
 extern void neon_smgr_install(void);
 
 /* Registers the worker that completes the relation files. */
@@ -87,9 +87,9 @@ extern void neon_smgr_shmem_startup(void);
  */
 
 /*
- * Do all relation files exist with their true sizes?  Clients are admitted
- * only then, since the size functions look at the files.  Usually true from
- * the start; with very many relations the worker takes a second or two.
+ * Do all relation files exist with their true sizes?  Usually from the start;
+ * with very many relations a worker needs a while.  What looks at files
+ * without the storage manager is made to wait for that.
  */
 extern bool neon_files_complete(void);
 

@@ -324,6 +324,7 @@ neon_smgr_install(void)
 		leave_out_slot(&table, getenv("NEON_TEST_SKIP_SLOT"));
 #endif
 	smgrswap_install(&table);
+	files_install_hook();
 }
 
 void

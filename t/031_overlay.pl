@@ -162,6 +162,8 @@ rename $ref->data_dir . '.away', $ref->data_dir or die $!;
 	local $ENV{NEON_TEST_FILES_EAGER} = 0;
 	my $lazy = NeonOverlay->boot($ref, 'lazy', conf => "autovacuum_naptime = 1s\n");
 	is($lazy->safe_psql('postgres', $sizes), $expected_sizes, 'sizes are true at the first query');
+	is($lazy->safe_psql('postgres', 'SELECT sum(pg_database_size(oid)) > 1000000000 FROM pg_database'), 't', 'those of databases too');
+	$lazy->safe_psql('postgres', 'DROP DATABASE second');
 	is($lazy->safe_psql('postgres', $sums), $expected, 'and so is the data');
 	is($lazy->safe_psql('postgres', "SELECT t FROM big WHERE ctid = '($segment,5)'"), 'row 5', 'and the second segment');
 	is($lazy->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'neon file creator'}),
