@@ -85,7 +85,8 @@ forget_passwords(const Endpoint *ep)
 	lock = lock_acquire("passfile", 30, NULL);
 	server_passfile_put(repo_path("pageserver/passfile"), ep->port, STORAGE_ROLE, NULL);
 	lock_release(lock);
-	user_passfile_put(socket_directory(ep->port), ep->port, SUPERUSER, NULL);
+	user_passfile_remove(socket_directory(ep->port), ep->port, SUPERUSER,
+						 tenant_secret(ep->tenant, "superuser"));
 }
 
 int

@@ -177,13 +177,16 @@ put_lines(const char *path, char *const *prefixes, int n, const char *password)
 	return ok;
 }
 
+/* The beginning of a line, up to the password, or the whole line if there is one. */
 static char *
-make_prefix(const char *host, int port, const char *user)
+make_prefix(const char *host, int port, const char *user, const char *password)
 {
 	PQExpBufferData buf;
 
 	initPQExpBuffer(&buf);
 	append_prefix(&buf, host, port, user);
+	if (password != NULL)
+		append_field(&buf, password);
 	if (PQExpBufferBroken(&buf))
 		die_oom();
 	return buf.data;
@@ -216,37 +219,50 @@ find_user_passfile(char *path)
 	return true;
 }
 
-void
-user_passfile_put(const char *socket_dir, int port, const char *user, const char *password)
+/*
+ * Replaces or, if password is NULL, removes the lines for the server that
+ * begin with its address and user and, if it is given, the old password.
+ */
+static void
+change_user_passfile(const char *socket_dir, int port, const char *user,
+					 const char *old_password, const char *password)
 {
-	char		path[MAXPGPATH];
+	char		path[MAXPGPATH] = "";
 	char	   *prefixes[3];
 	int			n = 0;
 	bool		ok;
 
 	assume_caller();
-	prefixes[n++] = make_prefix("127.0.0.1", port, user);
-	prefixes[n++] = make_prefix("localhost", port, user);
+	prefixes[n++] = make_prefix("127.0.0.1", port, user, old_password);
+	prefixes[n++] = make_prefix("localhost", port, user, old_password);
 	if (socket_dir != NULL)
-		prefixes[n++] = make_prefix(socket_dir, port, user);
+		prefixes[n++] = make_prefix(socket_dir, port, user, old_password);
 	ok = find_user_passfile(path);
-	if (ok && password == NULL && access(path, F_OK) < 0)
-	{
-		reassume_server_user();
-		return;
-	}
-	ok = ok && put_lines(path, prefixes, n, password);
+	if (password != NULL || (ok && access(path, F_OK) == 0))
+		ok = ok && put_lines(path, prefixes, n, password);
 	if (!ok)
-		warn("could not put the password into \"%s\": %m; it is in the state directory's config file", path);
+		warn("could not change the passfile \"%s\": %m; passwords are in the state directory's config file", path);
 	reassume_server_user();
 	while (n > 0)
 		free(prefixes[--n]);
 }
 
 void
+user_passfile_put(const char *socket_dir, int port, const char *user, const char *password)
+{
+	change_user_passfile(socket_dir, port, user, NULL, password);
+}
+
+void
+user_passfile_remove(const char *socket_dir, int port, const char *user, const char *password)
+{
+	change_user_passfile(socket_dir, port, user, password, NULL);
+}
+
+void
 server_passfile_put(const char *path, int port, const char *user, const char *password)
 {
-	char	   *prefix = make_prefix("127.0.0.1", port, user);
+	char	   *prefix = make_prefix("127.0.0.1", port, user, NULL);
 
 	if (!put_lines(path, &prefix, 1, password))
 		die(EXIT_GENERAL, "Check its permissions and the space on its file system.",

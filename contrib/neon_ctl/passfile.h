@@ -13,9 +13,12 @@
 /*
  * Puts the password of user at 127.0.0.1, localhost and the socket directory
  * (NULL: none) first in the calling user's own passfile; older lines for the
- * same go away.  Only warns if that cannot be done.  password NULL removes.
+ * same go away.  Only warns if that cannot be done.
  */
 extern void user_passfile_put(const char *socket_dir, int port, const char *user, const char *password);
+
+/* Removes these lines if they have that password: another server may have the port now. */
+extern void user_passfile_remove(const char *socket_dir, int port, const char *user, const char *password);
 
 /*
  * Puts the line for 127.0.0.1:port into a server's file at path, in place of
