@@ -123,7 +123,7 @@ ok(!-e "$pgdata/neon/tenants/" . 'c' x 32, 'a tenant without a timeline is remov
 ok(!-e timeline_dir($seed + 11, 0) . '.deleted', 'a deletion is completed');
 is($ps->sql("SELECT state FROM neon_pageserver.timelines WHERE timeline_id = '" . (split m{/}, $dir)[-1] . "'"),
 	'active', 'and the timeline is active');
-my $orphans = "FROM neon_pageserver.timelines WHERE tenant_id = '" . (split m{/}, timeline_dir($seed + 11, 0))[-3] . "'";
+my $orphans = "FROM neon_pageserver.timelines WHERE ancestor_id = '" . (split m{/}, timeline_dir($seed + 11, 0))[-1] . "'";
 is($ps->sql("SELECT count(*) FILTER (WHERE state <> 'damaged') $orphans"), 0,
 	'branches of a vanished timeline are refused (' . $ps->sql("SELECT count(*) $orphans") . ' here)');
 
