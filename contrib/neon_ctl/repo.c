@@ -75,15 +75,20 @@ no_repo(const char *path)
 
 /* As root: the server's user may not get there (a home directory, often). */
 static void
-check_reachable(const char *path)
+unreachable(const char *path)
 {
-	if (faccessat(AT_FDCWD, path, R_OK | W_OK | X_OK, AT_EACCESS) == 0)
-		return;
 	if (called_by_root())
 		die(EXIT_GENERAL, "Use a place that this user can reach: neon -D /var/lib/neon init",
 			"user \"%s\" cannot reach the state directory \"%s\": %m", server_user(), path);
 	die(EXIT_GENERAL, "Check its owner and permissions, or name another one by -D DIR.",
 		"could not use the state directory \"%s\": %m", path);
+}
+
+static void
+check_reachable(const char *path)
+{
+	if (faccessat(AT_FDCWD, path, R_OK | W_OK | X_OK, AT_EACCESS) < 0)
+		unreachable(path);
 }
 
 void
@@ -125,40 +130,48 @@ repo_open(const Invocation *inv)
 			"\"neon init\" did not come to its end in \"%s\"", repo.dir);
 }
 
+/*
+ * As root: a directory just made, or an empty one of root's, becomes the
+ * server's user's.
+ */
+static void
+give_directory(const char *path, bool made)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode))
+		die(EXIT_GENERAL, "Choose another place by -D DIR.", "\"%s\" is no directory", path);
+	if (!made && (st.st_uid != 0 || !directory_is_empty(path)))
+		return;
+	if (chown(path, server_uid(), server_gid()) < 0)
+		die(EXIT_GENERAL, "Choose another place by -D DIR.",
+			"could not give \"%s\" to user \"%s\": %m", path, server_user());
+}
+
 bool
 repo_prepare(const Invocation *inv)
 {
 	char		path[MAXPGPATH];
 	char		real[PATH_MAX];
+	bool		made;
 
 	name_directory(inv, path);
-	if (mkdir(path, S_IRWXU) == 0)
+	assume_server_user(inv->option[OPT_USER]);
+	assume_caller();
+	made = mkdir(path, S_IRWXU) == 0;
+	if (!made && (errno != EEXIST || !is_directory(path)))
+		die(EXIT_GENERAL, "Choose another place by -D DIR.",
+			"could not create directory \"%s\": %m", path);
+	if (called_by_root())
+		give_directory(path, made);
+	reassume_server_user();
+	if (made && faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) < 0)
 	{
-		const char *user = inv->option[OPT_USER];
-
-		assume_server_user(user);
-		if (called_by_root())
-		{
-			assume_caller();
-			if (chown(path, server_uid(), server_gid()) < 0)
-				die(EXIT_GENERAL, "Choose another place by -D DIR.",
-					"could not give \"%s\" to user \"%s\": %m", path, server_user());
-			reassume_server_user();
-			if (faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) < 0)
-			{
-				assume_caller();
-				(void) rmdir(path);
-				reassume_server_user();
-				errno = EACCES;
-			}
-		}
-	}
-	else
-	{
-		if (errno != EEXIST || !is_directory(path))
-			die(EXIT_GENERAL, "Choose another place by -D DIR.",
-				"could not create directory \"%s\": %m", path);
-		assume_server_user(inv->option[OPT_USER]);
+		assume_caller();
+		(void) rmdir(path);
+		reassume_server_user();
+		errno = EACCES;
+		unreachable(path);
 	}
 	check_reachable(path);
 	if (realpath(path, real) == NULL)
