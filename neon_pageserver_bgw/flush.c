@@ -454,9 +454,12 @@ freeze(Timeline *tl)
 	List	   *kept;
 	ListCell   *lc;
 
-	walstore_sync(tl);
+	/* whoever received the WAL may have ended before it was synchronized */
 	if (timeline_flush_lsn(tl) < cut)
+	{
+		walstore_secure(tl, cut);
 		timeline_set_flush_lsn(tl, cut);
+	}
 	kept = unpublished_versions(&s->open, cut);
 	note_positions(tl, cut);
 	LWLockAcquire(&s->index_lock, LW_EXCLUSIVE);

@@ -523,22 +523,6 @@ ingest_end(Ingest *ingest)
 /* ---- what is stored already ---- */
 
 /*
- * The last process may have ended before it synchronized what it wrote.  Older
- * segments are durable, so writing anything again to the one that ends here is
- * enough to have it synchronized.
- */
-static void
-sync_stored(Timeline *tl, XLogRecPtr end)
-{
-	char		bytes[MAXIMUM_ALIGNOF];
-	XLogRecPtr	at = end - sizeof(bytes);
-
-	if (at >= tl->id.start_lsn && walstore_read(tl, at, bytes, sizeof(bytes)))
-		walstore_write(tl, at, bytes, sizeof(bytes));
-	walstore_sync(tl);
-}
-
-/*
  * A process may have ended between writing bytes and refusing them, so the
  * last writer's rules hold here too: nothing behind where it was drained, and
  * behind where it booted only its own WAL.
@@ -593,7 +577,7 @@ ingest_stored_wal(Ingest *ingest)
 	ingest_publish(ingest);
 	if (timeline_flush_lsn(tl) < ingest->control.lsn)
 	{
-		sync_stored(tl, ingest->control.lsn);
+		walstore_secure(tl, ingest->control.lsn);
 		timeline_set_flush_lsn(tl, ingest->control.lsn);
 	}
 	ingest_mark_recovered(tl);

@@ -754,6 +754,7 @@ drop_unpublished(Timeline *tl)
 	openlayer_trim(&s->open, pg_atomic_read_u64(&s->last_record_lsn));
 	LWLockRelease(&s->index_lock);
 	store_owner_changed(tl);
+	walstore_owner_changed(tl);
 }
 
 bool

@@ -109,6 +109,7 @@ extern bool timeline_registry_is_loaded(void);
 extern void store_forget(Timeline *tl);
 extern void store_owner_changed(Timeline *tl);
 extern void walstore_forget(Timeline *tl);
+extern void walstore_owner_changed(Timeline *tl);
 
 /* A directory whose name ends so is to be removed. */
 #define DELETED_SUFFIX ".deleted"

@@ -33,6 +33,7 @@
 #define WAL_TLI			1
 #define CACHED_SEGMENTS	64
 #define RECORD_READ_AHEAD 512
+#define COPY_CHUNK		(128 * 1024)
 
 /* What the owner writes. */
 typedef struct WalWriter
@@ -136,6 +137,54 @@ walstore_sync(Timeline *tl)
 	w->dirty = false;
 	if (pg_fdatasync(w->fd) != 0 || NEON_TEST_FAILS("wal-sync"))
 		sync_failed(tl, w->segno);
+}
+
+/* Only the owner's own segments are open for writing: others may have removed them since. */
+void
+walstore_owner_changed(Timeline *tl)
+{
+	if (tl->wal_private)
+		writer_close(tl->wal_private);
+}
+
+/*
+ * The segment's bytes up to end are written again and not only synchronized:
+ * after a sync that failed the kernel takes pages for clean that never reached
+ * the disk.  Its name may be as new as they are.
+ */
+static void
+write_again(Timeline *tl, XLogRecPtr start, XLogRecPtr end)
+{
+	char		dir[MAXPGPATH];
+	char	   *buf = palloc(COPY_CHUNK);
+
+	while (start < end)
+	{
+		size_t		n = Min(COPY_CHUNK, end - start);
+
+		if (!walstore_read(tl, start, buf, n))
+			break;
+		walstore_write(tl, start, buf, n);
+		start += n;
+	}
+	pfree(buf);
+	walstore_sync(tl);
+	timeline_path(&tl->id.tenant, &tl->id.timeline, "wal", dir);
+	fileio_sync_dir(dir);
+}
+
+void
+walstore_secure(Timeline *tl, XLogRecPtr end)
+{
+	WalWriter  *w = wal_writer(tl);
+	XLogSegNo	segno;
+
+	walstore_sync(tl);
+	if (end <= tl->id.start_lsn)
+		return;
+	segno = segment_of(tl, end - 1);
+	if (w->fd < 0 || w->segno < segno)
+		write_again(tl, Max(segment_start(tl, segno), tl->id.start_lsn), end);
 }
 
 /* A branch's first segment begins with its ancestor's bytes. */

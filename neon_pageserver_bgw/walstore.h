@@ -24,6 +24,13 @@ extern void walstore_write(Timeline *tl, XLogRecPtr lsn, const char *data, size_
  */
 extern void walstore_sync(Timeline *tl);
 
+/*
+ * Owner only.  Makes the bytes below end durable, also those that another
+ * process wrote and perhaps never synchronized.  Earlier segments are durable:
+ * nobody goes on to the next one without that.
+ */
+extern void walstore_secure(Timeline *tl, XLogRecPtr end);
+
 /* Owner only: overwrite from lsn to the end of its segment with zeros, later segments removed. */
 extern void walstore_zero_after(Timeline *tl, XLogRecPtr lsn);
 
