@@ -149,7 +149,7 @@ caught_up('source restarted');
 
 my $walsender = $node->safe_psql('postgres', 'SELECT pid FROM pg_stat_replication');
 kill 'STOP', $walsender;
-poll(view($t, "NOT connected AND last_error ~ 'silent'"), 't', 'a silent source is given up');
+poll(view($t, "NOT connected AND last_error ~ 'silent|is active'"), 't', 'a silent source is given up');
 kill 'CONT', $walsender;
 work(31_000, 32_000);
 caught_up('silent source awake');
