@@ -84,12 +84,12 @@ is($t->psql('main', 'SELECT to_regclass($$mine$$)'), '', 'two installations do n
 $u->neon('stop');
 
 $t->neon_ok(['stop'], 'stop');
-is(scalar($t->our_processes), 0, 'nothing is left running');
+is(scalar(() = $t->left_running), 0, 'nothing is left running');
 $t->neon_ok(['stop'], 'a second stop');
 $t->neon_ok([ 'start', '--endpoints' ], 'start with the endpoints that ran');
 is($t->psql('main', 'SELECT count(*) FROM t'), '7', 'main runs again');
 is($t->psql('migration_check', 'SELECT count(*) FROM t'), '3', 'the branch too');
 $t->neon_ok(['stop'], 'stop');
-is(scalar($t->our_processes), 0, 'nothing is left running');
+is(scalar(() = $t->left_running), 0, 'nothing is left running');
 
 done_testing();

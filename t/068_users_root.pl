@@ -29,5 +29,5 @@ my $u = NeonTest->new(name => 'unreachable');
 $u->{dir} = "$private/state";
 $u->neon_fails([ 'init', '--safekeepers', '0', '--pageserver-port', $u->free_port ],
 	qr/postgres/, qr{/var/lib/neon}, 'a directory out of reach for postgres');
-is(scalar($t->our_processes), 0, 'nothing is left running');
+is(scalar(my @left = $t->left_running), 0, 'nothing is left running');
 done_testing();

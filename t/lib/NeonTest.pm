@@ -215,12 +215,16 @@ sub connstr
 sub psql_raw
 {
 	my ($self, $ep, $sql, %o) = @_;
+	# not by a pipe: a psql that cannot connect does not read it
+	my $file = "$self->{tmp}/sql.$$";
+	open my $f, '>', $file or croak "$file: $!";
+	print $f $sql;
+	close $f or croak "$file: $!";
 	return $self->command(
 		[
 			'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', @{ $o{args} || [] },
-			'-d', ($o{connstr} || $self->connstr($ep, $o{db})), '-f', '-'
+			'-d', ($o{connstr} || $self->connstr($ep, $o{db})), '-f', $file
 		],
-		stdin => $sql,
 		%o);
 }
 
@@ -456,6 +460,20 @@ sub our_processes
 	return @found;
 }
 
+# What is still there a moment after everything was stopped.
+sub left_running
+{
+	my ($self) = @_;
+	my @left;
+	for (1 .. 100)
+	{
+		@left = $self->our_processes or return ();
+		sleep 0.1;
+	}
+	diag("$_: " . cmdline($_)) for @left;
+	return @left;
+}
+
 sub DESTROY_all
 {
 	local $?;
@@ -488,6 +506,7 @@ END
 	DESTROY_all();
 }
 $SIG{INT} = $SIG{TERM} = sub { exit 1 };
+$SIG{PIPE} = 'IGNORE';
 
 # -------------------------------------------------------------- workload --
 
@@ -656,7 +675,7 @@ max_worker_processes = 64
 max_prepared_transactions = 200
 max_wal_senders = 64
 max_locks_per_transaction = 256
-hot_standby = on
+hot_standby = off
 allow_in_place_tablespaces = on
 restore_command = '$restore'
 recovery_target_lsn = '$lsn'
@@ -803,7 +822,7 @@ sub new
 	croak "fork: $!" unless defined $pid;
 	if (!$pid)
 	{
-		$SIG{INT} = 'DEFAULT';
+		$SIG{INT} = $SIG{PIPE} = 'DEFAULT';
 		my $stop = 0;
 		$SIG{TERM} = sub { $stop = 1 };
 		%ENV = (%ENV, $t->env);
@@ -868,7 +887,7 @@ sub new
 		croak "fork: $!" unless defined $pid;
 		if (!$pid)
 		{
-			$SIG{INT} = $SIG{TERM} = 'DEFAULT';
+			$SIG{INT} = $SIG{TERM} = $SIG{PIPE} = 'DEFAULT';
 			%ENV = (%ENV, $t->env);
 			open STDIN, '<', '/dev/null';
 			open my $gen, '-|', $^X, '-e', generator(), "$tag.$i", $scale, $i, $o{seconds} || 0,
