@@ -171,17 +171,19 @@ read_wal(const WalFiles *wal, XLogRecPtr start, char *buf, int len)
 /*
  * Sends [start, end) to the pageserver and returns where its last valid
  * record ends.  A record that the end of a chunk cuts is sent again; one that
- * is longer than a chunk makes the chunk grow.
+ * is longer than a chunk makes the chunk grow.  *problem gets what the
+ * pageserver finds wrong with the WAL there, or NULL.
  */
 static XLogRecPtr
 feed(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer, const WalFiles *wal,
-	 XLogRecPtr start, XLogRecPtr end)
+	 XLogRecPtr start, XLogRecPtr end, const char **problem)
 {
 	int			chunk = FIRST_CHUNK;
 	char	   *buf = NULL;
 	int			buf_size = 0;
 
-	while (start < end)
+	*problem = NULL;
+	while (start < end && *problem == NULL)
 	{
 		int			len = (int) Min(end - start, (uint64) chunk);
 		XLogRecPtr	reached;
@@ -194,7 +196,7 @@ feed(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer, const WalFi
 		len = read_wal(wal, start, buf, len);
 		if (len == 0)
 			break;
-		reached = ps_feed(conn, tl, writer, start, buf, len);
+		reached = ps_feed(conn, tl, writer, start, buf, len, problem);
 		if (reached == start)
 		{
 			if (start + len >= end || len < chunk || chunk >= LARGEST_CHUNK)
@@ -241,6 +243,7 @@ feed_directory(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer, c
 	WalFiles	wal;
 	TicketInfo	ticket;
 	XLogRecPtr	own_end;
+	const char *problem;
 	struct stat st;
 
 	if (!is_directory(pgdata))
@@ -257,7 +260,9 @@ feed_directory(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer, c
 	own_end = end_of_own_pages(&wal, tl->last_record_lsn);
 	if (own_end <= tl->last_record_lsn && XLogSegmentOffset(tl->last_record_lsn, wal.segsize) != 0)
 		return strf("WAL at %s is missing in \"%s\"", lsn_text(tl->last_record_lsn), wal.dir);
-	*end = feed(conn, tl, writer, &wal, tl->last_record_lsn, own_end);
+	*end = feed(conn, tl, writer, &wal, tl->last_record_lsn, own_end, &problem);
+	if (problem != NULL)
+		return problem;
 	if (own_end > end_of_begun_record(&wal, *end) &&
 		strcmp(writer->machine_boot_id, machine_boot_id()) == 0)
 		return strf("WAL in \"%s\" is damaged at %s and goes on to %s", wal.dir, lsn_text(*end),

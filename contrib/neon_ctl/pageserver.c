@@ -15,6 +15,7 @@
 
 #define STATEMENT_TIMEOUT 60
 #define FEED_TIMEOUT	300
+#define SQLSTATE_DATA_CORRUPTED "XX001"
 #define CATCH_UP_TIMEOUT 600
 
 const char *
@@ -290,7 +291,7 @@ ps_writer_abandon(PGconn *conn, const TimelineInfo *tl, const char *boot_id, XLo
 
 XLogRecPtr
 ps_feed(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer,
-		XLogRecPtr start, const char *data, int len)
+		XLogRecPtr start, const char *data, int len, const char **problem)
 {
 	const char *values[6] = {tl->tenant, tl->id, strf("%u", writer->term), writer->boot_id,
 	lsn_text(start), data};
@@ -301,6 +302,12 @@ ps_feed(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer,
 							  6, values, lengths, formats, FEED_TIMEOUT, "sending WAL to the pageserver");
 	XLogRecPtr	end;
 
+	if (strcmp(db_sqlstate(res), SQLSTATE_DATA_CORRUPTED) == 0)
+	{
+		*problem = strf("%s", PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY));
+		PQclear(res);
+		return start;
+	}
 	db_check(conn, res, "Look into the pageserver's log: \"neon pageserver logs\".");
 	end = get_lsn(res, 0, "lsn");
 	PQclear(res);

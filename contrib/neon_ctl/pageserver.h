@@ -80,9 +80,12 @@ extern void ps_writer_acquire(PGconn *conn, const TimelineInfo *tl, uint32 expec
 extern void ps_writer_drained(PGconn *conn, const TimelineInfo *tl, const char *boot_id, XLogRecPtr lsn);
 extern void ps_writer_abandon(PGconn *conn, const TimelineInfo *tl, const char *boot_id, XLogRecPtr lsn);
 
-/* Returns the end of the last valid record. */
+/*
+ * Returns the end of the last valid record; if the WAL is damaged there, as far
+ * as the pageserver can see, *problem says so and start is returned.
+ */
 extern XLogRecPtr ps_feed(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer,
-						  XLogRecPtr start, const char *data, int len);
+						  XLogRecPtr start, const char *data, int len, const char **problem);
 
 /* Dies with EXIT_TIMEOUT if the pageserver does not get there. */
 extern void ps_wait_lsn(PGconn *conn, const TimelineInfo *tl, XLogRecPtr lsn, int timeout_s);
