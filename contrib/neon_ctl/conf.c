@@ -23,6 +23,8 @@
 
 #define CONF_LIMIT		(1024 * 1024)
 #define MAX_ARGS		96
+#define DEFAULT_SEGMENT_SIZE	(16 * 1024 * 1024)
+#define MIN_WAL_SEGMENTS	5
 
 /* Set by neon itself; not by endpoint config. */
 static const char *const guarded[] = {
@@ -459,6 +461,18 @@ add_identity(Args *args, const Endpoint *ep)
 					 STORAGE_ROLE, MAINTENANCE_DB));
 }
 
+/* Large segments need more than PostgreSQL's default; as many as initdb would set. */
+static void
+add_min_wal_size(Args *args, const Endpoint *ep, const char *pgdata, const KvFile *boot)
+{
+	long		segment = kv_get_int(boot, "wal_segment_size", 0);
+
+	if (segment > DEFAULT_SEGMENT_SIZE)
+		add_setting(args, "min_wal_size",
+					user_setting(ep, pgdata, "min_wal_size",
+								 strf("%dMB", (int) (segment / (1024 * 1024) * MIN_WAL_SEGMENTS))));
+}
+
 const char **
 conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot, bool subscriptions)
 {
@@ -481,6 +495,7 @@ conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot, bo
 	add_raised(&args, ep, pgdata, boot, "max_wal_senders", "max_wal_senders", 10);
 	add_raised(&args, ep, pgdata, boot, "max_prepared_transactions", "max_prepared_xacts", 0);
 	add_raised(&args, ep, pgdata, boot, "max_locks_per_transaction", "max_locks_per_xact", 64);
+	add_min_wal_size(&args, ep, pgdata, boot);
 	if (!subscriptions)
 		add_setting(&args, "max_logical_replication_workers", "0");
 	add_identity(&args, ep);
