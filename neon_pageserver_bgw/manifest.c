@@ -36,10 +36,12 @@
 #define RECORD_SNAPSHOT		1
 #define RECORD_EDIT			2
 #define MANIFEST_MAX_BYTES	(512 * 1024 * 1024)
+
+/* Bytes of edits after which the log goes on in a new file. */
 #ifdef NEON_TESTING
-#define MANIFEST_MIN_REWRITE 4096	/* so that tests see many rewrites */
+#define MANIFEST_REWRITE_AFTER(snapshot) 2048	/* so that tests see many of them */
 #else
-#define MANIFEST_MIN_REWRITE (1024 * 1024)
+#define MANIFEST_REWRITE_AFTER(snapshot) Max((uint64) 1024 * 1024, (snapshot))
 #endif
 
 typedef enum ManifestOp
@@ -782,7 +784,7 @@ bool
 manifest_wants_rewrite(const ManifestPos *pos)
 {
 	return pos->torn ||
-		pos->length - pos->snapshot_length > Max((uint64) MANIFEST_MIN_REWRITE, pos->snapshot_length);
+		pos->length - pos->snapshot_length > MANIFEST_REWRITE_AFTER(pos->snapshot_length);
 }
 
 bool

@@ -74,6 +74,9 @@ extern void timeline_check(Timeline *tl);
 /* ereport(ERROR) unless edits are allowed. */
 extern void timeline_check_writable(Timeline *tl);
 
+/* The error that says why a timeline in this state is refused. */
+extern void timeline_report_state(Timeline *tl, TimelineState state) pg_attribute_noreturn();
+
 extern bool timeline_is_owner(Timeline *tl);
 
 /*
