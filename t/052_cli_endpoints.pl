@@ -54,11 +54,15 @@ is(count('main'), 10, 'the data too');
 # ---- kill -9, drain, missing directories ----
 
 $t->psql('main', 'INSERT INTO t SELECT generate_series(1, 5)');
-kill 'KILL', $t->postmaster_pid('main');
+my $postmaster = $t->postmaster_pid('main');
+my %shared = map { $_ => 1 } slurp("/proc/$postmaster/maps") =~ m{ (/dev/shm/PostgreSQL\.\d+)$}mg;
+cmp_ok(scalar(keys %shared), '>', 0, 'a server has dynamic shared memory');
+kill 'KILL', $postmaster;
 $t->wait_for('the crash to be seen', sub { status('main') eq 'crashed' });
 $t->neon_ok([ 'timeline', 'branch', '--branch-name', 'of_the_dead' ], 'branch of a dead endpoint');
 $t->endpoint_start('dead', branch => 'of_the_dead');
 is(count('dead'), 15, 'has all that it acknowledged');
+is(join(' ', grep { -e } sort keys %shared), '', 'what the dead one had in shared memory is removed');
 my $line = '127.0.0.1:' . $t->port('dead') . ':*:cloud_admin:';
 like(slurp($t->{passfile}), qr/\A\Q$line\E\w+$/m, 'its line is the first of the passfile');
 open my $passfile, '>>', $t->{passfile} or die;

@@ -22,6 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "dsm.h"
 #include "fsutil.h"
 #include "miscadmin.h"
 #include "output.h"
@@ -181,7 +182,10 @@ remove_leftovers(const char *pgdata, const PidFile *pidfile)
 
 	if (pidfile->has_shmem && shmctl((int) pidfile->shmem_id, IPC_STAT, &ds) == 0 &&
 		(unsigned long) ds.shm_perm.__key == pidfile->shmem_key && ds.shm_nattch == 0)
+	{
+		dsm_remove_leftovers((int) pidfile->shmem_id);
 		(void) shmctl((int) pidfile->shmem_id, IPC_RMID, NULL);
+	}
 	make_path(path, "%s/postmaster.pid", pgdata);
 	remove_file_durably(path);
 }
