@@ -143,6 +143,15 @@ $t->endpoint_stop('many50');
 	$t->psql('main', 'INSERT INTO marks VALUES (11)');
 }
 
+# a new history beside main: an empty database system of its own
+$t->neon_ok([ 'timeline', 'create', '--branch-name', 'fresh' ], 'timeline create');
+$t->endpoint_start('fresh', branch => 'fresh');
+is($t->psql('fresh', "SELECT to_regclass('marks')"), '', 'a new timeline is empty');
+$t->psql('fresh', 'CREATE TABLE marks(i int); INSERT INTO marks VALUES (1)');
+$t->neon('endpoint', 'restart', 'fresh');
+is($t->psql('fresh', 'SELECT i FROM marks'), '1', 'and keeps what is written');
+$t->endpoint_stop('fresh');
+
 # names
 $t->neon_ok([ 'timeline', 'rename', 'main_restored', 'renamed' ], 'rename');
 like($t->neon('timeline', 'list'), qr/renamed/, 'the new name is listed');

@@ -67,6 +67,7 @@ for my $ep ('stock', 'main')
 row("load, scale $scale", 's', $load{stock}, $load{main}, 1);
 
 my (%tpcb, %wal);
+$t->psql($_, 'CHECKPOINT') for 'stock', 'main';
 ($tpcb{$_}, $wal{$_}) = wal_per_transaction($_, sub { tps($_) }) for 'stock', 'main';
 row("TPC-B, $clients clients", 'tps', $tpcb{stock}, $tpcb{main});
 row('WAL per transaction', 'B', $wal{stock}, $wal{main}, 1);
