@@ -41,6 +41,28 @@ check_in_history(Timeline *tl, XLogRecPtr lsn)
 				 errdetail("The timeline ends at %X/%X.", LSN_FORMAT_ARGS(end))));
 }
 
+/* ereport(ERROR) unless the fork exists at lsn and has the block. */
+static void
+check_block_exists(Timeline *tl, const NeonKey *page, XLogRecPtr lsn)
+{
+	RelFileNode rnode = {page->spc, page->db, page->rel};
+	NeonKey		key = neon_size_key(rnode, (ForkNumber) page->fork);
+	char	   *path = relpathperm(rnode, (ForkNumber) page->fork);
+	RelSize		size;
+
+	if (!store_size_at(tl, &key, lsn, &size))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FILE),
+				 errmsg("relation %s does not exist at LSN %X/%X", path,
+						LSN_FORMAT_ARGS(lsn))));
+	if (page->blk >= size.nblocks)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("block %u is beyond the end of relation %s at LSN %X/%X",
+						page->blk, path, LSN_FORMAT_ARGS(lsn)),
+				 errdetail("The relation has %u blocks.", size.nblocks)));
+}
+
 Datum
 neon_get_page(PG_FUNCTION_ARGS)
 {
@@ -68,6 +90,7 @@ neon_get_page(PG_FUNCTION_ARGS)
 	result = palloc(VARHDRSZ + BLCKSZ);
 	SET_VARSIZE(result, VARHDRSZ + BLCKSZ);
 	key = neon_page_key(rnode, (ForkNumber) fork, (BlockNumber) blk);
+	check_block_exists(tl, &key, lsn);
 	read_page(tl, &key, lsn, VARDATA(result));
 	PG_RETURN_BYTEA_P(result);
 }

@@ -125,7 +125,8 @@ sql_check_branch_name(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
 				 errmsg("invalid branch name: \"%.64s\"", name),
-				 errdetail_internal("%s", problem)));
+				 errdetail_internal("%s", problem),
+				 errhint("Choose another name.")));
 }
 
 Timeline *

@@ -35,8 +35,6 @@ SELECT neon_pageserver.wait_lsn(:'tenant', :'main', :'start_lsn', '1 s') AS reac
 SELECT length(a) AS length, a = b AS same, get_byte(a, 18) AS page_size_and_version
 FROM neon_pageserver.get_page(:'tenant', :'main', 1663, 1, 1259, 0, 0, :'start_lsn') a,
 	neon_pageserver.get_page(:'tenant', '33333333333333333333333333333333', 1663, 1, 1259, 0, 0, :'start_lsn') b;
-SELECT neon_pageserver.get_page(:'tenant', :'main', 1663, 1, 1259, 0, 1000000, :'start_lsn') =
-	decode(repeat('00', 8192), 'hex') AS zeros;
 SELECT neon_pageserver.lease_lsn(:'tenant', :'main', :'start_lsn', '1 hour') > now() + interval '59 minutes' AS leased;
 
 -- refusals

@@ -35,6 +35,7 @@ $t->neon('endpoint', 'config', 'main', q{maintenance_work_mem=17MB}, q{cluster_n
 $t->neon_fails([ 'endpoint', 'config', 'main', 'maintenance_work_mem=much' ], qr/refuses.*much/, qr/as before/, 'a value that makes no sense');
 $t->neon_fails([ 'endpoint', 'config', 'main', 'fsync=off' ], qr/fsync.*cannot be changed/, qr/./, 'a guarded setting');
 $t->neon_fails([ 'endpoint', 'config', 'main', 'port=1' ], qr/port.*cannot be changed/, qr/--port/, 'the port');
+$t->neon_fails([ 'endpoint', 'config', 'main', 'wal_level=minimal' ], qr/wal_level=minimal/, qr/logical/, 'a value that a compute refuses');
 $t->neon_fails([ 'endpoint', 'config', 'main', 'work_mem' ], qr/no setting/, qr/name=value/, 'no value');
 like($t->neon('endpoint', 'config', 'main'), qr/maintenance_work_mem +17MB\n cluster_name +it's mine$/m, 'shown');
 open my $hba, '>>', $t->dir . '/endpoints/main/conf/pg_hba.conf' or die;
@@ -155,6 +156,7 @@ $t->neon_fails([ 'endpoint', 'start', 'static2', '--branch-name', 'restored', '-
 $t->neon_fails([ 'endpoint', 'start', 'static2', '--branch-name', 'restored', '--lsn', '0/28' ], qr/before/, qr/./, 'before the branch');
 $t->neon_fails([ 'endpoint', 'start', 'static2', '--branch-name', 'restored', '--time', '2001-01-01 00:00+00' ], qr/before/, qr/./, 'before the history');
 $t->neon_fails([ 'endpoint', 'start', 'static2', '--branch-name', 'restored', '--time', 'tea time' ], qr/tea time/, qr/./, 'no time');
+$t->neon_fails([ 'endpoint', 'start', 'static2', '--branch-name', 'restored', '--time', '2999-01-01 00:00+00' ], qr/future/, qr/./, 'a time in the future');
 is(status('static2'), 'absent', 'none of them is made');
 $t->endpoint_start('scratch', branch => 'restored', ephemeral => 1);
 is(count('scratch'), $rows + 2, 'an ephemeral endpoint begins with what is there now');
@@ -162,6 +164,17 @@ $t->psql('scratch', 'DELETE FROM t');
 $t->neon('endpoint', 'stop', 'scratch');
 ok(!-e $t->pgdata('scratch'), 'leaves nothing');
 is(count('main'), $rows + 2, 'and has changed nothing');
+
+# ---- a second root ----
+
+like($t->neon('timeline', 'create', '--branch-name', 'fresh'), qr/^Created timeline '\w{32}' at Lsn/m, 'timeline create');
+$t->endpoint_start('fresh', branch => 'fresh');
+$t->psql('fresh', 'CREATE TABLE t AS SELECT 1');
+$t->neon('endpoint', 'restart', 'fresh');
+is(count('fresh'), 1, 'its endpoint works');
+$t->neon('endpoint', 'destroy', 'fresh');
+$t->neon_ok([ 'timeline', 'delete', 'fresh' ], 'and it is deleted');
+like($t->neon('--json', 'tenant', 'list'), qr/"timelines": \d+, "logical_size": \d+,/, 'numbers in JSON are numbers');
 
 # ---- the pageserver is away ----
 

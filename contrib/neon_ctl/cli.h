@@ -30,10 +30,13 @@ extern int	cmd_tenant_list(Invocation *inv);
 extern int	cmd_tenant_set_default(Invocation *inv);
 extern int	cmd_tenant_delete(Invocation *inv);
 
-/* "neon_pageserver.*_create" options with the tenant's verifiers, as JSON text. */
+/*
+ * Options of neon_pageserver.tenant_create or timeline_create as JSON text, with the
+ * verifiers that each of them takes.
+ */
 struct pg_conn;
 extern const char *creation_options(struct pg_conn *conn, const Invocation *inv, const char *tenant,
-									const char *branch);
+									bool new_tenant);
 
 /* Dies if endpoints of the tenant, or of one of its timelines, are still there. */
 extern void check_no_endpoints(const char *tenant, const char *timeline, const char *what);

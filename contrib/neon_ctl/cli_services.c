@@ -310,6 +310,7 @@ cmd_status(Invocation *inv)
 	int			n;
 	char	  **names = endpoint_names(&n);
 
+	table_number_column(table, 2);
 	server_info(pageserver_pgdata(), &pageserver);
 	table_cell(table, "pageserver");
 	table_cell(table, strf("%s:%d", LOOPBACK, pageserver_port()));

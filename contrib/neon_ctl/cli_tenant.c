@@ -36,14 +36,12 @@ add_verifier(PGconn *conn, PQExpBuffer buf, const char *key, const char *passwor
 }
 
 const char *
-creation_options(PGconn *conn, const Invocation *inv, const char *tenant, const char *branch)
+creation_options(PGconn *conn, const Invocation *inv, const char *tenant, bool new_tenant)
 {
 	PQExpBufferData buf;
 	const char *result;
 
 	json_begin(&buf);
-	if (branch != NULL)
-		json_string(&buf, "name", branch);
 	if (option_given(inv, OPT_LOCALE))
 		json_string(&buf, "locale", inv->option[OPT_LOCALE]);
 	if (option_given(inv, OPT_ENCODING))
@@ -54,8 +52,9 @@ creation_options(PGconn *conn, const Invocation *inv, const char *tenant, const 
 		json_number(&buf, "segsize", option_int(inv, OPT_WAL_SEGSIZE));
 	add_verifier(conn, &buf, "superuser_verifier", tenant_secret(tenant, "superuser"), SUPERUSER);
 	add_verifier(conn, &buf, "storage_verifier", tenant_secret(tenant, "storage"), STORAGE_ROLE);
-	add_verifier(conn, &buf, "tenant_role_verifier", tenant_secret(tenant, "role"),
-				 strf("tenant_%s", tenant));
+	if (new_tenant)
+		add_verifier(conn, &buf, "tenant_role_verifier", tenant_secret(tenant, "role"),
+					 strf("tenant_%s", tenant));
 	appendPQExpBufferChar(&buf, '}');
 	if (PQExpBufferBroken(&buf))
 		die_oom();
@@ -181,7 +180,7 @@ cmd_tenant_create(Invocation *inv)
 		die(EXIT_GENERAL, "Give another id, or none.", "there is a tenant %s already", tenant);
 	save_secrets(tenant);
 	res = db_send(conn, "SELECT * FROM neon_pageserver.tenant_create($1, $2)", 2,
-				  (const char *[]) {tenant, creation_options(conn, inv, tenant, NULL)},
+				  (const char *[]) {tenant, creation_options(conn, inv, tenant, true)},
 				  NULL, NULL, CREATE_TIMEOUT, "creating the tenant (initdb)");
 	if (PQresultStatus(res) != PGRES_TUPLES_OK)
 		forget_tenant(tenant);
@@ -214,6 +213,8 @@ cmd_tenant_list(Invocation *inv)
 							  : "SELECT tenant_id, timelines, pg_size_pretty(logical_size) AS logical_size,"
 							  " pg_size_pretty(physical_size) AS physical_size FROM neon_pageserver.tenants ORDER BY 1", 0);
 
+	for (int c = 1; c <= 3; c++)
+		table_number_column(table, c);
 	for (int i = 0; i < PQntuples(res); i++)
 	{
 		for (int c = 0; c < 4; c++)
@@ -246,7 +247,10 @@ check_no_endpoints(const char *tenant, const char *timeline, const char *what)
 {
 	int			n;
 	char	  **names = endpoint_names(&n);
+	char		owner[256];
 
+	/* strf() texts do not last while endpoints are loaded */
+	strlcpy(owner, what, sizeof(owner));
 	for (int i = 0; i < n; i++)
 	{
 		Endpoint	ep;
@@ -257,7 +261,7 @@ check_no_endpoints(const char *tenant, const char *timeline, const char *what)
 			die(EXIT_GENERAL,
 				strf("Remove it by \"neon endpoint destroy %s\", or move it to another branch.",
 					 names[i]),
-				"endpoint \"%s\" belongs to %s", names[i], what);
+				"endpoint \"%s\" belongs to %s", names[i], owner);
 	}
 }
 

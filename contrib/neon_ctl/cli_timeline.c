@@ -200,7 +200,7 @@ cmd_timeline_create(Invocation *inv)
 	conn = ps_connect();
 	res = db_exec(conn, CREATE_TIMEOUT, "creating the timeline (initdb)",
 				  "SELECT * FROM neon_pageserver.timeline_create($1, $2, $3)", 3,
-				  tenant, name, creation_options(conn, inv, tenant, NULL));
+				  tenant, name, creation_options(conn, inv, tenant, false));
 	(void) parse_lsn(db_value(res, 0, "lsn"), &lsn);
 	print_created(db_value(res, 0, "timeline_id"), name, lsn, tenant, NULL);
 	PQclear(res);

@@ -29,7 +29,7 @@
 /* Set by neon itself; not by endpoint config. */
 static const char *const guarded[] = {
 	"archive_mode", "config_file", "data_directory", "external_pid_file", "fsync", "hba_file",
-	"ident_file", "max_slot_wal_keep_size", "neon.conf_dir", "neon.endpoint_id",
+	"hot_standby", "ident_file", "max_slot_wal_keep_size", "neon.conf_dir", "neon.endpoint_id",
 	"neon.pageserver_connstring", "neon.safekeepers", "neon.storage_conninfo", "neon.tenant_id",
 	"neon.timeline_id", "port", "restart_after_crash", "unix_socket_directories", NULL
 };
@@ -147,6 +147,16 @@ check_setting_name(const char *name)
 	}
 }
 
+/* The one value that the server takes, but not a compute. */
+static void
+check_wal_level(const char *name, const char *value)
+{
+	if (pg_strcasecmp(name, "wal_level") == 0 && value != NULL &&
+		pg_strcasecmp(value, "minimal") == 0)
+		die(EXIT_USAGE, "Use \"replica\" or \"logical\".",
+			"an endpoint cannot run with wal_level=minimal: its WAL is what is stored");
+}
+
 /* Does the line set that name? */
 static bool
 line_sets(const char *line, const char *name)
@@ -220,6 +230,7 @@ conf_set(const Endpoint *ep, const char *name, const char *value)
 	PQExpBufferData answer;
 
 	check_setting_name(name);
+	check_wal_level(name, value);
 	make_path(path, "%s", endpoint_path(ep, "conf/settings.conf"));
 	old = read_small_file(path, CONF_LIMIT, NULL);
 	initPQExpBuffer(&new);

@@ -246,6 +246,7 @@ struct Table
 	int			ncolumns;
 	const char *const *titles;
 	const char *const *json_names;
+	bool		is_number[TABLE_MAX_COLUMNS];	/* in JSON */
 	int			ncells;
 	int			maxcells;
 	char	  **cells;
@@ -287,7 +288,10 @@ table_print_json(Table *table)
 
 		if (column == 0)
 			appendPQExpBufferStr(&buf, i ? ",\n {" : "{");
-		json_string(&buf, table->json_names[column], table->cells[i]);
+		if (table->is_number[column] && table->cells[i] != NULL)
+			json_number(&buf, table->json_names[column], strtoll(table->cells[i], NULL, 10));
+		else
+			json_string(&buf, table->json_names[column], table->cells[i]);
 		if (column == table->ncolumns - 1)
 			appendPQExpBufferChar(&buf, '}');
 	}
@@ -296,6 +300,12 @@ table_print_json(Table *table)
 		die_oom();
 	puts(buf.data);
 	termPQExpBuffer(&buf);
+}
+
+void
+table_number_column(Table *table, int column)
+{
+	table->is_number[column] = true;
 }
 
 /* Width on the screen of UTF-8 text, near enough: bytes that start a character. */

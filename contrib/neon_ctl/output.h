@@ -55,6 +55,7 @@ extern void progress_end(void);
 typedef struct Table Table;
 
 extern Table *table_new(int ncolumns, const char *const *titles, const char *const *json_names);
+extern void table_number_column(Table *table, int column);	/* a number in JSON */
 extern void table_cell(Table *table, const char *value);	/* NULL: absent */
 extern void table_print(Table *table);	/* as a table, or as a JSON array */
 

@@ -339,10 +339,15 @@ XLogRecPtr
 ps_lsn_for_time(PGconn *conn, const TimelineInfo *tl, const char *time)
 {
 	PGresult   *res = db_exec(conn, STATEMENT_TIMEOUT, "looking for that time",
-							  "SELECT neon_pageserver.lsn_for_timestamp($1, $2, $3) AS lsn", 3,
-							  tl->tenant, tl->id, time);
+							  "SELECT neon_pageserver.lsn_for_timestamp($1, $2, $3) AS lsn,"
+							  " $3::pg_catalog.timestamptz OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() AS future",
+							  3, tl->tenant, tl->id, time);
 	XLogRecPtr	lsn = get_lsn(res, 0, "lsn");
+	const char *future = db_value(res, 0, "future");
 
+	if (future != NULL && strcmp(future, "t") == 0)
+		die(EXIT_GENERAL, "Give a time that has passed; the present is what you get without it.",
+			"time \"%s\" is in the future", time);
 	PQclear(res);
 	if (lsn == InvalidXLogRecPtr)
 		die(EXIT_GENERAL, "Give a later time.",

@@ -7,7 +7,7 @@
 SET client_min_messages = warning;
 
 CREATE EXTENSION IF NOT EXISTS neon_pageserver;
-SELECT plan(45);
+SELECT plan(47);
 
 SELECT has_schema('neon_pageserver');
 SELECT has_domain('neon_pageserver', 'id', 'domain id');
@@ -37,6 +37,10 @@ SELECT throws_ok(format('SELECT neon_pageserver.get_page(%L, %L, 1664, 0, 1262, 
 	'22023', NULL, 'get_page before the history');
 SELECT throws_ok(format('SELECT neon_pageserver.get_page(%L, %L, 1664, 0, 1262, 0, 0, %L)', :'tenant', :'timeline', 'FFFF/1'),
 	'22023', NULL, 'get_page in the future');
+SELECT throws_ok(format('SELECT neon_pageserver.get_page(%L, %L, 1664, 0, 1262, 0, 1000000, %L)', :'tenant', :'timeline', :'lsn'),
+	'22023', NULL, 'get_page beyond the end');
+SELECT throws_ok(format('SELECT neon_pageserver.get_page(%L, %L, 1664, 0, 1, 0, 0, %L)', :'tenant', :'timeline', :'lsn'),
+	'58P01', NULL, 'get_page of no relation');
 SELECT throws_ok(format('SELECT neon_pageserver.get_page(%L, %L, 1664, 0, 1262, 0, 0, %L)', :'tenant', :'tenant', '0/1'),
 	'42704', NULL, 'get_page of no timeline');
 SELECT throws_ok('SELECT neon_pageserver.tenant_create()', '25001', NULL, 'tenant_create in a subtransaction');
