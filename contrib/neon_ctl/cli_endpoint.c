@@ -246,16 +246,17 @@ say_started(const Endpoint *ep)
 
 /*
  * Somebody else's start of the same endpoint may just have ended while we
- * waited for the lock: then its result is ours.  Otherwise it is a mistake.
+ * waited for the lock, or was killed before the server was ready: then its
+ * result is ours.  Otherwise it is a mistake.
  */
 static void
-join_or_refuse(const Invocation *inv, const Endpoint *ep, bool waited)
+join_or_refuse(const Invocation *inv, const Endpoint *ep, bool starting)
 {
 	bool		changes = false;
 
 	for (int i = 0; i < OPT_COUNT; i++)
 		changes |= inv->option[i] != NULL && (OPTS_START & OPT_BIT(i)) != 0;
-	if (!waited || changes)
+	if (!starting || changes)
 		die(EXIT_GENERAL, strf("Use it, or start it anew by \"neon endpoint restart %s\".",
 							   ep->name),
 			"endpoint \"%s\" is already running", ep->name);
@@ -287,7 +288,7 @@ cmd_endpoint_start(Invocation *inv)
 	server_info(endpoint_path(&ep, "pgdata"), &info);
 	if (info.state == SERVER_RUNNING)
 	{
-		join_or_refuse(inv, &ep, waited);
+		join_or_refuse(inv, &ep, waited || !info.ready);
 		lock_release(lock);
 		return EXIT_OK;
 	}
