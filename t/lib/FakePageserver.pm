@@ -86,10 +86,13 @@ sub connstring
 sub mode
 {
 	my ($self, $mode) = @_;
-	open(my $fh, '>', "$self->{control}.new") or croak "$self->{control}: $!";
+	# the processes of the server change it too
+	my $new = "$self->{control}.$$";
+
+	open(my $fh, '>', $new) or croak "$self->{control}: $!";
 	print $fh $mode;
 	close $fh;
-	rename "$self->{control}.new", $self->{control} or croak "$self->{control}: $!";
+	rename $new, $self->{control} or croak "$self->{control}: $!";
 	return;
 }
 
