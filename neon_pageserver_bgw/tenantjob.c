@@ -48,7 +48,7 @@
 #define JOB_QUEUE_SIZE		16384
 
 #define JOB_TMP_DIR			"neon/tmp"
-#define JOB_DIR_FORMAT		JOB_TMP_DIR "/create.%d"
+#define JOB_DIR_FORMAT		JOB_TMP_DIR "/create.%d.%d"	/* postmaster, worker */
 
 #define OWNERSHIP_TIMEOUT_MS	10000
 
@@ -130,7 +130,10 @@ tenant_role_drop(const NeonId *tenant)
 
 /* ---- the work ---- */
 
-/* Directories that workers left which were killed. */
+/*
+ * Directories that workers left which were killed.  Under a postmaster that
+ * was killed too, its workers are dead although nobody may have reaped them.
+ */
 static void
 remove_stale_directories(void)
 {
@@ -140,10 +143,13 @@ remove_stale_directories(void)
 	while ((de = ReadDir(d, JOB_TMP_DIR)) != NULL)
 	{
 		char		path[MAXPGPATH];
+		int			postmaster;
 		int			pid;
 
-		if (sscanf(de->d_name, "create.%d", &pid) != 1 || pid <= 0 ||
-			(pid != MyProcPid && (kill(pid, 0) == 0 || errno != ESRCH)))
+		if (sscanf(de->d_name, "create.%d.%d", &postmaster, &pid) != 2 || pid <= 0)
+			continue;
+		if (postmaster == PostmasterPid && pid != MyProcPid &&
+			(kill(pid, 0) == 0 || errno != ESRCH))
 			continue;
 		snprintf(path, sizeof(path), "%s/%s", JOB_TMP_DIR, de->d_name);
 		rmtree(path, true);
@@ -300,7 +306,7 @@ tenant_job_run(TenantJob *job)
 	make_tmp_dir();
 	remove_stale_directories();
 	on_proc_exit(remove_directory, (Datum) 0);
-	snprintf(job_dir, sizeof(job_dir), JOB_DIR_FORMAT, MyProcPid);
+	snprintf(job_dir, sizeof(job_dir), JOB_DIR_FORMAT, (int) PostmasterPid, MyProcPid);
 
 	PG_TRY();
 	{
