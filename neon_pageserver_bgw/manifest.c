@@ -651,6 +651,41 @@ list_numbers(const char *dir, uint32 **numbers)
 	return n;
 }
 
+/* The first n of the list. */
+static void
+remove_numbers(const char *dir, const uint32 *numbers, int n)
+{
+	char		path[MAXPGPATH];
+
+	for (int i = 0; i < n; i++)
+	{
+		manifest_file_path(dir, numbers[i], path);
+		if (unlink(path) != 0 && errno != ENOENT)
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not remove file \"%s\": %m", path)));
+	}
+}
+
+/* Files before the one that is in use; what cannot be removed does no harm. */
+static void
+remove_older(const char *dir, ManifestPos *pos)
+{
+	char		path[MAXPGPATH];
+	uint32	   *numbers;
+	int			n = list_numbers(dir, &numbers);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (numbers[i] >= pos->number)
+			continue;
+		manifest_file_path(dir, numbers[i], path);
+		(void) unlink(path);
+	}
+	pfree(numbers);
+	pos->has_older = false;
+}
+
 Manifest *
 manifest_load(const char *dir, ManifestPos *pos)
 {
@@ -670,18 +705,11 @@ manifest_load(const char *dir, ManifestPos *pos)
 		pfree(data);
 		if (m == NULL)
 			continue;
-		/* What is newer was never completed, what is older is done with. */
-		pos->old_number = 0;
-		for (int j = 0; j < n; j++)
-		{
-			if (j == i)
-				continue;
-			manifest_file_path(dir, numbers[j], path);
-			if (unlink(path) != 0 && errno != ENOENT)
-				ereport(ERROR,
-						(errcode_for_file_access(),
-						 errmsg("could not remove file \"%s\": %m", path)));
-		}
+		/* What is newer was never completed; what is older stays until this is known to be durable. */
+		remove_numbers(dir, numbers, i);
+		pos->unproven = true;
+		pos->has_older = i + 1 < n;
+		pfree(numbers);
 		return m;
 	}
 	if (n == 0)
@@ -761,12 +789,13 @@ manifest_write_snapshot(const char *dir, const Manifest *m, ManifestPos *pos)
 	NEON_TEST_POINT("snapshot-synced");
 	if (synced)
 	{
-		pos->old_number = pos->number;
+		pos->has_older = pos->number != 0;
 		pos->number = number;
 		pos->sequence = sequence;
 		pos->length = buf.len;
 		pos->snapshot_length = buf.len;
 		pos->torn = false;
+		pos->unproven = false;
 	}
 	else
 	{
@@ -783,7 +812,7 @@ manifest_write_snapshot(const char *dir, const Manifest *m, ManifestPos *pos)
 bool
 manifest_wants_rewrite(const ManifestPos *pos)
 {
-	return pos->torn ||
+	return pos->torn || pos->unproven ||
 		pos->length - pos->snapshot_length > MANIFEST_REWRITE_AFTER(pos->snapshot_length);
 }
 
@@ -795,7 +824,7 @@ manifest_append(const char *dir, ManifestPos *pos, const char *body, uint32 len)
 	int			fd;
 	bool		synced;
 
-	Assert(!pos->torn);
+	Assert(!pos->torn && !pos->unproven);
 	manifest_file_path(dir, pos->number, path);
 	initStringInfo(&buf);
 	put_record(&buf, RECORD_EDIT, pos->sequence + 1, pos->number, body, len);
@@ -827,12 +856,8 @@ manifest_append(const char *dir, ManifestPos *pos, const char *body, uint32 len)
 	{
 		pos->sequence++;
 		pos->length += buf.len;
-		if (pos->old_number != 0)
-		{
-			manifest_file_path(dir, pos->old_number, path);
-			(void) unlink(path);
-			pos->old_number = 0;
-		}
+		if (pos->has_older)
+			remove_older(dir, pos);
 	}
 	pfree(buf.data);
 	return synced;

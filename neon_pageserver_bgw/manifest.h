@@ -65,8 +65,9 @@ typedef struct ManifestPos
 	uint32		sequence;		/* of the last record */
 	uint64		length;			/* bytes up to its end */
 	uint64		snapshot_length;
-	uint32		old_number;		/* to be unlinked after the next edit; 0: none */
+	bool		has_older;		/* files to be unlinked after the next edit */
 	bool		torn;			/* something unreadable follows: start a new file */
+	bool		unproven;		/* read at a start, so perhaps not on disk: the same */
 } ManifestPos;
 
 /* Operations are appended to a body with these. */

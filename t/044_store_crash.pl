@@ -109,6 +109,38 @@ for my $point ('layer-sync', 'edit-sync', 'snapshot-sync')
 	is(model(9000), 't', 'after a restart it goes on');
 }
 
+# ---- an edit that may not be on disk ----
+# The start that follows a failed sync reads the edit from the page cache.  So
+# the first change goes into a new file; a start alone writes nothing.
+$seed++;
+my ($tenant, $timeline) = map { unpack 'H*', pack('Q< a4 V', $seed, 'ZZZZ', $_) } 0, 1;
+my $dir = "$pgdata/neon/tenants/$tenant/timelines/$timeline";
+sub manifests { return join ' ', map { m{manifest\.(\d+)$} ? $1 + 0 : $_ } sort glob "$dir/manifest.*" }
+sub rename_sql { return "SELECT neon_pageserver.timeline_rename('$tenant', '$_[0]', '$_[1]')" }
+sub name { return $ps->sql("SELECT name FROM neon_pageserver.timelines WHERE timeline_id = '$timeline'") }
+
+is(model(3000), 't', 'a timeline');
+$ps->node->append_conf('postgresql.conf', "neon_pageserver.test_fail_at = 'edit-sync'\n");
+$ps->restart;
+like($ps->sql_error(rename_sql('root', 'lost')), qr/read-only after a failed write.*manifest could not be synchronized/s, 'a change whose sync fails');
+is(name(), 'root', 'is not seen');
+my $failed = manifests();
+like($failed, qr/(^| )\d+$/, 'it is in a manifest') or diag($failed);
+$ps->node->append_conf('postgresql.conf', "neon_pageserver.test_fail_at = ''\n");
+$ps->restart for 1 .. 2;
+is(manifests(), $failed, 'starts alone write no manifest');
+is(name(), 'lost', 'the change is in the page cache');
+$ps->sql(rename_sql('lost', 'first'));
+my ($number) = $failed =~ /(\d+)$/;
+is(manifests(), $number + 1, 'the first change goes into a new one, and what is older is gone');
+$ps->sql(rename_sql('first', 'second'));
+is(manifests(), $number + 1, 'the second one is appended');
+$ps->node->stop('immediate');
+$ps->start;
+is(name(), 'second', 'all of it is there');
+is(manifests(), $number + 1, 'in one file');
+is(model(9000), 't', 'and the timeline goes on');
+
 # ---- crashes on one timeline ----
 sub wait_until_up
 {
