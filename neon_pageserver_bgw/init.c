@@ -15,12 +15,20 @@
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
-#include "testpoint.h"
+#include "neon_testpoint.h"
 #include "utils/guc.h"
 
 PG_MODULE_MAGIC;
 
 extern PGDLLEXPORT void _PG_init(void);
+
+#ifdef NEON_TESTING
+static void
+define_testpoints(void)
+{
+	testpoint_define_gucs("neon_pageserver");
+}
+#endif
 
 static const PageserverPart parts[] = {
 	{"timeline", timeline_define_gucs, timeline_shmem_size, timeline_shmem_init, NULL},
@@ -28,7 +36,7 @@ static const PageserverPart parts[] = {
 	{"store", store_define_gucs, NULL, NULL, NULL},
 	{"flush", flushworker_define_gucs, flushworker_shmem_size, flushworker_shmem_init, flushworker_register_workers},
 #ifdef NEON_TESTING
-	{"testpoint", testpoint_define_gucs, NULL, NULL, NULL},
+	{"testpoint", define_testpoints, NULL, NULL, NULL},
 #endif
 	{"supervisor", NULL, NULL, NULL, supervisor_register_worker},
 	{"ingest", ingest_define_gucs, ingest_shmem_size, ingest_shmem_init, ingest_register_worker},

@@ -13,7 +13,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#include "codec.h"
+#include "neon_codec.h"
 #include "layerfile.h"
 #include "layerformat.h"
 #include "pgstat.h"

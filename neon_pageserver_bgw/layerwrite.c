@@ -10,12 +10,12 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "codec.h"
+#include "neon_codec.h"
 #include "fileio.h"
 #include "layerfile.h"
 #include "layerformat.h"
 #include "storage/fd.h"
-#include "testpoint.h"
+#include "neon_testpoint.h"
 #include "utils/memutils.h"
 
 #define WRITE_BUFFER	(256 * 1024)

@@ -22,12 +22,12 @@
 #include <unistd.h>
 
 #include "access/xlog_internal.h"
-#include "codec.h"
+#include "neon_codec.h"
 #include "fileio.h"
 #include "manifest.h"
 #include "port/pg_crc32c.h"
 #include "storage/fd.h"
-#include "testpoint.h"
+#include "neon_testpoint.h"
 
 #define MANIFEST_MAGIC		0x31464D4E	/* "NMF1" */
 #define MANIFEST_VERSION	1

@@ -13,7 +13,7 @@
  */
 #include "postgres.h"
 
-#include "codec.h"
+#include "neon_codec.h"
 #include "size.h"
 
 #define SIZE_FLAG_DROPPED	1

@@ -9,7 +9,7 @@
 #define NEON_PS_STORE_PRIVATE_H
 
 #include "layerfile.h"
-#include "testpoint.h"
+#include "neon_testpoint.h"
 #include "timeline_shared.h"
 
 typedef struct StoreFile

@@ -35,7 +35,7 @@
 #include "storage/shm_toc.h"
 #include "tcop/tcopprot.h"
 #include "tenant.h"
-#include "testpoint.h"
+#include "neon_testpoint.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"

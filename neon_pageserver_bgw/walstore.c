@@ -25,7 +25,7 @@
 #include "pgstat.h"
 #include "port/pg_crc32c.h"
 #include "storage/fd.h"
-#include "testpoint.h"
+#include "neon_testpoint.h"
 #include "timeline_shared.h"
 #include "utils/memutils.h"
 #include "walstore.h"

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * codec.h
- *	  Little-endian encoding of what the pageserver writes to files, and a
+ * neon_codec.h
+ *	  Little-endian encoding of what is written to files, and a
  *	  bounded cursor that reads it back.
  *
  * A cursor never reads past its end: it delivers zeros and turns "ok" off,
@@ -9,8 +9,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef NEON_PS_CODEC_H
-#define NEON_PS_CODEC_H
+#ifndef NEON_CODEC_H
+#define NEON_CODEC_H
 
 #include "lib/stringinfo.h"
 
@@ -189,4 +189,4 @@ cursor_varint(Cursor *c)
 	return 0;
 }
 
-#endif							/* NEON_PS_CODEC_H */
+#endif							/* NEON_CODEC_H */
