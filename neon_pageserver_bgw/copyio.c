@@ -3,11 +3,8 @@
  * copyio.c
  *	  A client connection taken over by a procedure: COPY BOTH or COPY OUT.
  *
- * The stock message reader is deaf to cancels and barriers while it blocks in
- * a procedure, and reads 8 kB at a time; so input is read here with
- * secure_read() that never blocks, and waited for in this file only.  With
- * SSL, decrypted bytes may sit in the library: reading is tried before
- * waiting, always.
+ * Input is read by neon_clientmsg, which never blocks, and waited for in this
+ * file only.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,6 +16,7 @@
 #include "libpq/libpq.h"
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
+#include "neon_clientmsg.h"
 #include "nodes/parsenodes.h"
 #include "pgstat.h"
 #include "port/pg_bswap.h"
@@ -34,13 +32,8 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
-#define INPUT_SIZE		65536
-#define MESSAGE_HEADER	5		/* type, length */
-
-/* Buffers live as long as the process, which serves one connection. */
-static char *input = NULL;
-static int	input_start;
-static int	input_end;
+/* Lives as long as the process, which serves one connection. */
+static bool output_made = false;
 static StringInfoData output;
 
 /* ---- transactions ---- */
@@ -71,14 +64,12 @@ allocate_buffers(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
 
-	if (input == NULL)
-	{
-		input = palloc(INPUT_SIZE);
+	if (!output_made)
 		initStringInfo(&output);
-	}
-	input_start = input_end = 0;
+	output_made = true;
 	resetStringInfo(&output);
 	MemoryContextSwitchTo(old);
+	clientmsg_reset();
 }
 
 void
@@ -111,7 +102,7 @@ void
 copyio_end(void)
 {
 	/* what a client sends before our answer would be lost here */
-	if (input_start < input_end)
+	if (clientmsg_partial())
 		ereport(FATAL,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("message sent after the end of the stream")));
@@ -146,27 +137,8 @@ housekeeping(void)
 static void
 wait_for_socket(int events)
 {
-	WaitEvent	event;
-
-	ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, events, NULL);
-	if (WaitEventSetWait(FeBeWaitSet, -1, &event, 1,
-						 events == WL_SOCKET_READABLE ? WAIT_EVENT_CLIENT_READ :
-						 WAIT_EVENT_CLIENT_WRITE) != 1)
-		return;
-	if (event.events & WL_POSTMASTER_DEATH)
-		proc_exit(1);
-	if (event.events & WL_LATCH_SET)
-		ResetLatch(MyLatch);
-}
-
-static void
-client_is_gone(void)
-{
-	ereport(COMMERROR,
-			(errcode(ERRCODE_CONNECTION_FAILURE),
-			 errmsg("client closed the connection")));
-	whereToSendOutput = DestNone;
-	proc_exit(0);
+	clientmsg_wait(events, -1, events == WL_SOCKET_READABLE ?
+				   WAIT_EVENT_CLIENT_READ : WAIT_EVENT_CLIENT_WRITE);
 }
 
 /* ---- output ---- */
@@ -230,7 +202,7 @@ copyio_flush(void)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK))
-			client_is_gone();
+			clientmsg_client_gone();
 		wait_for_socket(WL_SOCKET_WRITEABLE);
 		interrupts_while_sending();
 	}
@@ -239,78 +211,16 @@ copyio_flush(void)
 
 /* ---- input ---- */
 
-/* Makes room at the end; the unread bytes are less than the largest message. */
-static void
-compact_input(void)
-{
-	if (input_start == input_end)
-		input_start = input_end = 0;
-	else if (INPUT_SIZE - input_end < COPYIO_MAX_BODY + MESSAGE_HEADER)
-	{
-		memmove(input, input + input_start, input_end - input_start);
-		input_end -= input_start;
-		input_start = 0;
-	}
-}
-
-/* False if nothing is there to be read now. */
-static bool
-read_input(void)
-{
-	ssize_t		n;
-
-	compact_input();
-	do
-	{
-		errno = 0;
-		MyProcPort->noblock = true;
-		n = secure_read(MyProcPort, input + input_end, INPUT_SIZE - input_end);
-		MyProcPort->noblock = false;
-	} while (n < 0 && errno == EINTR);
-	if (n > 0)
-	{
-		input_end += n;
-		return true;
-	}
-	if (n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK))
-		client_is_gone();
-	return false;
-}
-
 void
 copyio_wait(void)
 {
 	for (;;)
 	{
 		housekeeping();
-		if (read_input())
+		if (clientmsg_read())
 			return;
 		wait_for_socket(WL_SOCKET_READABLE);
 	}
-}
-
-/* Type and body of the next message, or false if it is not complete. */
-static bool
-take_message(char *type, const char **body, int *len)
-{
-	int			have = input_end - input_start;
-	uint32		size;
-
-	if (have < MESSAGE_HEADER)
-		return false;
-	*type = input[input_start];
-	memcpy(&size, input + input_start + 1, sizeof(size));
-	size = pg_ntoh32(size);
-	if (size < 4 || size - 4 > COPYIO_MAX_BODY)
-		ereport(FATAL,
-				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("invalid message length %u", size)));
-	if (have < (int) size + 1)
-		return false;
-	*body = input + input_start + MESSAGE_HEADER;
-	*len = (int) size - 4;
-	input_start += size + 1;
-	return true;
 }
 
 void
@@ -320,11 +230,11 @@ copyio_abandon(void)
 	char		type;
 	int			len;
 
-	if (input == NULL)
+	if (!output_made)
 		return;
-	while (take_message(&type, &body, &len))
+	while (clientmsg_take(&type, &body, &len))
 		;
-	if (input_start < input_end)
+	if (clientmsg_partial())
 	{
 		FlushErrorState();
 		ereport(FATAL,
@@ -340,7 +250,7 @@ copyio_next(const char **body, int *len, bool *done)
 	char		type;
 
 	CHECK_FOR_INTERRUPTS();
-	while (take_message(&type, body, len))
+	while (clientmsg_take(&type, body, len))
 	{
 		switch (type)
 		{

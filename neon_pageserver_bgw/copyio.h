@@ -16,9 +16,6 @@
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 
-/* Largest message body that a client may send. */
-#define COPYIO_MAX_BODY		8192
-
 typedef enum CopyIoMode
 {
 	COPYIO_BOTH = 'W',
