@@ -13,8 +13,9 @@ ifdef WERROR
 PG_CPPFLAGS += -Werror
 endif
 
+# Before the libraries that it needs itself: -lpq, for those who use neon_receive.
 ifneq ($(MODULE_big),)
-SHLIB_LINK += $(top)/common/libneoncommon.a
+override SHLIB_LINK := $(top)/common/libneoncommon.a $(SHLIB_LINK)
 endif
 
 PGXS := $(shell $(PG_CONFIG) --pgxs)

@@ -4,8 +4,8 @@
  *	  The boot checkpoint record: writing it and knowing it again.
  *
  * PostgreSQL zeroes the CheckPoint struct before it fills it, so the padding
- * of its own records is zero; ours carries the term there twice.  The record's
- * CRC covers it and nothing in PostgreSQL looks at it.
+ * of its own records is zero; ours carries the term and the boot id there.  The
+ * record's CRC covers it and nothing in PostgreSQL looks at it.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,30 +17,29 @@
 #include "port/pg_crc32c.h"
 
 /* Padding after fullPageWrites and at the end of the struct. */
-#define TERM_OFFSET			20
-#define TERM_OFFSET_AGAIN	84
-#define PAD_OFFSET			17
-#define PAD_LENGTH			7
+#define BOOT_ID_OFFSET		17
+#define TERM_OFFSET			84
 
 StaticAssertDecl(sizeof(CheckPoint) == 88, "layout of CheckPoint");
-StaticAssertDecl(offsetof(CheckPoint, fullPageWrites) + sizeof(bool) == PAD_OFFSET,
+StaticAssertDecl(offsetof(CheckPoint, fullPageWrites) + sizeof(bool) == BOOT_ID_OFFSET,
 				 "layout of CheckPoint");
-StaticAssertDecl(offsetof(CheckPoint, nextXid) == PAD_OFFSET + PAD_LENGTH,
+StaticAssertDecl(offsetof(CheckPoint, nextXid) == BOOT_ID_OFFSET + BOOTREC_ID_SIZE,
 				 "layout of CheckPoint");
-StaticAssertDecl(offsetof(CheckPoint, oldestActiveXid) + sizeof(TransactionId) == TERM_OFFSET_AGAIN,
+StaticAssertDecl(offsetof(CheckPoint, oldestActiveXid) + sizeof(TransactionId) == TERM_OFFSET,
 				 "layout of CheckPoint");
 
 #define BOOTREC_BODY	(2 + sizeof(CheckPoint))	/* block id, length, data */
 #define BOOTREC_LENGTH	(SizeOfXLogRecord + BOOTREC_BODY)
 
 static void
-set_term(CheckPoint *checkpoint, uint32 term)
+set_boot(CheckPoint *checkpoint, uint32 term, const NeonId *boot_id)
 {
 	char	   *bytes = (char *) checkpoint;
 
-	memset(bytes + PAD_OFFSET, 0, PAD_LENGTH);
+	memset(bytes + BOOT_ID_OFFSET, 0, BOOTREC_ID_SIZE);
+	if (boot_id)
+		memcpy(bytes + BOOT_ID_OFFSET, boot_id->b, BOOTREC_ID_SIZE);
 	memcpy(bytes + TERM_OFFSET, &term, sizeof(term));
-	memcpy(bytes + TERM_OFFSET_AGAIN, &term, sizeof(term));
 }
 
 static uint32
@@ -100,7 +99,7 @@ build_record(char *record, XLogRecPtr prev, const CheckPoint *checkpoint)
 
 void
 bootrec_write(char *image, XLogRecPtr x, XLogRecPtr prev, CheckPoint *checkpoint,
-			  uint32 term, uint64 system_identifier, uint32 segsize,
+			  uint32 term, const NeonId *boot_id, uint64 system_identifier, uint32 segsize,
 			  TimeLineID tli, BootRecordPlace *place)
 {
 	XLogRecPtr	base = x - XLogSegmentOffset(x, segsize);
@@ -117,7 +116,7 @@ bootrec_write(char *image, XLogRecPtr x, XLogRecPtr prev, CheckPoint *checkpoint
 	}
 	place->start = pos;
 	checkpoint->redo = pos;
-	set_term(checkpoint, term);
+	set_boot(checkpoint, term, boot_id);
 	build_record(record, prev, checkpoint);
 
 	while (done < BOOTREC_LENGTH)
@@ -144,16 +143,18 @@ bootrec_write(char *image, XLogRecPtr x, XLogRecPtr prev, CheckPoint *checkpoint
 uint32
 bootrec_term(XLogReaderState *record)
 {
-	const char *bytes;
 	uint32		term;
-	uint32		again;
 
 	if (XLogRecGetRmid(record) != RM_XLOG_ID ||
 		(XLogRecGetInfo(record) & ~XLR_INFO_MASK) != XLOG_CHECKPOINT_SHUTDOWN ||
 		XLogRecGetDataLen(record) != sizeof(CheckPoint))
 		return 0;
-	bytes = XLogRecGetData(record);
-	memcpy(&term, bytes + TERM_OFFSET, sizeof(term));
-	memcpy(&again, bytes + TERM_OFFSET_AGAIN, sizeof(again));
-	return term == again ? term : 0;
+	memcpy(&term, XLogRecGetData(record) + TERM_OFFSET, sizeof(term));
+	return term;
+}
+
+bool
+bootrec_is_of_boot(XLogReaderState *record, const NeonId *boot_id)
+{
+	return memcmp(XLogRecGetData(record) + BOOT_ID_OFFSET, boot_id->b, BOOTREC_ID_SIZE) == 0;
 }

@@ -2,8 +2,8 @@
  *
  * neon_bootrec.h
  *	  The boot checkpoint: the XLOG_CHECKPOINT_SHUTDOWN record that PostgreSQL
- *	  itself would write at X at the end of crash recovery, with the term in
- *	  its padding.
+ *	  itself would write at X at the end of crash recovery, with the term and
+ *	  the boot id in its padding.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,6 +12,9 @@
 
 #include "access/xlogreader.h"
 #include "catalog/pg_control.h"
+#include "neon_id.h"
+
+#define BOOTREC_ID_SIZE		7	/* bytes of a boot id that the record holds: its first ones */
 
 typedef struct BootRecordPlace
 {
@@ -23,16 +26,20 @@ typedef struct BootRecordPlace
 /*
  * Writes the record at x, with the page headers that it crosses, into image,
  * which holds two whole segments beginning with the segment of x and already
- * has the true bytes below x.  checkpoint gets redo and the term.
+ * has the true bytes below x.  checkpoint gets redo, the term and
+ * the first bytes of the boot id (NULL: zeros).
  */
 extern void bootrec_write(char *image, XLogRecPtr x, XLogRecPtr prev, CheckPoint *checkpoint,
-						  uint32 term, uint64 system_identifier, uint32 segsize,
-						  TimeLineID tli, BootRecordPlace *place);
+						  uint32 term, const NeonId *boot_id, uint64 system_identifier,
+						  uint32 segsize, TimeLineID tli, BootRecordPlace *place);
 
 /*
  * The term of a record just read, or 0 if it is no boot record (a shutdown
  * checkpoint that PostgreSQL wrote has zeros there).
  */
 extern uint32 bootrec_term(XLogReaderState *record);
+
+/* True if the record, which is a boot record, is that of this boot. */
+extern bool bootrec_is_of_boot(XLogReaderState *record, const NeonId *boot_id);
 
 #endif							/* NEON_BOOTREC_H */

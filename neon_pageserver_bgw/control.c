@@ -25,7 +25,7 @@
 #include "store.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-#include "walcursor.h"
+#include "walstore.h"
 
 #define CONTROL_VERSION		1
 #define CONTROL_ENCODED_SIZE	(1 + 2 * 8 + sizeof(CheckPoint) + 4 + 1 + 5 * 4 + 1 + 4 + 8 + 3 * 8 + 8)
@@ -419,7 +419,7 @@ advance_to(Timeline *tl, XLogRecPtr lsn, ControlState *state)
 
 	if (state->lsn >= lsn)
 		return;
-	cursor = walcursor_open(tl, state->lsn, state->prev, lsn);
+	cursor = walstore_cursor(tl, state->lsn, state->prev, lsn);
 	for (;;)
 	{
 		WalCursorResult result = walcursor_next(cursor);
@@ -530,7 +530,7 @@ advance_until_time(Timeline *tl, TimestampTz when, XLogRecPtr end, ControlState 
 
 	if (state->lsn >= end)
 		return false;
-	cursor = walcursor_open(tl, state->lsn, state->prev, end);
+	cursor = walstore_cursor(tl, state->lsn, state->prev, end);
 	while (walcursor_next(cursor) == WALCURSOR_RECORD && cursor->next <= end)
 	{
 		WalXact		xact;

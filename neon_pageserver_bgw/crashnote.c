@@ -20,8 +20,8 @@
 #include <unistd.h>
 
 #include "crashnote.h"
-#include "fileio.h"
 #include "miscadmin.h"
+#include "neon_durable.h"
 #include "port/atomics.h"
 #include "storage/fd.h"
 

@@ -24,7 +24,6 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
-#include "walcursor.h"
 #include "walstore.h"
 #include "writer.h"
 
@@ -127,7 +126,7 @@ static bool
 index_fed(Ingest *ingest, const FeedArgs *feed, XLogRecPtr limit)
 {
 	const ControlState *state = ingest_state(ingest);
-	WalCursor  *cursor = walcursor_open(feed->tl, state->lsn, state->prev, limit);
+	WalCursor  *cursor = walstore_cursor(feed->tl, state->lsn, state->prev, limit);
 	WalCursorResult result;
 	const char *problem;
 

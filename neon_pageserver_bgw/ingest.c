@@ -25,7 +25,6 @@
 #include "neon_walindex.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-#include "walcursor.h"
 #include "walstore.h"
 
 /* Records between two calls of ingest_flush() while decoding what is stored. */
@@ -548,7 +547,7 @@ open_stored(const Ingest *ingest, const TimelineWriter *writer)
 
 	if (writer->term != 0 && !XLogRecPtrIsInvalid(writer->drained_lsn))
 		limit = writer->drained_lsn;
-	return walcursor_open(ingest->tl, ingest->control.lsn, ingest->control.prev, limit);
+	return walstore_cursor(ingest->tl, ingest->control.lsn, ingest->control.prev, limit);
 }
 
 void
@@ -619,7 +618,7 @@ ingest_with_ownership(Timeline *tl, void (*body) (Ingest *ingest, void *arg), vo
 static bool
 more_is_stored(Timeline *tl)
 {
-	WalCursor  *cursor = walcursor_open(tl, timeline_last_record_lsn(tl),
+	WalCursor  *cursor = walstore_cursor(tl, timeline_last_record_lsn(tl),
 										timeline_prev_record_lsn(tl), PG_UINT64_MAX);
 	bool		more = walcursor_next(cursor) == WALCURSOR_RECORD;
 

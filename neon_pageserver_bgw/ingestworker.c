@@ -15,10 +15,10 @@
 #include "ingest_private.h"
 #include "ingestworker.h"
 #include "miscadmin.h"
+#include "neon_receive.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
-#include "receive.h"
 #include "source.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -27,7 +27,6 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
-#include "walcursor.h"
 #include "walstore.h"
 
 #define SLOT_NAME			"neon_pageserver"
@@ -335,10 +334,15 @@ static bool
 open_stream(Worker *w, const char *conninfo)
 {
 	const ControlState *state = ingest_state(w->ingest);
+	const ReceiverOptions options = {
+		.replication = true,
+		.application_name = SOURCE_APPLICATION_NAME,
+		.passfile = ingest_passfile,
+	};
 	MemoryContext old;
 	char	   *problem;
 
-	w->receiver = receiver_connect(conninfo, true, CONNECT_TIMEOUT_MS, &problem);
+	w->receiver = receiver_connect(conninfo, &options, CONNECT_TIMEOUT_MS, &problem);
 	if (w->receiver == NULL ||
 		!receiver_identify(w->receiver, w->tl->id.system_identifier, CONNECT_TIMEOUT_MS, &problem) ||
 		!receiver_start(w->receiver, SLOT_NAME, state->lsn, CONNECT_TIMEOUT_MS, &problem))
@@ -354,7 +358,7 @@ open_stream(Worker *w, const char *conninfo)
 	w->last_message = GetCurrentTimestamp();
 	/* it outlives the reset of the loop's memory */
 	old = MemoryContextSwitchTo(TopMemoryContext);
-	w->cursor = walcursor_open(w->tl, state->lsn, state->prev, state->lsn);
+	w->cursor = walstore_cursor(w->tl, state->lsn, state->prev, state->lsn);
 	MemoryContextSwitchTo(old);
 	source_report(w->row, true, w->received, w->reported, w->last_message);
 	return true;

@@ -11,9 +11,9 @@
 #include <unistd.h>
 
 #include "neon_codec.h"
-#include "fileio.h"
 #include "layerfile.h"
 #include "layerformat.h"
+#include "neon_durable.h"
 #include "storage/fd.h"
 #include "neon_testpoint.h"
 #include "utils/memutils.h"
@@ -111,7 +111,7 @@ write_failed(LayerWriter *w)
 static void
 flush_buffer(LayerWriter *w)
 {
-	if (!fileio_pwrite(w->fd, w->buffer, w->buffered, w->offset - w->buffered))
+	if (!durable_pwrite(w->fd, w->buffer, w->buffered, w->offset - w->buffered))
 		write_failed(w);
 	w->buffered = 0;
 }
@@ -349,7 +349,7 @@ sync_file(LayerWriter *w)
 	char		dir[MAXPGPATH];
 
 	timeline_path(&w->id.tenant, &w->id.timeline, "layers", dir);
-	return pg_fsync(w->fd) == 0 && !NEON_TEST_FAILS("layer-sync") && fileio_try_sync_dir(dir);
+	return pg_fsync(w->fd) == 0 && !NEON_TEST_FAILS("layer-sync") && durable_try_sync_dir(dir);
 }
 
 bool

@@ -14,8 +14,8 @@
 
 #include <unistd.h>
 
-#include "fileio.h"
 #include "miscadmin.h"
+#include "neon_durable.h"
 #include "nodes/pg_list.h"
 #include "storage/fd.h"
 #include "store_private.h"
@@ -88,12 +88,12 @@ tenant_create_dir(const NeonId *tenant)
 	char		path[MAXPGPATH];
 	char		below[MAXPGPATH];
 
-	fileio_make_dir("neon", true);
-	fileio_make_dir(TENANTS_DIR, true);
+	durable_make_dir("neon", true);
+	durable_make_dir(TENANTS_DIR, true);
 	tenant_path(tenant, "", path);
-	fileio_make_dir(path, false);
+	durable_make_dir(path, false);
 	snprintf(below, sizeof(below), "%s/timelines", path);
-	fileio_make_dir(below, false);
+	durable_make_dir(below, false);
 }
 
 bool
@@ -102,7 +102,7 @@ tenant_exists(const NeonId *tenant)
 	char		path[MAXPGPATH];
 
 	tenant_path(tenant, "", path);
-	return fileio_exists(path);
+	return durable_exists(path);
 }
 
 /* ---- creation ---- */
@@ -117,7 +117,7 @@ make_timeline(const Manifest *m, TimelineState state)
 	char		hex[NEON_ID_HEXLEN + 1];
 
 	timeline_path(&m->identity.tenant, &m->identity.timeline, NULL, dir);
-	if (fileio_exists(dir))
+	if (durable_exists(dir))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("timeline \"%s\" already exists",
@@ -130,16 +130,16 @@ make_timeline(const Manifest *m, TimelineState state)
 					(errcode_for_file_access(),
 					 errmsg("could not create directory \"%s\": %m", dir)));
 		snprintf(below, sizeof(below), "%s/layers", dir);
-		fileio_make_dir(below, false);
+		durable_make_dir(below, false);
 		snprintf(below, sizeof(below), "%s/wal", dir);
-		fileio_make_dir(below, false);
+		durable_make_dir(below, false);
 		if (!manifest_write_snapshot(dir, m, &pos))
 			ereport(ERROR,
 					(errcode(ERRCODE_IO_ERROR),
 					 errmsg("could not synchronize the manifest of a new timeline")));
 		NEON_TEST_POINT("branch-manifest");
 		snprintf(below, sizeof(below), "%s/..", dir);
-		fileio_sync_dir(below);
+		durable_sync_dir(below);
 		if (timeline_register(m, &pos, state, NULL) == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -148,7 +148,7 @@ make_timeline(const Manifest *m, TimelineState state)
 	}
 	PG_CATCH();
 	{
-		fileio_remove_tree(dir);
+		durable_remove_tree(dir);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -297,14 +297,14 @@ rename_away(const char *path, const char *target)
 {
 	char		parent[MAXPGPATH];
 
-	fileio_remove_tree(target);
+	durable_remove_tree(target);
 	if (rename(path, target) != 0 && errno != ENOENT)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not rename \"%s\" to \"%s\": %m", path, target)));
 	snprintf(parent, sizeof(parent), "%s", path);
 	get_parent_directory(parent);
-	fileio_sync_dir(parent);
+	durable_sync_dir(parent);
 }
 
 static void
@@ -346,7 +346,7 @@ timeline_drop(Timeline *tl)
 	if (tl->ancestor != NULL && timeline_state(tl->ancestor) == TIMELINE_ACTIVE)
 		store_drop_history_point(tl->ancestor, HISTORY_BRANCH, &tl->id.timeline);
 	timeline_unlock_registry();
-	fileio_remove_tree(target);
+	durable_remove_tree(target);
 }
 
 /* Handles of all timelines of the tenant. */
@@ -396,5 +396,5 @@ tenant_drop(const NeonId *tenant)
 	foreach(lc, tenant_timelines(tenant))
 		timeline_unregister(((Timeline *) lfirst(lc))->shared);
 	timeline_unlock_registry();
-	fileio_remove_tree(target);
+	durable_remove_tree(target);
 }

@@ -23,8 +23,8 @@
 
 #include "access/xlog_internal.h"
 #include "neon_codec.h"
-#include "fileio.h"
 #include "manifest.h"
+#include "neon_durable.h"
 #include "port/pg_crc32c.h"
 #include "storage/fd.h"
 #include "neon_testpoint.h"
@@ -554,7 +554,7 @@ slurp(const char *path, uint64 limit, size_t *size)
 				 errmsg("file \"%s\" is too large", path)));
 	*size = Min((uint64) st.st_size, limit);
 	data = MemoryContextAllocHuge(CurrentMemoryContext, *size + 1);
-	n = fileio_pread(fd, data, *size, 0);
+	n = durable_pread(fd, data, *size, 0);
 	if (n < 0 || (size_t) n != *size)
 		ereport(ERROR,
 				(errcode_for_file_access(),
@@ -749,7 +749,7 @@ create_file(const char *path, const char *data, int len)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not create file \"%s\": %m", path)));
-	if (!fileio_pwrite(fd, data, len, 0))
+	if (!durable_pwrite(fd, data, len, 0))
 	{
 		int			save_errno = errno;
 
@@ -785,7 +785,7 @@ manifest_write_snapshot(const char *dir, const Manifest *m, ManifestPos *pos)
 	NEON_TEST_POINT("snapshot-written");
 	synced = pg_fsync(fd) == 0 && !NEON_TEST_FAILS("snapshot-sync");
 	CloseTransientFile(fd);
-	synced = synced && fileio_try_sync_dir(dir);
+	synced = synced && durable_try_sync_dir(dir);
 	NEON_TEST_POINT("snapshot-synced");
 	if (synced)
 	{
@@ -833,7 +833,7 @@ manifest_append(const char *dir, ManifestPos *pos, const char *body, uint32 len)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not open file \"%s\": %m", path)));
-	if (!fileio_pwrite(fd, buf.data, buf.len, pos->length))
+	if (!durable_pwrite(fd, buf.data, buf.len, pos->length))
 	{
 		int			save_errno = errno;
 

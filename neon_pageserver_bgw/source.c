@@ -11,15 +11,13 @@
  */
 #include "postgres.h"
 
-#include <libpq-fe.h>
-
 #include "ingest_private.h"
 #include "ingestworker.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "neon_receive.h"
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"
-#include "receive.h"
 #include "source.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
@@ -261,56 +259,6 @@ needs_worker(SourceRow *row)
 }
 
 /* ---- setting and clearing ---- */
-
-void
-source_check_conninfo(const char *conninfo)
-{
-	static const char *const allowed[] = {"host", "hostaddr", "port", "user", "dbname", "sslmode"};
-	char	   *problem = NULL;
-	PQconninfoOption *options = PQconninfoParse(conninfo, &problem);
-	PQconninfoOption *o;
-	const char *refused = NULL;
-	bool		has_host = false;
-	int			i;
-
-	if (options == NULL)
-	{
-		char	   *copy = pstrdup(problem ? problem : "out of memory");
-
-		PQfreemem(problem);
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid connection string of a WAL source: %s", copy)));
-	}
-	for (o = options; o->keyword && !refused; o++)
-	{
-		if (o->val == NULL)
-			continue;
-		for (i = 0; i < lengthof(allowed); i++)
-		{
-			if (strcmp(o->keyword, allowed[i]) == 0)
-				break;
-		}
-		if (i == lengthof(allowed))
-			refused = pstrdup(o->keyword);
-		if (strncmp(o->keyword, "host", 4) == 0 && o->val[0])
-			has_host = true;
-	}
-	PQconninfoFree(options);
-	if (refused)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("parameter \"%s\" is not allowed in the connection string of a WAL source", refused),
-				 errhint("Only host, hostaddr, port, user, dbname and sslmode are.")));
-	if (!has_host)				/* libpq would take it from the environment */
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("connection string of a WAL source must name a host")));
-	if (strlen(conninfo) >= SOURCE_CONNINFO_SIZE)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("connection string of a WAL source is too long")));
-}
 
 void
 source_set(Timeline *tl, uint32 term, char **conninfo, int nconninfo)

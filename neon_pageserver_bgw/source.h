@@ -17,6 +17,7 @@
 
 #define SOURCE_MAX_CONNINFO		4
 #define SOURCE_CONNINFO_SIZE	1024
+#define SOURCE_APPLICATION_NAME	"neon_pageserver"
 
 /* What the worker follows. */
 typedef struct SourceTarget
@@ -46,9 +47,6 @@ extern bool source_get_target(Timeline *tl, SourceTarget *target);
 
 /* Asks the worker to write a layer now; false if none runs. */
 extern bool source_request_flush(Timeline *tl);
-
-/* ereport(ERROR) unless the conninfo string has only what a source may set. */
-extern void source_check_conninfo(const char *conninfo);
 
 /* ---- called by the worker of a row ---- */
 

@@ -11,9 +11,9 @@
 #include <unistd.h>
 
 #include "crashnote.h"
-#include "fileio.h"
 #include "init.h"
 #include "miscadmin.h"
+#include "neon_durable.h"
 #include "pgstat.h"
 #include "nodes/pg_list.h"
 #include "postmaster/bgworker.h"
@@ -165,7 +165,7 @@ load_timeline(const NeonId *tenant, const NeonId *timeline)
 	if (!m->finished)
 	{
 		ereport(LOG, (errmsg("removing timeline in \"%s\", whose creation did not end", dir)));
-		fileio_remove_tree(dir);
+		durable_remove_tree(dir);
 	}
 	else if (timeline_register(m, &pos, detail[0] ? TIMELINE_DAMAGED : TIMELINE_ACTIVE,
 							   detail) == NULL)
@@ -191,7 +191,7 @@ list_names(const char *path)
 	DIR		   *dir;
 	struct dirent *de;
 
-	if (!fileio_exists(path))
+	if (!durable_exists(path))
 		return NIL;
 	dir = AllocateDir(path);
 	while ((de = ReadDir(dir, path)) != NULL)
@@ -219,7 +219,7 @@ for_each_id(const char *path, void (*load) (const NeonId *id, void *arg), void *
 			char		gone[MAXPGPATH * 2];
 
 			snprintf(gone, sizeof(gone), "%s/%s", path, name);
-			fileio_remove_tree(gone);
+			durable_remove_tree(gone);
 		}
 		else if (neon_id_parse(name, &id))
 		{
@@ -250,7 +250,7 @@ load_tenant_cb(const NeonId *tenant, void *arg)
 	{
 		ereport(LOG, (errmsg("removing empty tenant \"%s\"", hex)));
 		snprintf(path, sizeof(path), "%s/%s", TENANTS_DIR, hex);
-		fileio_remove_tree(path);
+		durable_remove_tree(path);
 	}
 }
 

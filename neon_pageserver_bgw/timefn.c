@@ -11,8 +11,8 @@
 #include "funcapi.h"
 #include "ingest_private.h"
 #include "miscadmin.h"
+#include "neon_receive.h"
 #include "pgstat.h"
-#include "receive.h"
 #include "source.h"
 #include "sqlutil.h"
 #include "storage/latch.h"
@@ -78,6 +78,10 @@ query_and_close(Receiver *receiver, const char *sql, char **problem)
 XLogRecPtr
 ingest_current_lsn(Timeline *tl)
 {
+	const ReceiverOptions options = {
+		.application_name = SOURCE_APPLICATION_NAME,
+		.passfile = ingest_passfile,
+	};
 	SourceTarget target;
 	Receiver   *receiver;
 	char	   *problem = NULL;
@@ -87,7 +91,7 @@ ingest_current_lsn(Timeline *tl)
 
 	if (!ingest_source_connected(tl) || !source_get_target(tl, &target))
 		return InvalidXLogRecPtr;
-	receiver = receiver_connect(target.conninfo[0], false, SOURCE_QUERY_TIMEOUT_MS, &problem);
+	receiver = receiver_connect(target.conninfo[0], &options, SOURCE_QUERY_TIMEOUT_MS, &problem);
 	if (receiver)
 		text = query_and_close(receiver, CURRENT_LSN_SQL, &problem);
 	if (text == NULL || sscanf(text, "%X/%X", &hi, &lo) != 2)

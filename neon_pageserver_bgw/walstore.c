@@ -19,8 +19,8 @@
 #include "access/xlog_internal.h"
 #include "access/xlogrecord.h"
 #include "catalog/pg_control.h"
-#include "fileio.h"
 #include "miscadmin.h"
+#include "neon_durable.h"
 #include "nodes/pg_list.h"
 #include "pgstat.h"
 #include "port/pg_crc32c.h"
@@ -170,7 +170,7 @@ write_again(Timeline *tl, XLogRecPtr start, XLogRecPtr end)
 	pfree(buf);
 	walstore_sync(tl);
 	timeline_path(&tl->id.tenant, &tl->id.timeline, "wal", dir);
-	fileio_sync_dir(dir);
+	durable_sync_dir(dir);
 }
 
 void
@@ -204,7 +204,7 @@ copy_ancestor_bytes(Timeline *tl, XLogSegNo segno, int fd)
 
 		if (!walstore_read(tl->ancestor, p, buf, n))
 			continue;			/* below what the history has */
-		ok = fileio_pwrite(fd, buf, n, p - from);
+		ok = durable_pwrite(fd, buf, n, p - from);
 	}
 	pfree(buf);
 	return ok;
@@ -260,7 +260,7 @@ create_segment(Timeline *tl, XLogSegNo segno)
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not rename file \"%s\" to \"%s\": %m", temp, path)));
-	if (!fileio_try_sync_dir(dir))
+	if (!durable_try_sync_dir(dir))
 		sync_failed(tl, segno);
 }
 
@@ -307,7 +307,7 @@ walstore_write(Timeline *tl, XLogRecPtr lsn, const char *data, size_t len)
 		WalWriter  *w = writer_at(tl, segno);
 
 		w->dirty = true;
-		if (!fileio_pwrite(w->fd, data, n, offset))
+		if (!durable_pwrite(w->fd, data, n, offset))
 		{
 			char		path[MAXPGPATH];
 
@@ -379,7 +379,7 @@ remove_segments_above(Timeline *tl, XLogSegNo segno)
 	}
 	pg_atomic_fetch_add_u32(&tl->shared->wal_epoch, 1);
 	timeline_path(&tl->id.tenant, &tl->id.timeline, "wal", path);
-	fileio_sync_dir(path);
+	durable_sync_dir(path);
 	list_free_deep(segments);
 }
 
@@ -394,7 +394,7 @@ walstore_zero_after(Timeline *tl, XLogRecPtr lsn)
 	walstore_sync(tl);
 	remove_segments_above(tl, segno);
 	segment_path(tl, segno, path);
-	if (!fileio_exists(path))
+	if (!durable_exists(path))
 		return;
 	while (lsn < end)
 	{
@@ -537,6 +537,19 @@ walstore_read(Timeline *tl, XLogRecPtr lsn, char *buf, size_t len)
 		len -= n;
 	}
 	return true;
+}
+
+static bool
+read_for_cursor(void *source, XLogRecPtr lsn, char *buf, size_t len)
+{
+	return walstore_read(source, lsn, buf, len);
+}
+
+WalCursor *
+walstore_cursor(Timeline *tl, XLogRecPtr start, XLogRecPtr prev, XLogRecPtr limit)
+{
+	return walcursor_open(read_for_cursor, tl, tl->id.system_identifier,
+						  tl->id.wal_segment_size, start, prev, limit);
 }
 
 /* ---- one record ---- */

@@ -12,7 +12,7 @@
 #ifndef NEON_PS_WALSTORE_H
 #define NEON_PS_WALSTORE_H
 
-#include "access/xlogreader.h"
+#include "neon_walcursor.h"
 #include "timeline.h"
 
 /* Owner only.  Writes at lsn (any alignment, may cross segments); not durable. */
@@ -39,6 +39,10 @@ extern void walstore_zero_after(Timeline *tl, XLogRecPtr lsn);
  * are the ancestor's.  False if they are not stored.
  */
 extern bool walstore_read(Timeline *tl, XLogRecPtr lsn, char *buf, size_t len);
+
+/* walcursor_open() on the timeline's stored WAL. */
+extern WalCursor *walstore_cursor(Timeline *tl, XLogRecPtr start, XLogRecPtr prev,
+								  XLogRecPtr limit);
 
 /*
  * The record that starts at start, contiguous, CRC verified, in

@@ -15,6 +15,7 @@
 #include "funcapi.h"
 #include "ingest_private.h"
 #include "miscadmin.h"
+#include "neon_receive.h"
 #include "source.h"
 #include "sqlutil.h"
 #include "utils/array.h"
@@ -346,7 +347,7 @@ conninfo_arg(FunctionCallInfo fcinfo, int argno, int *n)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("connection string of a WAL source must not be null")));
 		result[i] = TextDatumGetCString(elems[i]);
-		source_check_conninfo(result[i]);
+		receiver_check_conninfo(result[i], SOURCE_CONNINFO_SIZE);
 	}
 	return result;
 }

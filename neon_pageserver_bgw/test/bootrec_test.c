@@ -13,7 +13,6 @@
 #include "neon_id.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
-#include "walcursor.h"
 #include "walstore.h"
 
 #define TEST_SEGSIZE	(1024 * 1024)
@@ -64,6 +63,8 @@ put_headers_below(Image *image, XLogRecPtr x)
 static char *
 check_position(Image *image, XLogRecPtr x)
 {
+	const NeonId boot_id = {{1, 2, 3, 4, 5, 6, 7}};
+	const NeonId other_boot = {{1, 2, 3, 4, 5, 6, 8}};
 	CheckPoint	checkpoint;
 	BootRecordPlace place;
 	XLogReaderState *reader;
@@ -73,7 +74,7 @@ check_position(Image *image, XLogRecPtr x)
 	memset(image->bytes, 0, 2 * TEST_SEGSIZE);
 	memset(&checkpoint, 0xEE, sizeof(checkpoint));
 	put_headers_below(image, x);
-	bootrec_write(image->bytes, x, TEST_PREV, &checkpoint, TEST_TERM, TEST_SYSID,
+	bootrec_write(image->bytes, x, TEST_PREV, &checkpoint, TEST_TERM, &boot_id, TEST_SYSID,
 				  TEST_SEGSIZE, 1, &place);
 
 	reader = XLogReaderAllocate(TEST_SEGSIZE, NULL, XL_ROUTINE(.page_read = read_image), image);
@@ -83,6 +84,7 @@ check_position(Image *image, XLogRecPtr x)
 		result = psprintf("%X/%X: %s", LSN_FORMAT_ARGS(x), problem ? problem : "no record");
 	else if (reader->ReadRecPtr != place.start || reader->EndRecPtr != place.end ||
 			 XLogRecGetPrev(reader) != TEST_PREV || bootrec_term(reader) != TEST_TERM ||
+			 !bootrec_is_of_boot(reader, &boot_id) || bootrec_is_of_boot(reader, &other_boot) ||
 			 memcmp(XLogRecGetData(reader), &checkpoint, sizeof(checkpoint)) != 0 ||
 			 checkpoint.redo != place.start ||
 			 place.start != walcursor_record_start(x, TEST_SEGSIZE) ||
@@ -144,7 +146,7 @@ neon_test_boot_record_like_vanilla(PG_FUNCTION_ARGS)
 	tl = timeline_open(&tenant, &timeline, false);
 	segsize = tl->id.wal_segment_size;
 	base = x - XLogSegmentOffset(x, segsize);
-	cursor = walcursor_open(tl, x, InvalidXLogRecPtr, PG_UINT64_MAX);
+	cursor = walstore_cursor(tl, x, InvalidXLogRecPtr, PG_UINT64_MAX);
 	if (walcursor_next(cursor) != WALCURSOR_RECORD ||
 		XLogRecGetRmid(cursor->reader) != RM_XLOG_ID ||
 		(XLogRecGetInfo(cursor->reader) & ~XLR_INFO_MASK) != XLOG_CHECKPOINT_SHUTDOWN)
@@ -152,7 +154,7 @@ neon_test_boot_record_like_vanilla(PG_FUNCTION_ARGS)
 	memcpy(&checkpoint, XLogRecGetData(cursor->reader), sizeof(checkpoint));
 
 	image = palloc0(2 * segsize);
-	bootrec_write(image, x, XLogRecGetPrev(cursor->reader), &checkpoint, 0,
+	bootrec_write(image, x, XLogRecGetPrev(cursor->reader), &checkpoint, 0, NULL,
 				  tl->id.system_identifier, segsize, 1, &place);
 	stored = palloc(place.end - x);
 	if (cursor->next != place.end || !walstore_read(tl, x, stored, place.end - x))

@@ -25,7 +25,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
-#include "walcursor.h"
+#include "walstore.h"
 
 PG_MODULE_MAGIC;
 
@@ -145,7 +145,7 @@ neon_test_boot_pgdata(PG_FUNCTION_ARGS)
 	memset(image + XLogSegmentOffset(source.end, segsize), 0,
 		   segsize - XLogSegmentOffset(source.end, segsize));
 	bootrec_write(image, source.end, source.start, &source.control.checkPointCopy,
-				  PG_GETARG_INT32(1), source.control.system_identifier, segsize, 1, &place);
+				  PG_GETARG_INT32(1), NULL, source.control.system_identifier, segsize, 1, &place);
 	for (int i = 0; i < place.nsegments; i++)
 	{
 		segment_file(dir, segno + i, segsize, path);
@@ -272,7 +272,7 @@ neon_test_record_ends(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Timeline   *tl = timeline_arg(fcinfo);
-	WalCursor  *cursor = walcursor_open(tl, PG_GETARG_LSN(2), InvalidXLogRecPtr,
+	WalCursor  *cursor = walstore_cursor(tl, PG_GETARG_LSN(2), InvalidXLogRecPtr,
 										PG_GETARG_LSN(3));
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);

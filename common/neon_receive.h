@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * receive.h
+ * neon_receive.h
  *	  A client of PostgreSQL's streaming replication.
  *
  * Nothing here blocks without reacting to interrupts; every wait is bounded.
@@ -10,8 +10,8 @@
  *
  *-------------------------------------------------------------------------
  */
-#ifndef NEON_PS_RECEIVE_H
-#define NEON_PS_RECEIVE_H
+#ifndef NEON_RECEIVE_H
+#define NEON_RECEIVE_H
 
 #include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
@@ -38,16 +38,31 @@ typedef struct ReceiverMessage
 	const char *problem;		/* of RECEIVER_ENDED */
 } ReceiverMessage;
 
+/* What the connection string does not say. */
+typedef struct ReceiverOptions
+{
+	bool		replication;	/* to the walsender */
+	const char *application_name;
+	const char *passfile;		/* NULL or "": libpq's default */
+	const char *options;		/* settings of the session, or NULL */
+} ReceiverOptions;
+
 /*
- * Connects (replication: to the walsender).  NULL with *problem, palloc'd, if
- * that fails or takes longer than timeout_ms.
+ * ereport(ERROR) unless the connection string has nothing but host, port, user,
+ * database and sslmode, names a host, and is shorter than size.
  */
-extern Receiver *receiver_connect(const char *conninfo, bool replication, int timeout_ms,
-								  char **problem);
+extern void receiver_check_conninfo(const char *conninfo, size_t size);
+
+/* Connects.  NULL with *problem, palloc'd, if that fails or takes longer than timeout_ms. */
+extern Receiver *receiver_connect(const char *conninfo, const ReceiverOptions *options,
+								  int timeout_ms, char **problem);
 
 /* False with *problem if the source is another system or WAL timeline. */
 extern bool receiver_identify(Receiver *r, uint64 system_identifier, int timeout_ms,
 							  char **problem);
+
+/* The source's own position at the last successful receiver_identify(). */
+extern XLogRecPtr receiver_position(const Receiver *r);
 
 /* Begins to stream behind start. */
 extern bool receiver_start(Receiver *r, const char *slot, XLogRecPtr start, int timeout_ms,
@@ -66,4 +81,4 @@ extern char *receiver_query(Receiver *r, const char *sql, int timeout_ms, char *
 extern int	receiver_socket(const Receiver *r);
 extern void receiver_close(Receiver *r);
 
-#endif							/* NEON_PS_RECEIVE_H */
+#endif							/* NEON_RECEIVE_H */

@@ -1,16 +1,15 @@
 /*-------------------------------------------------------------------------
  *
- * walcursor.h
- *	  Walking over the records of a timeline's stored WAL, also while it is
- *	  being received.
+ * neon_walcursor.h
+ *	  Walking over the records of WAL that is stored somewhere, also while it
+ *	  is being received.
  *
  *-------------------------------------------------------------------------
  */
-#ifndef NEON_PS_WALCURSOR_H
-#define NEON_PS_WALCURSOR_H
+#ifndef NEON_WALCURSOR_H
+#define NEON_WALCURSOR_H
 
 #include "access/xlogreader.h"
-#include "timeline.h"
 
 typedef enum WalCursorResult
 {
@@ -19,9 +18,14 @@ typedef enum WalCursorResult
 	WALCURSOR_INVALID,			/* what is there is no valid record; see problem */
 } WalCursorResult;
 
+/* Reads len bytes at lsn, which lie in one page; false if they are not stored. */
+typedef bool (*WalCursorRead) (void *source, XLogRecPtr lsn, char *buf, size_t len);
+
 typedef struct WalCursor
 {
-	Timeline   *tl;
+	WalCursorRead read;
+	void	   *source;
+	uint32		segsize;
 	XLogReaderState *reader;
 	XLogRecPtr	limit;			/* bytes at and above are not looked at; may be raised */
 	XLogRecPtr	next;			/* end of the last record that was returned */
@@ -36,7 +40,8 @@ typedef struct WalCursor
  * before it), whose xl_prev must be prev unless that is invalid.  limit
  * PG_UINT64_MAX: as far as bytes are stored.
  */
-extern WalCursor *walcursor_open(Timeline *tl, XLogRecPtr start, XLogRecPtr prev,
+extern WalCursor *walcursor_open(WalCursorRead read, void *source, uint64 system_identifier,
+								 uint32 segsize, XLogRecPtr start, XLogRecPtr prev,
 								 XLogRecPtr limit);
 
 /*
@@ -50,4 +55,4 @@ extern void walcursor_close(WalCursor *cursor);
 /* Where the first record behind lsn starts: after a page header if lsn is a page boundary. */
 extern XLogRecPtr walcursor_record_start(XLogRecPtr lsn, uint32 segsize);
 
-#endif							/* NEON_PS_WALCURSOR_H */
+#endif							/* NEON_WALCURSOR_H */

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * fileio.c
- *	  The few durable file operations of the storage.
+ * neon_durable.c
+ *	  The few durable file operations of the services.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,11 +12,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "fileio.h"
+#include "neon_durable.h"
 #include "storage/fd.h"
 
 bool
-fileio_try_sync_dir(const char *path)
+durable_try_sync_dir(const char *path)
 {
 	int			fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
 	int			rc;
@@ -32,9 +32,9 @@ fileio_try_sync_dir(const char *path)
 }
 
 void
-fileio_sync_dir(const char *path)
+durable_sync_dir(const char *path)
 {
-	if (!fileio_try_sync_dir(path))
+	if (!durable_try_sync_dir(path))
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not synchronize directory \"%s\": %m", path)));
@@ -47,11 +47,11 @@ sync_parent(const char *path)
 
 	strlcpy(parent, path, sizeof(parent));
 	get_parent_directory(parent);
-	fileio_sync_dir(parent[0] ? parent : ".");
+	durable_sync_dir(parent[0] ? parent : ".");
 }
 
 void
-fileio_make_dir(const char *path, bool exists_ok)
+durable_make_dir(const char *path, bool exists_ok)
 {
 	if (MakePGDirectory(path) != 0)
 	{
@@ -73,7 +73,7 @@ remove_entry(const char *path)
 }
 
 void
-fileio_remove_tree(const char *path)
+durable_remove_tree(const char *path)
 {
 	struct stat st;
 	DIR		   *dir;
@@ -94,7 +94,7 @@ fileio_remove_tree(const char *path)
 		if (strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0)
 			continue;
 		snprintf(child, sizeof(child), "%s/%s", path, de->d_name);
-		fileio_remove_tree(child);
+		durable_remove_tree(child);
 	}
 	if (dir != NULL)
 		FreeDir(dir);
@@ -106,7 +106,7 @@ fileio_remove_tree(const char *path)
 
 /* Bytes read (less than len only at the end of the file), or -1. */
 ssize_t
-fileio_pread(int fd, void *buf, size_t len, off_t offset)
+durable_pread(int fd, void *buf, size_t len, off_t offset)
 {
 	size_t		done = 0;
 
@@ -126,7 +126,7 @@ fileio_pread(int fd, void *buf, size_t len, off_t offset)
 }
 
 bool
-fileio_pwrite(int fd, const void *buf, size_t len, off_t offset)
+durable_pwrite(int fd, const void *buf, size_t len, off_t offset)
 {
 	size_t		done = 0;
 
@@ -148,7 +148,7 @@ fileio_pwrite(int fd, const void *buf, size_t len, off_t offset)
 }
 
 bool
-fileio_exists(const char *path)
+durable_exists(const char *path)
 {
 	struct stat st;
 

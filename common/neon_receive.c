@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * receive.c
+ * neon_receive.c
  *	  A client of PostgreSQL's streaming replication, on libpq's asynchronous
  *	  functions.
  *
@@ -13,9 +13,8 @@
 #include "access/xlog_internal.h"
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
+#include "neon_receive.h"
 #include "pgstat.h"
-#include "receive.h"
-#include "source.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
@@ -31,12 +30,65 @@ struct Receiver
 {
 	PGconn	   *conn;
 	char	   *message;		/* libpq's buffer of the last message */
+	XLogRecPtr	position;		/* of the source, when it was identified */
 	char		problem[512];
 	Receiver   *next;			/* of all that are open in this process */
 };
 
 static Receiver *open_receivers = NULL;
 static bool exit_registered = false;
+
+/* ---- what may be connected to ---- */
+
+void
+receiver_check_conninfo(const char *conninfo, size_t size)
+{
+	static const char *const allowed[] = {"host", "hostaddr", "port", "user", "dbname", "sslmode"};
+	char	   *problem = NULL;
+	PQconninfoOption *options = PQconninfoParse(conninfo, &problem);
+	PQconninfoOption *o;
+	const char *refused = NULL;
+	bool		has_host = false;
+	int			i;
+
+	if (options == NULL)
+	{
+		char	   *copy = pstrdup(problem ? problem : "out of memory");
+
+		PQfreemem(problem);
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid connection string of a WAL source: %s", copy)));
+	}
+	for (o = options; o->keyword && !refused; o++)
+	{
+		if (o->val == NULL)
+			continue;
+		for (i = 0; i < lengthof(allowed); i++)
+		{
+			if (strcmp(o->keyword, allowed[i]) == 0)
+				break;
+		}
+		if (i == lengthof(allowed))
+			refused = pstrdup(o->keyword);
+		if (strncmp(o->keyword, "host", 4) == 0 && o->val[0])
+			has_host = true;
+	}
+	PQconninfoFree(options);
+	if (refused)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("parameter \"%s\" is not allowed in the connection string of a WAL source", refused),
+				 errhint("Only host, hostaddr, port, user, dbname and sslmode are.")));
+	if (!has_host)				/* libpq would take it from the environment */
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("connection string of a WAL source must name a host")));
+	if (strlen(conninfo) >= size)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("connection string of a WAL source is too long")));
+}
 
 /* ---- life of a connection ---- */
 
@@ -75,6 +127,12 @@ receiver_close(Receiver *r)
 		PQfreemem(r->message);
 	PQfinish(r->conn);
 	pfree(r);
+}
+
+XLogRecPtr
+receiver_position(const Receiver *r)
+{
+	return r->position;
 }
 
 int
@@ -139,9 +197,18 @@ finish_connecting(PGconn *conn, TimestampTz deadline, char **problem)
 	}
 }
 
+static void
+add_parameter(const char **keys, const char **values, int *n, const char *key, const char *value)
+{
+	if (value == NULL || value[0] == '\0')
+		return;
+	keys[*n] = key;
+	values[(*n)++] = value;
+}
+
 /* What the conninfo says, and what it may not say. */
 static PGconn *
-start_connecting(const char *conninfo, bool replication, char **problem)
+start_connecting(const char *conninfo, const ReceiverOptions *session, char **problem)
 {
 	const char *keys[16];
 	const char *values[16];
@@ -165,20 +232,11 @@ start_connecting(const char *conninfo, bool replication, char **problem)
 			values[n++] = o->val;
 		}
 	}
-	if (ingest_passfile && ingest_passfile[0])
-	{
-		keys[n] = "passfile";
-		values[n++] = ingest_passfile;
-	}
-	if (replication)
-	{
-		keys[n] = "replication";
-		values[n++] = "true";
-	}
-	keys[n] = "application_name";
-	values[n++] = "neon_pageserver";
-	keys[n] = "client_encoding";
-	values[n++] = "UTF8";
+	add_parameter(keys, values, &n, "passfile", session->passfile);
+	add_parameter(keys, values, &n, "replication", session->replication ? "true" : NULL);
+	add_parameter(keys, values, &n, "application_name", session->application_name);
+	add_parameter(keys, values, &n, "options", session->options);
+	add_parameter(keys, values, &n, "client_encoding", "UTF8");
 	keys[n] = NULL;
 	values[n] = NULL;
 	conn = PQconnectStartParams(keys, values, 0);
@@ -189,10 +247,11 @@ start_connecting(const char *conninfo, bool replication, char **problem)
 }
 
 Receiver *
-receiver_connect(const char *conninfo, bool replication, int timeout_ms, char **problem)
+receiver_connect(const char *conninfo, const ReceiverOptions *options, int timeout_ms,
+				 char **problem)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
-	PGconn	   *conn = start_connecting(conninfo, replication, problem);
+	PGconn	   *conn = start_connecting(conninfo, options, problem);
 	Receiver   *r;
 
 	if (conn == NULL)
@@ -288,6 +347,8 @@ receiver_identify(Receiver *r, uint64 system_identifier, int timeout_ms, char **
 {
 	PGresult   *result = execute(r, "IDENTIFY_SYSTEM", timeout_ms, problem);
 	char		expected[32];
+	uint32		hi;
+	uint32		lo;
 	bool		ok = false;
 
 	if (result == NULL)
@@ -301,8 +362,13 @@ receiver_identify(Receiver *r, uint64 system_identifier, int timeout_ms, char **
 							PQgetvalue(result, 0, 0), expected);
 	else if (strcmp(PQgetvalue(result, 0, 1), "1") != 0)
 		*problem = psprintf("the source is on WAL timeline %s, not 1", PQgetvalue(result, 0, 1));
+	else if (sscanf(PQgetvalue(result, 0, 2), "%X/%X", &hi, &lo) != 2)
+		*problem = psprintf("the source has an invalid position: \"%s\"", PQgetvalue(result, 0, 2));
 	else
+	{
+		r->position = ((uint64) hi << 32) | lo;
 		ok = true;
+	}
 	PQclear(result);
 	return ok;
 }

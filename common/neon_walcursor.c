@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
- * walcursor.c
- *	  PostgreSQL's WAL reader over a timeline's stored WAL.
+ * neon_walcursor.c
+ *	  PostgreSQL's WAL reader over stored WAL.
  *
  * The reader checks lengths, resource manager, page headers, xl_prev and the
  * CRC of each record.  What it cannot check after being positioned, that the
@@ -12,9 +12,8 @@
 #include "postgres.h"
 
 #include "access/xlog_internal.h"
+#include "neon_walcursor.h"
 #include "utils/memutils.h"
-#include "walcursor.h"
-#include "walstore.h"
 
 /* Bytes of the page that lie below the limit; -1 if fewer than the reader needs. */
 static int
@@ -28,7 +27,7 @@ read_page_below_limit(XLogReaderState *reader, XLogRecPtr page, int wanted,
 		return -1;
 	if (cursor->limit - page < XLOG_BLCKSZ)
 		len = cursor->limit - page;
-	if (len < wanted || !walstore_read(cursor->tl, page, buf, len))
+	if (len < wanted || !cursor->read(cursor->source, page, buf, len))
 		return -1;
 	if (len < XLOG_BLCKSZ)
 		memset(buf + len, 0, XLOG_BLCKSZ - len);
@@ -46,7 +45,8 @@ walcursor_record_start(XLogRecPtr lsn, uint32 segsize)
 }
 
 WalCursor *
-walcursor_open(Timeline *tl, XLogRecPtr start, XLogRecPtr prev, XLogRecPtr limit)
+walcursor_open(WalCursorRead read, void *source, uint64 system_identifier, uint32 segsize,
+			   XLogRecPtr start, XLogRecPtr prev, XLogRecPtr limit)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "WAL cursor",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -54,11 +54,13 @@ walcursor_open(Timeline *tl, XLogRecPtr start, XLogRecPtr prev, XLogRecPtr limit
 	WalCursor  *cursor = palloc0(sizeof(WalCursor));
 
 	cursor->context = context;
-	cursor->tl = tl;
+	cursor->read = read;
+	cursor->source = source;
+	cursor->segsize = segsize;
 	cursor->limit = limit;
 	cursor->next = start;
 	cursor->prev = prev;
-	cursor->reader = XLogReaderAllocate(tl->id.wal_segment_size, NULL,
+	cursor->reader = XLogReaderAllocate(segsize, NULL,
 										XL_ROUTINE(.page_read = read_page_below_limit),
 										cursor);
 	if (cursor->reader == NULL)
@@ -66,7 +68,7 @@ walcursor_open(Timeline *tl, XLogRecPtr start, XLogRecPtr prev, XLogRecPtr limit
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("out of memory"),
 				 errdetail("Failed while allocating a WAL reading processor.")));
-	cursor->reader->system_identifier = tl->id.system_identifier;
+	cursor->reader->system_identifier = system_identifier;
 	MemoryContextSwitchTo(old);
 	return cursor;
 }
@@ -89,8 +91,7 @@ walcursor_next(WalCursor *cursor)
 	char	   *problem = NULL;
 
 	if (!cursor->started)
-		XLogBeginRead(reader, walcursor_record_start(cursor->next,
-													 cursor->tl->id.wal_segment_size));
+		XLogBeginRead(reader, walcursor_record_start(cursor->next, cursor->segsize));
 	record = XLogReadRecord(reader, &problem);
 	MemoryContextSwitchTo(old);
 
