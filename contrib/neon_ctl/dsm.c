@@ -8,8 +8,9 @@
  * removes them all; a directory that is given up sees no next start, so its
  * segments would stay in memory until the machine is booted.
  *
- * The layout of the control segment is private to the server.  Each field is
- * checked before it is used, and a server with another layout is left alone.
+ * The layout of the control segment (pg15_private.h) is private to the server.
+ * Each field is checked before it is used, and a server with another layout is
+ * left alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,35 +23,16 @@
 #include <unistd.h>
 
 #include "dsm.h"
+#include "pg15_private.h"
 #include "storage/dsm_impl.h"
 #include "storage/pg_shmem.h"
 
-#define CONTROL_MAGIC		0x9a503d32
 #define NAME_SIZE			64
-
-/* Of PostgreSQL 15. */
-typedef struct ControlItem
-{
-	uint32		handle;
-	uint32		refcount;		/* 0: not in use */
-	size_t		first_page;
-	size_t		npages;
-	void	   *private_handle;
-	bool		pinned;
-} ControlItem;
-
-typedef struct ControlHeader
-{
-	uint32		magic;
-	uint32		nitems;
-	uint32		maxitems;
-	ControlItem items[FLEXIBLE_ARRAY_MEMBER];
-} ControlHeader;
 
 static const char *
 segment_name(uint32 handle, char *name)
 {
-	snprintf(name, NAME_SIZE, "/PostgreSQL.%u", handle);
+	snprintf(name, NAME_SIZE, NEON_DSM_NAME_FORMAT, handle);
 	return name;
 }
 
@@ -81,13 +63,12 @@ control_handle(int shmem_id)
 	return handle;
 }
 
-/* Handles of segments that lie in the main shared memory are odd. */
 static void
-remove_listed(const ControlHeader *control, size_t size)
+remove_listed(const NeonDsmControl *control, size_t size)
 {
-	if (size < offsetof(ControlHeader, items) || control->magic != CONTROL_MAGIC ||
+	if (size < offsetof(NeonDsmControl, items) || control->magic != NEON_DSM_CONTROL_MAGIC ||
 		control->nitems > control->maxitems ||
-		control->nitems > (size - offsetof(ControlHeader, items)) / sizeof(ControlItem))
+		control->nitems > (size - offsetof(NeonDsmControl, items)) / sizeof(NeonDsmItem))
 		return;
 	for (uint32 i = 0; i < control->nitems; i++)
 	{
