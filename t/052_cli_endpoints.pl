@@ -165,6 +165,28 @@ $t->neon('endpoint', 'stop', 'scratch');
 ok(!-e $t->pgdata('scratch'), 'leaves nothing');
 is(count('main'), $rows + 2, 'and has changed nothing');
 
+# ---- a start that fails makes no endpoint ----
+
+my $backup = 'ALTER PROCEDURE neon_pageserver.%s(text, text, pg_lsn, integer, text) RENAME TO %s';
+$t->psql('pageserver', sprintf($backup, 'basebackup', 'hidden'));
+$t->neon_fails([ 'endpoint', 'start', 'ghost', '--branch-name', 'restored', '--lsn', $lsn ], qr/basebackup/, qr/./, 'a start that fails at the base backup');
+is(status('ghost'), 'absent', 'makes no endpoint');
+ok(!-e $t->dir . '/endpoints/ghost', 'and leaves nothing');
+$t->neon_fails([ 'endpoint', 'restart', 'static' ], qr/basebackup/, qr/./, 'the same of an old endpoint');
+is(status('static'), 'stopped', 'which stays');
+$t->psql('pageserver', sprintf($backup, 'hidden', 'basebackup'));
+$t->neon('endpoint', 'start', 'static');
+
+my $port = decode_json($t->neon('--json', 'endpoint', 'create', 'ghost', '--branch-name', 'restored'))->{port};
+$t->neon('endpoint', 'destroy', 'ghost');
+open my $reserved, '>', $t->dir . "/run/port.$port.lock" or die;
+flock $reserved, 2 or die;
+isnt(decode_json($t->neon('--json', 'endpoint', 'create', 'ghost', '--branch-name', 'restored'))->{port}, $port,
+	'a port that another start has chosen is not given');
+$t->neon_fails([ 'endpoint', 'start', 'ghost', '--lsn', $lsn, '--port', $port ], qr/port $port is already in use/, qr/--port/, 'nor taken');
+close $reserved;
+$t->neon('endpoint', 'destroy', 'ghost');
+
 # ---- a second root ----
 
 like($t->neon('timeline', 'create', '--branch-name', 'fresh'), qr/^Created timeline '\w{32}' at Lsn/m, 'timeline create');

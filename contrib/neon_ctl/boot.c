@@ -237,7 +237,18 @@ swap_directories(const char *built, const char *pgdata)
 			"processes still use \"%s\"", pgdata);
 	remove_path_tree(pgdata);
 	rename_durably(built, pgdata);
-	at_exit_forget();
+	at_exit_forget(built);
+}
+
+/* With its data directory an endpoint that was new has come to be. */
+static void
+keep_endpoint(Endpoint *ep)
+{
+	if (ep->exists)
+		return;
+	ep->exists = true;
+	endpoint_save(ep);
+	at_exit_forget(repo_path("endpoints/%s", ep->name));
 }
 
 /* ---- admission ---- */
@@ -380,8 +391,9 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, XLogRecPtr boo
 	build_directory(conn, ep, tl, boot_lsn, writer.term, writer.boot_id, built, &boot);
 	argv = conf_command_line(ep, built, &boot, may_subscribe(ep, tl, expected_term));
 	kv_free(&boot);
-	write_passfiles(ep);
 	swap_directories(built, pgdata);
+	keep_endpoint(ep);
+	write_passfiles(ep);
 	if (ep->kind == ENDPOINT_PRIMARY)
 		ps_writer_acquire(conn, tl, expected_term, &writer);
 	ep->wanted = true;

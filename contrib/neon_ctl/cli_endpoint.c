@@ -91,35 +91,52 @@ settle_lsn(const Invocation *inv, PGconn *conn, Endpoint *ep, TimelineInfo *tl)
 			lsn_text(asked));
 }
 
+/* Holding the lock "ports". */
 static void
-choose_port(const Invocation *inv, Endpoint *ep)
+choose_port(const Invocation *inv, Endpoint *ep, bool will_start)
 {
-	if (option_given(inv, OPT_PORT))
+	if (ep->port == 0 && !option_given(inv, OPT_PORT))
 	{
-		ep->port = option_int(inv, OPT_PORT);
-		if (ep->port == 0)
-			ep->port = any_free_port();
-	}
-	else if (ep->port == 0)
 		ep->port = endpoint_choose_port();
+		return;
+	}
+	if (option_given(inv, OPT_PORT))
+		ep->port = option_int(inv, OPT_PORT);
+	if (ep->port == 0)
+		ep->port = any_free_port();
+	if (will_start && !endpoint_reserve_port(ep->port))
+		die(EXIT_GENERAL, "Choose another one by --port, or end what listens there.",
+			"port %d is already in use", ep->port);
 }
 
-/*
- * Makes the endpoint's files; from here on its port is taken.  A new endpoint
- * that cannot start for want of its port is not made.
- */
+/* Its port and its settings.  From here on it exists. */
 static void
-register_endpoint(const Invocation *inv, Endpoint *ep, bool will_start)
+make_endpoint(const Invocation *inv, Endpoint *ep, bool will_start)
 {
 	int			lock = lock_acquire("ports", 30, NULL);
 
-	choose_port(inv, ep);
-	if (will_start && !port_is_free(ep->port))
-		die(EXIT_GENERAL, "Choose another one by --port, or end what listens there.",
-			"port %d is already in use", ep->port);
+	choose_port(inv, ep, will_start);
 	conf_create(ep);
 	endpoint_save(ep);
 	ep->exists = true;
+	lock_release(lock);
+}
+
+/*
+ * The same for one that is made by starting it: it exists when its data
+ * directory does, and when that fails nothing of it stays.
+ */
+static void
+prepare_endpoint(const Invocation *inv, Endpoint *ep)
+{
+	char		dir[MAXPGPATH];
+	int			lock = lock_acquire("ports", 30, NULL);
+
+	make_path(dir, "%s", repo_path("endpoints/%s", ep->name));
+	choose_port(inv, ep, true);
+	if (!path_exists(dir))
+		at_exit_remove(dir);
+	conf_create(ep);
 	lock_release(lock);
 }
 
@@ -165,7 +182,7 @@ cmd_endpoint_create(Invocation *inv)
 	ps_refresh(conn, &tl);
 	settle_lsn(inv, conn, &ep, &tl);
 	lock_release(tl_lock);
-	register_endpoint(inv, &ep, false);
+	make_endpoint(inv, &ep, false);
 	say("Created endpoint %s on branch '%s', port %d", ep.name, tl.name, ep.port);
 	print_endpoint(&ep, "stopped");
 	PQfinish(conn);
@@ -299,7 +316,10 @@ cmd_endpoint_start(Invocation *inv)
 	tl_lock = timeline_lock(tl.id);
 	ps_refresh(conn, &tl);
 	boot_lsn = choose_boot_lsn(inv, conn, &ep, &tl, accept_loss);
-	register_endpoint(inv, &ep, true);
+	if (is_new)
+		prepare_endpoint(inv, &ep);
+	else
+		make_endpoint(inv, &ep, true);
 	say_starting(&ep, &tl, is_new, moved);
 	boot_endpoint(conn, &ep, &tl, boot_lsn);
 	lock_release(tl_lock);

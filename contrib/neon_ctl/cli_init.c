@@ -156,7 +156,7 @@ run_initdb(void)
 			"initdb failed: %s", output.data);
 	termPQExpBuffer(&output);
 	(void) unlink(pwfile);
-	at_exit_forget();
+	at_exit_forget(pwfile);
 }
 
 /* A value in single quotes. */

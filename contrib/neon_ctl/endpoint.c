@@ -152,12 +152,18 @@ port_is_taken(int port)
 	return taken;
 }
 
+bool
+endpoint_reserve_port(int port)
+{
+	return port_is_free(port) && lock_try(strf("port.%d", port));
+}
+
 int
 endpoint_choose_port(void)
 {
 	for (int port = FIRST_ENDPOINT_PORT; port <= 65535; port++)
 	{
-		if (!port_is_taken(port) && port_is_free(port))
+		if (!port_is_taken(port) && endpoint_reserve_port(port))
 			return port;
 	}
 	die(EXIT_GENERAL, "Give one by --port.", "there is no free port from %d on",

@@ -50,7 +50,13 @@ extern void endpoint_save(const Endpoint *ep);
 /* Names of all endpoints, sorted, malloc'd. */
 extern char **endpoint_names(int *n);
 
-/* First free port from 55432 that no endpoint here has; takes the lock "ports". */
+/*
+ * Keeps a port that nobody listens on for this process, until an endpoint has
+ * it; false if it is in use.
+ */
+extern bool endpoint_reserve_port(int port);
+
+/* The first port from 55432 on that no endpoint here has, reserved.  Holding the lock "ports". */
 extern int	endpoint_choose_port(void);
 
 extern int	endpoint_lock(const char *name, bool *waited);
@@ -125,7 +131,8 @@ extern bool ticket_read(const char *pgdata, TicketInfo *ticket);
 
 /*
  * Boots a stopped, drained endpoint: base backup, directory, ticket, right to
- * write, server, admission.  Holding the endpoint's lock and, for a primary,
+ * write, server, admission.  One that does not exist does so from its
+ * directory on.  Holding the endpoint's lock and, for a primary,
  * the timeline's.  boot_lsn: where; a primary gets last_record_lsn.
  */
 extern void boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, XLogRecPtr boot_lsn);

@@ -15,32 +15,38 @@
 #include "portability/instr_time.h"
 
 #define TEXT_RING		8
+#define MAX_CLEANUPS	4
 #define TABLE_MAX_COLUMNS 12
 
 bool		output_json = false;
 
-static char remove_path[MAXPGPATH];
-static pid_t remove_pid;
+/* What at_exit_remove was told; "" is a free place. */
+static struct
+{
+	char		path[MAXPGPATH];
+	pid_t		pid;			/* children do not clean up for us */
+}			cleanups[MAX_CLEANUPS];
 
 static const char *progress_what;
 static instr_time progress_start;
 static int	progress_shown;
 
 static void
-run_cleanup(void)
+run_cleanups(void)
 {
 	struct stat st;
 
-	if (remove_path[0] == '\0' || remove_pid != getpid())
-		return;
-	if (lstat(remove_path, &st) == 0)
+	for (int i = 0; i < MAX_CLEANUPS; i++)
 	{
+		const char *path = cleanups[i].path;
+
+		if (path[0] == '\0' || cleanups[i].pid != getpid() || lstat(path, &st) < 0)
+			continue;
 		if (S_ISDIR(st.st_mode))
-			(void) rmtree(remove_path, true);
+			(void) rmtree(path, true);
 		else
-			(void) unlink(remove_path);
+			(void) unlink(path);
 	}
-	remove_path[0] = '\0';
 }
 
 void
@@ -48,17 +54,27 @@ at_exit_remove(const char *path)
 {
 	static bool registered = false;
 
-	strlcpy(remove_path, path, sizeof(remove_path));
-	remove_pid = getpid();
+	for (int i = 0; i < MAX_CLEANUPS; i++)
+	{
+		if (cleanups[i].path[0] != '\0')
+			continue;
+		strlcpy(cleanups[i].path, path, sizeof(cleanups[i].path));
+		cleanups[i].pid = getpid();
+		break;
+	}
 	if (!registered)
-		atexit(run_cleanup);
+		atexit(run_cleanups);
 	registered = true;
 }
 
 void
-at_exit_forget(void)
+at_exit_forget(const char *path)
 {
-	remove_path[0] = '\0';
+	for (int i = 0; i < MAX_CLEANUPS; i++)
+	{
+		if (strcmp(cleanups[i].path, path) == 0)
+			cleanups[i].path[0] = '\0';
+	}
 }
 
 /* Messages of a server may have several lines; ours have one. */

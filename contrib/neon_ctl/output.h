@@ -66,10 +66,10 @@ extern void json_number(PQExpBuffer buf, const char *name, int64 value);
 extern void json_end_print(PQExpBuffer buf);
 
 /*
- * Removes the file or directory tree at process exit unless forgotten.  One
+ * Removes the file or directory tree at process exit unless forgotten.  A few
  * at a time.
  */
 extern void at_exit_remove(const char *path);
-extern void at_exit_forget(void);
+extern void at_exit_forget(const char *path);
 
 #endif							/* NEON_CTL_OUTPUT_H */

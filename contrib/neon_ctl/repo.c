@@ -148,6 +148,17 @@ give_directory(const char *path, bool made)
 			"could not give \"%s\" to user \"%s\": %m", path, server_user());
 }
 
+/* The directory that repo_prepare made. */
+static char made_directory[MAXPGPATH];
+
+/* At the end of the command: a failed init leaves no directory that it made. */
+static void
+remove_if_empty(void)
+{
+	assume_caller();
+	(void) rmdir(made_directory);
+}
+
 bool
 repo_prepare(const Invocation *inv)
 {
@@ -162,17 +173,14 @@ repo_prepare(const Invocation *inv)
 	if (!made && (errno != EEXIST || !is_directory(path)))
 		die(EXIT_GENERAL, "Choose another place by -D DIR.",
 			"could not create directory \"%s\": %m", path);
+	if (made)
+	{
+		make_path(made_directory, "%s", path);
+		atexit(remove_if_empty);
+	}
 	if (called_by_root())
 		give_directory(path, made);
 	reassume_server_user();
-	if (made && faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) < 0)
-	{
-		assume_caller();
-		(void) rmdir(path);
-		reassume_server_user();
-		errno = EACCES;
-		unreachable(path);
-	}
 	check_reachable(path);
 	if (realpath(path, real) == NULL)
 		die(EXIT_GENERAL, "Choose another place by -D DIR.", "could not resolve \"%s\": %m", path);
@@ -211,11 +219,9 @@ note_holder(int fd)
 		warn("could not write into a lock file: %m");
 }
 
-int
-lock_acquire(const char *name, int timeout_s, bool *waited)
+static int
+open_lock(const char *path)
 {
-	const char *path = repo_path("run/%s.lock", name);
-	int64		deadline = now_ms() + (int64) timeout_s * 1000;
 	int			fd;
 
 	make_directory(repo_path("run"));
@@ -223,6 +229,16 @@ lock_acquire(const char *name, int timeout_s, bool *waited)
 	if (fd < 0)
 		die(EXIT_GENERAL, "Check the permissions of its directory.",
 			"could not open lock file \"%s\": %m", path);
+	return fd;
+}
+
+int
+lock_acquire(const char *name, int timeout_s, bool *waited)
+{
+	const char *path = repo_path("run/%s.lock", name);
+	int64		deadline = now_ms() + (int64) timeout_s * 1000;
+	int			fd = open_lock(path);
+
 	if (waited != NULL)
 		*waited = false;
 	progress_begin("waiting for another neon command");
@@ -249,6 +265,23 @@ lock_acquire(const char *name, int timeout_s, bool *waited)
 	progress_end();
 	note_holder(fd);
 	return fd;
+}
+
+bool
+lock_try(const char *name)
+{
+	const char *path = repo_path("run/%s.lock", name);
+	int			fd = open_lock(path);
+
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+	{
+		note_holder(fd);
+		return true;
+	}
+	if (errno != EWOULDBLOCK)
+		die(EXIT_GENERAL, "Check the file system.", "could not lock \"%s\": %m", path);
+	close(fd);
+	return false;
 }
 
 void

@@ -51,6 +51,9 @@ extern void config_save(void);	/* holding the config lock */
 extern int	lock_acquire(const char *name, int timeout_s, bool *waited);
 extern void lock_release(int lock);
 
+/* The same without waiting, held to the end of the process; false if somebody else has it. */
+extern bool lock_try(const char *name);
+
 /* The tenant of the option, else the default one, as 32 lower-case digits; dies if none. */
 extern const char *chosen_tenant(const Invocation *inv);
 
