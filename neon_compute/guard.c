@@ -80,27 +80,30 @@ static Oid	dropped_database = InvalidOid;
  */
 
 static void
-refuse_setting(const char *name, const char *value, const char *why)
+refuse_setting(const char *name, const char *value, const char *why, const char *hint)
 {
 	ereport(FATAL,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("a compute cannot run with \"%s\" set to \"%s\"", name, value),
 			 errdetail("%s", why),
-			 errhint("Use \"neon endpoint config\" to change it.")));
+			 errhint("%s", hint)));
 }
 
 void
 guard_check_settings(void)
 {
+	static const char *const config = "Use \"neon endpoint config\" to change it.";
+	static const char *const files = "Remove it from the files in the endpoint's conf directory; \"neon endpoint config\" does not set it.";
+
 	if (wal_level < WAL_LEVEL_REPLICA)
 		refuse_setting("wal_level", "minimal",
-					   "The storage needs every change in the WAL.");
+					   "The storage needs every change in the WAL.", config);
 	if (XLogArchiveMode != ARCHIVE_MODE_OFF)
 		refuse_setting("archive_mode", GetConfigOption("archive_mode", false, false),
-					   "The WAL is archived by the storage.");
+					   "The WAL is archived by the storage.", files);
 	if (neon_safekeepers[0] != '\0')
 		refuse_setting("neon.safekeepers", neon_safekeepers,
-					   "This version of the library has no WAL service.");
+					   "This version of the library has no WAL service.", files);
 	if (neon_tenant_id_setting[0] == '\0' || neon_timeline_id_setting[0] == '\0' ||
 		neon_endpoint_id_setting[0] == '\0')
 		ereport(FATAL,
@@ -108,9 +111,11 @@ guard_check_settings(void)
 				 errmsg("neon.tenant_id, neon.timeline_id and neon.endpoint_id must be set"),
 				 errhint("Use \"neon endpoint start\".")));
 	if (max_wal_senders < 1)
-		refuse_setting("max_wal_senders", "0", "The storage streams by a WAL sender.");
+		refuse_setting("max_wal_senders", "0", "The storage streams by a WAL sender.",
+					   config);
 	if (max_replication_slots < 1)
-		refuse_setting("max_replication_slots", "0", "The storage needs a replication slot.");
+		refuse_setting("max_replication_slots", "0", "The storage needs a replication slot.",
+					   config);
 }
 
 /* What only this start's kind decides, once the ticket is read. */
@@ -119,7 +124,8 @@ guard_check_primary_settings(void)
 {
 	if (storage_needed() && !enableFsync)
 		refuse_setting("fsync", "off",
-					   "Until the pageserver has the WAL, the only copy is in this data directory.");
+					   "Until the pageserver has the WAL, the only copy is in this data directory.",
+					   "Use \"neon endpoint start\", which sets it; \"neon endpoint config\" cannot.");
 }
 
 void
@@ -415,18 +421,21 @@ check_function(Oid function)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("logical replication slots on a compute are not supported"),
-					 errdetail("They would not survive the next boot.")));
+					 errdetail("They would not survive the next boot."),
+					 errhint("To copy data to another server use pg_dump, of a branch or a static endpoint if writing goes on.")));
 			break;
 		case F_PG_REPLICATION_SLOT_ADVANCE:
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("replication slots of a compute cannot be advanced"),
-					 errdetail("The WAL behind a slot may be the only copy.")));
+					 errdetail("The WAL behind a slot may be the only copy."),
+					 errhint("Let its consumer confirm what it has, or drop a slot that has none.")));
 			break;
 		case F_PG_PROMOTE:
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("a static endpoint cannot be promoted"),
+					 errdetail("Nothing would store what it writes."),
 					 errhint("Use \"neon timeline branch\" or \"neon endpoint start --ephemeral\".")));
 			break;
 		default:
@@ -446,7 +455,8 @@ protect_storage_role(Oid role)
 		ereport(ERROR,
 				(errcode(ERRCODE_RESERVED_NAME),
 				 errmsg("role \"%s\" cannot be changed or dropped", NEON_STORAGE_ROLE),
-				 errdetail("The pageserver streams the WAL of this compute with it.")));
+				 errdetail("The pageserver streams the WAL of this compute with it."),
+				 errhint("Use another role; when you restore a dump of roles, leave this one out.")));
 }
 
 static void

@@ -154,13 +154,13 @@ fails('superseded', '20s', [ qr/FATAL:  superseded by term 7/ ], 'superseded');
 	is($out, $whole, 'and right afterwards in the same session');
 
 	my $v = $tables[ $table++ ];
-	my $waits = "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%FROM $v' AND wait_event_type = 'Extension'";
+	my $waits = "SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE '%FROM $v' AND (wait_event_type, wait_event) = ('Extension', 'Extension')";
 	my $terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%FROM $v' AND pid <> pg_backend_pid()";
 	$node->safe_psql('postgres', "$waits; $terminate");	# their catalog pages
 	$fake->mode('hang');
 	my $query = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', $count->($v) ],
 		'>', \$out, '2>', \$err, IPC::Run::timeout(60));
-	$node->poll_query_until('postgres', $waits);
+	ok($node->poll_query_until('postgres', $waits), 'pg_stat_activity shows who waits for a page');
 	$node->safe_psql('postgres', $terminate);
 	ok(!$query->finish, 'a waiting session can be terminated');
 	like($err, qr/terminating connection due to administrator command/, 'and says so');

@@ -82,6 +82,16 @@ refused(qr/must be set/, $use_neon, 'no tenant', conf => "neon.tenant_id = ''\n"
 refused(qr/must be set/, $use_neon, 'an id that is none', conf => "neon.timeline_id = 'zz'\n");
 refused(qr/max_prepared_transactions is 0.*with 5/, $use_config, 'room for prepared transactions', boot => { max_prepared_xacts => 5 });
 
+SKIP:
+{
+	my $lib = $ENV{NEON_TESTING_LIBDIR} or skip 'no build with TESTING=1', 1;
+	for my $order ("neon,$lib/neon_compute_test", "$lib/neon_compute_test,neon")
+	{
+		refused(qr/custom WAL resource manager "neon_test"/, $use_config, 'a custom resource manager',
+			conf => "shared_preload_libraries = '$order'\n");
+	}
+}
+
 # looking at settings, and single-user mode, do not use the ticket up
 my $node = NeonControl->compute($base, 'ephemeral', kind => 'ephemeral');
 my $dir = $node->data_dir;
@@ -121,7 +131,7 @@ is($node->safe_psql('postgres', 'SELECT pg_is_in_recovery()'), 't', 'a static en
 my ($rc, $stdout, $stderr) = $node->psql('postgres', 'INSERT INTO t VALUES (1)');
 like($stderr, qr/read-only transaction/, 'and read-only');
 ($rc, $stdout, $stderr) = $node->psql('postgres', 'SELECT pg_promote()');
-like($stderr, qr/a static endpoint cannot be promoted.*HINT/s, 'and stays so');
+like($stderr, qr/a static endpoint cannot be promoted.*DETAIL.*HINT/s, 'and stays so');
 run_command([ 'pg_ctl', '-D', $node->data_dir, '--no-wait', 'promote' ]);
 for (1 .. 300)
 {
