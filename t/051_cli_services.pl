@@ -29,7 +29,7 @@ is_deeply(\@open, [], 'nothing in the state directory is for others');
 my ($password) = slurp($t->dir . '/config') =~ /^pageserver_password=(\w{40,})$/m;
 ok($password, 'the password is in the config');
 ok(!-e $t->dir . '/pageserver/initdb.password', "initdb's password file is gone");
-unlike(slurp($t->dir . '/pageserver/pgdata/postmaster.opts') . slurp($t->dir . '/pageserver/pageserver.log'),
+unlike(slurp($t->dir . '/pageserver/pgdata/postmaster.opts') . $t->neon('pageserver', 'logs'),
 	qr/$password/, 'no password in options or log');
 is(mode($t->{passfile}), '0600', "the user's passfile is his own");
 like(slurp($t->{passfile}), qr/\A127\.0\.0\.1:$t->{ps_port}:\*:cloud_admin:$password\n/, 'with the line of the pageserver');
@@ -89,15 +89,23 @@ $t->neon_fails([ 'pageserver', 'stop' ], qr/not running/, qr/neon start/, 'stop 
 like($t->neon_ok(['stop'], 'neon stop of what is stopped'), qr/not running/, 'is no error');
 is(($t->command([ 'neon', 'pageserver', 'status' ]))[0], 3, 'pageserver status: exit code 3');
 like($t->neon('pageserver', 'logs'), qr/database system is ready/, 'logs');
+my $log = $t->dir . '/pageserver/pageserver.log';
+unlike(slurp($log), qr/database system is ready/, 'not in the file of the start');
+find(sub { $out = $_ if /^postgresql-/ }, $t->dir . '/pageserver/log');
+like($out, qr/^postgresql-(Mon|Tue|Wed|Thu|Fri|Sat|Sun)\.log$/, 'but in that of the day');
+truncate $log, 11 * 1024 * 1024 or die;
 
 # ---- init --force ----
 
 $t->neon_ok(['start']);
+is(-s "$log.old", 11 * 1024 * 1024, 'a large one is put aside');
+cmp_ok(-s $log, '<', 1024 * 1024, 'for a new one');
 $t->neon_fails([ 'init', '--force' ], qr/is running/, qr/neon stop/, 'init --force while it runs');
 $t->neon('stop');
 $t->neon_ok([ 'init', '--force', '--pageserver-port', $t->{ps_port} ], 'init --force');
 $t->neon('start');
 is_deeply(decode_json($t->neon('tenant', 'list', '--json')), [], 'wipes it');
+is($t->psql('pageserver', "SELECT string_agg(setting, ' ' ORDER BY name) FROM pg_settings WHERE name ~ '^log_(rot|trunc)'"), '1440 0 on', 'log files are overwritten after a week');
 
 # ---- the port ----
 

@@ -52,6 +52,16 @@ is($t->psql('main', 'SHOW work_mem'), '5MB', 'the other is still there');
 like(slurp($t->dir . '/endpoints/main/conf/pg_hba.conf'), qr/^# mine$/m, 'pg_hba.conf is kept');
 is(count('main'), 10, 'the data too');
 
+# ---- what the server says when it cannot start ----
+
+my $rules = slurp($t->dir . '/endpoints/main/conf/pg_hba.conf');
+sub write_hba { open my $f, '>', $t->dir . '/endpoints/main/conf/pg_hba.conf' or die; print $f $_[0]; close $f }
+write_hba("nonsense\n");
+$t->neon_fails([ 'endpoint', 'restart', 'main' ], qr/did not start: could not load .*pg_hba\.conf/, qr/endpoint logs main/, 'a file that the server refuses once its log is collected');
+like($t->neon('endpoint', 'logs', 'main'), qr/invalid connection type "nonsense".*FATAL:  could not load/s, 'the log says more');
+write_hba($rules);
+$t->endpoint_start('main');
+
 # ---- kill -9, drain, missing directories ----
 
 $t->psql('main', 'INSERT INTO t SELECT generate_series(1, 5)');

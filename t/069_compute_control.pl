@@ -152,7 +152,7 @@ $t->psql('pageserver', "SELECT neon_pageserver.writer_drained('$tenant', '$timel
 $t->psql('pageserver', "SELECT neon_pageserver.writer_acquire('$tenant', '$timeline', $term, $term + 1, 'other', '"
 	  . '5' x 32 . "', '$last', 'endpoints/other/pgdata', 'elsewhere')");
 $t->wait_for('the superseded compute', sub { !$t->postmaster_pid('main') });
-my $log = NeonTest::Vanilla::slurp($t->dir . '/endpoints/main/postgres.log');
+my $log = $t->neon('endpoint', 'logs', 'main');
 my $next = $term + 1;
 like($log, qr/LOG:  superseded by term $next\n/, 'a superseded compute says so and ends');
 

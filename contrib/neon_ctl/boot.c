@@ -277,7 +277,7 @@ endpoint_connect(const Endpoint *ep, int timeout_s)
  * endpoint and dies if that does not happen.
  */
 static void
-wait_admission(const Endpoint *ep, const char *pgdata, const char *log, off_t log_offset)
+wait_admission(const Endpoint *ep, const char *pgdata, const LogMark *mark)
 {
 	int64		deadline = now_ms() + ADMIT_TIMEOUT * 1000;
 	const char *problem = "";
@@ -296,7 +296,8 @@ wait_admission(const Endpoint *ep, const char *pgdata, const char *log, off_t lo
 		server_info(pgdata, &info);
 		if (info.state != SERVER_RUNNING)
 		{
-			if (!server_log_failure(log, log_offset, message, hint, sizeof(message)))
+			server_await_last_log(pgdata);
+			if (!log_failure(mark, message, hint, sizeof(message)))
 				strlcpy(message, "it ended", sizeof(message));
 			die(EXIT_GENERAL,
 				hint[0] ? hint : strf("Look into its log: \"neon endpoint logs %s\".", ep->name),
@@ -382,7 +383,7 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, XLogRecPtr boo
 	WriterInfo	writer;
 	uint32		expected_term = 0;
 	const char **argv;
-	off_t		log_offset;
+	LogMark    *mark;
 
 	make_path(built, "%s", endpoint_path(ep, "pgdata.new"));
 	make_path(pgdata, "%s", endpoint_path(ep, "pgdata"));
@@ -398,11 +399,11 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, XLogRecPtr boo
 		ps_writer_acquire(conn, tl, expected_term, &writer);
 	ep->wanted = true;
 	endpoint_save(ep);
-	log_offset = file_size(log);
+	mark = log_mark(log);
 	server_clear_leftovers(pgdata, ep->port);
 	server_start(argv, pgdata, log, strf("endpoint \"%s\"", ep->name),
 				 strf("neon endpoint logs %s", ep->name), START_TIMEOUT);
-	wait_admission(ep, pgdata, log, log_offset);
+	wait_admission(ep, pgdata, mark);
 }
 
 /* ---- what is acknowledged ---- */

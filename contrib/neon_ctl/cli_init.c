@@ -187,7 +187,8 @@ write_instance_conf(int port)
 	"max_worker_processes = 64\n"
 	"max_prepared_transactions = 0\n"
 	"autovacuum_naptime = 5min\n"
-	"log_line_prefix = '%m [%p] '\n";
+	"log_line_prefix = '%m [%p] '\n"
+	LOG_SETTINGS;
 	char		path[MAXPGPATH];
 	const char *dir = socket_directory(port);
 	PQExpBufferData buf;

@@ -66,6 +66,9 @@ conf_create(const Endpoint *ep)
 				"checkpoint_timeout = 15min\n"
 				"password_encryption = scram-sha-256\n"
 				"\n"
+				"# A file for each day of the week, in the directory log beside this one.\n"
+				LOG_SETTINGS
+				"\n"
 				"include = 'settings.conf'\n");
 	create_file(ep, "settings.conf", "# Written by \"neon endpoint config\".\n");
 	create_file(ep, "postgresql.auto.conf", "# Written by ALTER SYSTEM.\n");

@@ -33,6 +33,7 @@
 #define PIDFILE_LIMIT		(64 * 1024)
 #define IMMEDIATE_TIMEOUT_MS 5000
 #define KILL_TIMEOUT_MS		20000
+#define LAST_LOG_TIMEOUT_MS 3000
 
 typedef struct PidFile
 {
@@ -299,86 +300,22 @@ server_clear_leftovers(const char *pgdata, int port)
 	remove_file_durably(repo_path("run/.s.PGSQL.%d", port));
 }
 
-off_t
-file_size(const char *path)
+void
+server_await_last_log(const char *pgdata)
 {
-	struct stat st;
+	PidFile		none = {0};
 
-	return stat(path, &st) == 0 ? st.st_size : 0;
-}
-
-/* The text after "KEY:" in a log line; strips blanks. */
-static const char *
-log_text(const char *line, const char *key)
-{
-	const char *p = strstr(line, key);
-
-	if (p == NULL)
-		return NULL;
-	p += strlen(key);
-	return p + strspn(p, " ");
-}
-
-bool
-server_log_failure(const char *log, off_t offset, char *message, char *hint, size_t size)
-{
-	FILE	   *file = fopen(log, "r");
-	char		line[4096];
-	bool		found = false;
-	bool		has_detail = false;
-
-	message[0] = hint[0] = '\0';
-	if (file == NULL)
-		return false;
-	if (fseeko(file, offset, SEEK_SET) == 0)
-	{
-		while (fgets(line, sizeof(line), file) != NULL)
-		{
-			const char *rest = log_text(line, "FATAL:");
-
-			line[strcspn(line, "\r\n")] = '\0';
-			if (rest == NULL)
-				rest = log_text(line, "PANIC:");
-			if (rest == NULL && strncmp(line, "postgres: ", 10) == 0)
-				rest = line;
-			/* what clients were told meanwhile is no reason */
-			if (rest != NULL && (strncmp(rest, "the database system is ", 23) == 0 ||
-								 strncmp(rest, "terminating ", 12) == 0))
-				continue;
-			if (found && rest != NULL)
-				break;
-			if (rest != NULL)
-			{
-				strlcpy(message, rest, size);
-				found = true;
-			}
-			rest = log_text(line, "DETAIL:");
-			if (found && rest != NULL && !has_detail)
-			{
-				size_t		len = strlen(message);
-
-				snprintf(message + len, size - len, " (%s)", rest);
-				has_detail = true;
-			}
-			rest = log_text(line, "HINT:");
-			if (found && rest != NULL)
-			{
-				strlcpy(hint, rest, size);
-				break;
-			}
-		}
-	}
-	fclose(file);
-	return found;
+	(void) wait_until_unused(pgdata, &none, LAST_LOG_TIMEOUT_MS);
 }
 
 static void
-die_not_started(const char *log, off_t offset, const char *what, const char *logs_command)
+die_not_started(const char *pgdata, const LogMark *mark, const char *what, const char *logs_command)
 {
 	char		message[2048];
 	char		hint[2048];
 
-	if (!server_log_failure(log, offset, message, hint, sizeof(message)))
+	server_await_last_log(pgdata);
+	if (!log_failure(mark, message, hint, sizeof(message)))
 		die(EXIT_GENERAL, strf("Look into its log: \"%s\".", logs_command), "%s did not start",
 			what);
 	die(EXIT_GENERAL, hint[0] ? strf("%s", hint) : strf("Look into its log: \"%s\".", logs_command),
@@ -389,17 +326,19 @@ void
 server_start(const char *const argv[], const char *pgdata, const char *log,
 			 const char *what, const char *logs_command, int timeout_s)
 {
-	off_t		offset = file_size(log);
+	LogMark    *mark = log_mark(log);
 	int64		deadline = now_ms() + (int64) timeout_s * 1000;
-	pid_t		pid = run_server(argv, log);
+	pid_t		pid;
 
+	log_rotate(log);
+	pid = run_server(argv, log);
 	progress_begin(strf("starting %s", what));
 	for (;;)
 	{
 		PidFile		pidfile;
 
 		if (waitpid(pid, NULL, WNOHANG) == pid)
-			die_not_started(log, offset, what, logs_command);
+			die_not_started(pgdata, mark, what, logs_command);
 		if (read_pid_file(pgdata, &pidfile) && pidfile.pid == pid && pidfile.ready)
 			break;
 		if (now_ms() > deadline)
@@ -412,23 +351,4 @@ server_start(const char *const argv[], const char *pgdata, const char *log,
 		sleep_ms(10);
 	}
 	progress_end();
-}
-
-void
-server_print_log(const char *log, const char *what)
-{
-	int			fd = open(log, O_RDONLY | O_CLOEXEC);
-	char		buf[16384];
-	ssize_t		n;
-
-	if (fd < 0)
-		die(EXIT_GENERAL, "It is written from the first start on.", "%s has no log \"%s\"", what,
-			log);
-	while ((n = read(fd, buf, sizeof(buf))) > 0)
-	{
-		if (fwrite(buf, 1, n, stdout) != n)
-			die(EXIT_GENERAL, "Check where the output goes.", "could not write the log: %m");
-	}
-	close(fd);
-	fflush(stdout);
 }

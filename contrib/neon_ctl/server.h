@@ -2,7 +2,7 @@
  *
  * server.h
  *	  A PostgreSQL instance as seen from outside: is it running, who is
- *	  attached to its memory, start, stop, log.
+ *	  attached to its memory, start, stop.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,6 +10,8 @@
 #define NEON_CTL_SERVER_H
 
 #include "postgres_fe.h"
+
+#include "logs.h"
 
 typedef enum ServerState
 {
@@ -61,14 +63,7 @@ extern void server_clear_leftovers(const char *pgdata, int port);
 extern void server_start(const char *const argv[], const char *pgdata, const char *log,
 						 const char *what, const char *logs_command, int timeout_s);
 
-/*
- * First FATAL or PANIC line of the log after offset, with its HINT if there
- * is one ("" if not); false if there is none.
- */
-extern bool server_log_failure(const char *log, off_t offset, char *message, char *hint, size_t size);
-extern off_t file_size(const char *path);	/* 0 if not there */
-
-/* Copies the log to stdout. */
-extern void server_print_log(const char *log, const char *what);
+/* After the end of a postmaster: waits, not long, until its logging collector has written the rest. */
+extern void server_await_last_log(const char *pgdata);
 
 #endif							/* NEON_CTL_SERVER_H */
