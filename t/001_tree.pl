@@ -43,6 +43,7 @@ ok(-e "$top/t/pgtap/$_.sql", "$_ has a pgTAP suite") for qw(neon neon_pageserver
 
 # every setting that the code defines is documented
 my %defined;
+my $code = '';
 find(
 	sub {
 		if (-d && /^(\.git|\.build|test)$/) { $File::Find::prune = 1; return }
@@ -50,6 +51,7 @@ find(
 		open my $f, '<', $_ or return;
 		local $/;
 		my $c = <$f>;
+		$code .= $c;
 		$defined{$1} = 1 while $c =~ /DefineCustom\w+Variable\(\s*"(neon[\w.]*)"/g;
 	},
 	$top);
@@ -57,5 +59,46 @@ my $doc = '';
 if (open my $f, '<', "$top/docs/settings.md") { local $/; $doc = <$f> }
 my @missing = grep { !/\.test_/ && $doc !~ /`\Q$_\E`/ } sort keys %defined;
 is_deeply(\@missing, [], 'docs/settings.md has every setting');
+
+# a library of several services may put the prefix before the name itself
+my @gone = grep { !$defined{$_} && $code !~ /"[\w.%]*\b\Q@{[ s{.*\.}{}r ]}\E"/ } $doc =~ /^\| `(neon(?:_\w+)?\.\w+)`/mg;
+is_deeply(\@gone, [], 'and no other');
+
+# documents point to what is there, files are what their heads say
+sub text
+{
+	my ($file) = @_;
+	open my $f, '<', $file or return '';
+	local $/;
+	return <$f> // '';
+}
+my (@dead, @wrong_head, @layouts);
+find(
+	sub {
+		if (-d && /^(\.git|\.build|results|tmp_check|log|home\..*)$/) { $File::Find::prune = 1; return }
+		return unless /\.(c|h|md)$/ && -f;
+		my $text = text($_);
+		my $name = substr($File::Find::name, length("$top/"));
+		if (/\.md$/)
+		{
+			push @dead, map { "$name: $_" } grep { !-e } $text =~ /\]\((?!https?:)([^)#\s]+)/g;
+			return;
+		}
+		push @wrong_head, $name unless $text =~ m{\A/\*-+\n \*\n \* \Q$_\E\n};
+		push @layouts, $name if $text =~ /^typedef struct f_smgr\b|\b0x9a503d32\b/mi;
+	},
+	$top);
+is_deeply(\@dead, [], 'links in documents lead somewhere');
+is_deeply(\@wrong_head, [], 'the head of each C file names it');
+is_deeply(\@layouts, ['common/pg15_private.h'], 'private layouts of the server are stated in one place');
+
+my @named = text("$top/docs/source-tree.md") =~ m{`((?:[\w.]+/)+(?:[\w]+\.\w+)?)`}g;
+is_deeply([ grep { !m{^[^/]+/$} && !-e "$top/$_" } @named ], [], 'docs/source-tree.md names what is there');
+my @commands = text("$top/contrib/neon_ctl/main.c") =~ /^\t\{((?:NULL|"[\w-]+"), "[\w-]+"), "/mg;
+s/NULL, |"|,//g for @commands;
+my @titles = text("$top/docs/commands.md") =~ /^## (.*)$/mg;
+my %described = map { my ($first, @more) = split /, /; ($first => 1, map { $first =~ s/\S+$//r . $_ => 1 } @more) } @titles;
+cmp_ok(scalar(@commands), '>', 20, 'the table of commands');
+is_deeply([ grep { !$described{$_} } @commands ], [], 'docs/commands.md has every command');
 
 done_testing();
