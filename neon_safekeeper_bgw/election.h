@@ -44,13 +44,4 @@ extern void sk_release(SkTimeline *tl, uint64 generation, uint32 term);
 /* §8: adopts a configuration of a higher generation; promised rises to its floor. */
 extern void sk_members(SkTimeline *tl, const SkConfig *config);
 
-/*
- * R8, provided by copy.c: copies what is missing up to x from the donor (host,
- * port, user), under the right to write of term, each piece above the donor's
- * commit_lsn tested against the history.  Returns after timeout_ms at the
- * latest, and it is no error if the copy is not complete: it goes on.
- */
-extern void sk_copy_to_x(SkTimeline *tl, uint32 term, XLogRecPtr x, const char *donor,
-						 int timeout_ms);
-
 #endif							/* NEON_SK_ELECTION_H */

@@ -75,10 +75,10 @@ extern XLogRecPtr skreader_follow(SkReader *r, XLogRecPtr limit, const char **pr
 extern void skreader_close(SkReader *r);
 
 /*
- * R10: is the record at x a boot record, and of which term and boot id?  False
- * if it is none or not there yet.
+ * R10: the term of the boot record at x, and whether it is that of this boot.
+ * False if there is none, or not all of it below limit yet.
  */
 extern bool skreader_boot_record(SkTimeline *tl, XLogRecPtr x, XLogRecPtr limit,
-								 uint32 *term, uint8 *boot_id);
+								 const NeonId *boot_id, uint32 *term, bool *same_boot);
 
 #endif							/* NEON_SK_SKWAL_H */

@@ -82,8 +82,8 @@ typedef struct SkShared
 
 	XLogRecPtr	flush_lsn;		/* end of the last whole record that is durable */
 	XLogRecPtr	written_lsn;	/* bytes at and above this were never written */
-	bool		dirty;			/* commit_lsn, acked_lsn ran ahead of the file */
-	TimestampTz persisted_at;
+	bool		opened;			/* once in this life of the instance: positions and lease are known */
+	bool		dirty;			/* something here is newer than in the file */
 
 	uint32		stop_term;		/* nothing of a lower term is written */
 	int			op_pid;			/* holder of the operation lock; 0: free */
@@ -101,8 +101,9 @@ typedef struct SkShared
 	SkPeer		peer[SK_MAX_PEERS];
 	XLogRecPtr	keep_from;		/* retention: WAL below this may go */
 	char		retained_by[SK_HOST_MAX];	/* what holds it there */
-	TimestampTz active_at;		/* of the last request or write */
+	TimestampTz active_at;		/* of the last request or write; see sk_note_active */
 
+	pg_atomic_uint32 wal_epoch; /* changes when segment files are removed or replaced */
 	ConditionVariable op_cv;	/* the operation lock was released */
 	ConditionVariable writer_cv;	/* the writer ended */
 	ConditionVariable flush_cv; /* flush_lsn advanced, or the writer ended */
@@ -263,6 +264,9 @@ extern bool sk_may_write(SkTimeline *tl);
 /* The same as ereport(ERROR, NS001). */
 extern void sk_check_write(SkTimeline *tl);
 
+/* Is the caller the writer? */
+extern bool sk_is_writer(SkTimeline *tl);
+
 /*
  * Makes the writer end and waits until it has: sets stop_term (if higher),
  * wakes it.  Interruptible.  Operation lock held.
@@ -300,6 +304,10 @@ extern void sk_note_peer(SkTimeline *tl, const SkPeer *peer);
 extern int	sk_get_peers(SkTimeline *tl, SkPeer *peers);	/* SK_MAX_PEERS; returns how many */
 extern void sk_note_pageserver(SkTimeline *tl, const SkPageserver *ps);	/* never falls */
 
+/* Something happened to it: positions() without arguments shows it for a minute. */
+extern void sk_note_active(SkTimeline *tl);
+extern bool sk_recently_active(SkTimeline *tl);
+
 /* Retention's result, for the view. */
 extern void sk_note_retention(SkTimeline *tl, XLogRecPtr keep_from, const char *retained_by);
 
@@ -314,9 +322,31 @@ extern void sk_note_retention(SkTimeline *tl, XLogRecPtr keep_from, const char *
 extern bool sk_wait_flush(SkTimeline *tl, XLogRecPtr lsn, int timeout_ms);
 extern bool sk_wait_commit(SkTimeline *tl, XLogRecPtr lsn, int timeout_ms);
 
-/* ---- called by init.c ---- */
-extern void sktable_define_gucs(void);
-extern Size sktable_shmem_size(void);
-extern void sktable_shmem_init(void);
+/* ---- making and removing, for manage.c ---- */
+
+/*
+ * A slot, unopened, for a timeline whose files were made; the same one if it
+ * has one.  ereport(ERROR) if all are in use.
+ */
+extern SkTimeline *sk_register(const NeonId *tenant, const NeonId *timeline);
+
+/* Frees the slot of a deleted timeline. */
+extern void sk_unregister(SkTimeline *tl);
+
+/* Serialises creation and deletion of all timelines (an LWLock: no interrupts). */
+extern void sk_lock_registry(void);
+extern void sk_unlock_registry(void);
+
+/* The slot's handle without opening it; NULL if there is none. */
+extern SkTimeline *sk_find(const NeonId *tenant, const NeonId *timeline);
+
+/* Is the slot still this handle's? */
+extern bool sk_handle_current(const SkTimeline *tl);
+
+/* open.c: reads the disk.  Operation lock held, slot unopened. */
+extern void sk_open_from_disk(SkTimeline *tl);
+
+/* True in the process that holds the operation lock. */
+extern bool sk_holds_lock(const SkTimeline *tl);
 
 #endif							/* NEON_SK_TABLE_H */

@@ -1,0 +1,102 @@
+/*-------------------------------------------------------------------------
+ *
+ * reader.c
+ *	  Records of a timeline's WAL: following a log that is being written, and
+ *	  looking at one record.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog_internal.h"
+#include "access/xlogrecord.h"
+#include "neon_bootrec.h"
+#include "neon_walcursor.h"
+#include "skwal.h"
+#include "utils/memutils.h"
+
+struct SkReader
+{
+	SkTimeline *tl;
+	WalCursor  *cursor;
+	XLogRecPtr	wanted;			/* the next record ends here at the earliest */
+	MemoryContext context;
+};
+
+static bool
+read_bytes(void *source, XLogRecPtr lsn, char *buf, size_t len)
+{
+	return skwal_read(source, lsn, buf, len);
+}
+
+SkReader *
+skreader_open(SkTimeline *tl, XLogRecPtr start)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "safekeeper WAL reader",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	SkReader   *r = palloc0(sizeof(SkReader));
+
+	r->tl = tl;
+	r->context = context;
+	r->cursor = walcursor_open(read_bytes, tl, tl->system_identifier, tl->wal_segment_size,
+							   start, InvalidXLogRecPtr, start);
+	MemoryContextSwitchTo(old);
+	return r;
+}
+
+void
+skreader_close(SkReader *r)
+{
+	walcursor_close(r->cursor);
+	MemoryContextDelete(r->context);
+}
+
+/*
+ * Where the record that begins at the cursor ends at the earliest: a long one
+ * is not read again and again while it comes in.
+ */
+static XLogRecPtr
+earliest_end(SkReader *r)
+{
+	XLogRecPtr	start = walcursor_record_start(r->cursor->next, r->tl->wal_segment_size);
+	uint32		total;
+
+	if (start + sizeof(total) > r->cursor->limit ||
+		!skwal_read(r->tl, start, (char *) &total, sizeof(total)))
+		return start + SizeOfXLogRecord;
+	return start + total;
+}
+
+XLogRecPtr
+skreader_follow(SkReader *r, XLogRecPtr limit, const char **problem)
+{
+	WalCursorResult result = WALCURSOR_MORE;
+
+	*problem = NULL;
+	r->cursor->limit = limit;
+	while (r->wanted <= limit && (result = walcursor_next(r->cursor)) == WALCURSOR_RECORD)
+		r->wanted = InvalidXLogRecPtr;
+	if (result == WALCURSOR_INVALID)
+		*problem = r->cursor->problem;
+	else if (r->wanted <= limit)
+		r->wanted = earliest_end(r);
+	return r->cursor->next;
+}
+
+bool
+skreader_boot_record(SkTimeline *tl, XLogRecPtr x, XLogRecPtr limit, const NeonId *boot_id,
+					 uint32 *term, bool *same_boot)
+{
+	SkReader   *r = skreader_open(tl, x);
+
+	*term = 0;
+	*same_boot = false;
+	r->cursor->limit = limit;
+	if (walcursor_next(r->cursor) == WALCURSOR_RECORD)
+		*term = bootrec_term(r->cursor->reader);
+	if (*term != 0)
+		*same_boot = bootrec_is_of_boot(r->cursor->reader, boot_id);
+	skreader_close(r);
+	return *term != 0;
+}
