@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "neon_diskfull.h"
 #include "neon_durable.h"
 #include "storage/fd.h"
 
@@ -58,7 +59,8 @@ durable_make_dir(const char *path, bool exists_ok)
 		if (errno != EEXIST || !exists_ok)
 			ereport(ERROR,
 					(errcode_for_file_access(),
-					 errmsg("could not create directory \"%s\": %m", path)));
+					 errmsg("could not create directory \"%s\": %m", path),
+					 neon_hint_if_full(path)));
 	}
 	sync_parent(path);
 }

@@ -22,7 +22,7 @@
 #include "utils/memutils.h"
 
 #define IDLE_MS			10000
-#define RETRY_MS		1000
+#define FIRST_RETRY_MS	1000
 
 typedef struct FlushShared
 {
@@ -156,6 +156,7 @@ void
 flushworker_main(Datum arg)
 {
 	MemoryContext context;
+	int			retry_ms = FIRST_RETRY_MS;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -174,8 +175,9 @@ flushworker_main(Datum arg)
 		}
 		ConditionVariablePrepareToSleep(&flush_shared->work_cv);
 		if (!ok || !something_is_frozen())
-			(void) ConditionVariableTimedSleep(&flush_shared->work_cv, ok ? IDLE_MS : RETRY_MS,
+			(void) ConditionVariableTimedSleep(&flush_shared->work_cv, ok ? IDLE_MS : retry_ms,
 											   PG_WAIT_EXTENSION);
+		retry_ms = ok ? FIRST_RETRY_MS : Min(retry_ms * 2, IDLE_MS);
 		ConditionVariableCancelSleep();
 		CHECK_FOR_INTERRUPTS();
 	}

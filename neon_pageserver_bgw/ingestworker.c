@@ -529,6 +529,24 @@ run_worker(Worker *w)
 	timeline_release_ownership(w->tl);
 }
 
+/*
+ * A worker whose predecessors failed without progress, on a full disk for
+ * instance, comes more and more seldom: the log shall be readable.
+ */
+static void
+pause_after_failures(int row)
+{
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), source_failure_pause(row));
+	long		left;
+
+	while ((left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end)) > 0 &&
+		   source_generation(row) != 0)
+	{
+		pause_worker(left);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 static void
 start_process(const char *name)
 {
@@ -552,6 +570,7 @@ neon_ingest_main(Datum arg)
 	memcpy(&timeline, MyBgworkerEntry->bgw_extra, sizeof(timeline));
 	if (!source_attach(w->row, &tenant, &timeline))
 		proc_exit(0);
+	pause_after_failures(w->row);
 	w->tl = timeline_open(&tenant, &timeline, true);
 	if (w->tl == NULL)
 		proc_exit(0);

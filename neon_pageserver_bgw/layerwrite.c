@@ -13,6 +13,7 @@
 #include "neon_codec.h"
 #include "layerfile.h"
 #include "layerformat.h"
+#include "neon_diskfull.h"
 #include "neon_durable.h"
 #include "storage/fd.h"
 #include "neon_testpoint.h"
@@ -105,7 +106,8 @@ write_failed(LayerWriter *w)
 {
 	ereport(ERROR,
 			(errcode_for_file_access(),
-			 errmsg("could not write file \"%s\": %m", w->path)));
+			 errmsg("could not write file \"%s\": %m", w->path),
+			 neon_hint_if_full(w->path)));
 }
 
 static void
@@ -171,7 +173,8 @@ layer_writer_begin(const TimelineIdentity *id, uint64 file_id, XLogRecPtr lsn_lo
 	if (w->fd < 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not create file \"%s\": %m", w->path)));
+				 errmsg("could not create file \"%s\": %m", w->path),
+				 neon_hint_if_full(w->path)));
 	ReserveExternalFD();
 	w->on_reset.func = writer_reset;
 	w->on_reset.arg = w;

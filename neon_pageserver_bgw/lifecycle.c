@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "miscadmin.h"
+#include "neon_diskfull.h"
 #include "neon_durable.h"
 #include "nodes/pg_list.h"
 #include "storage/fd.h"
@@ -128,7 +129,8 @@ make_timeline(const Manifest *m, TimelineState state)
 		if (MakePGDirectory(dir) != 0)
 			ereport(ERROR,
 					(errcode_for_file_access(),
-					 errmsg("could not create directory \"%s\": %m", dir)));
+					 errmsg("could not create directory \"%s\": %m", dir),
+					 neon_hint_if_full(dir)));
 		snprintf(below, sizeof(below), "%s/layers", dir);
 		durable_make_dir(below, false);
 		snprintf(below, sizeof(below), "%s/wal", dir);

@@ -24,6 +24,7 @@
 #include "access/xlog_internal.h"
 #include "neon_codec.h"
 #include "manifest.h"
+#include "neon_diskfull.h"
 #include "neon_durable.h"
 #include "port/pg_crc32c.h"
 #include "storage/fd.h"
@@ -748,7 +749,8 @@ create_file(const char *path, const char *data, int len)
 	if (fd < 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not create file \"%s\": %m", path)));
+				 errmsg("could not create file \"%s\": %m", path),
+				 neon_hint_if_full(path)));
 	if (!durable_pwrite(fd, data, len, 0))
 	{
 		int			save_errno = errno;
@@ -758,7 +760,8 @@ create_file(const char *path, const char *data, int len)
 		errno = save_errno;
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", path)));
+				 errmsg("could not write file \"%s\": %m", path),
+				 neon_hint_if_full(path)));
 	}
 	return fd;
 }
@@ -843,7 +846,8 @@ manifest_append(const char *dir, ManifestPos *pos, const char *body, uint32 len)
 		errno = save_errno;
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", path)));
+				 errmsg("could not write file \"%s\": %m", path),
+				 neon_hint_if_full(path)));
 	}
 	NEON_TEST_POINT("edit-written");
 	synced = pg_fdatasync(fd) == 0 && !NEON_TEST_FAILS("edit-sync");

@@ -30,6 +30,10 @@
 /* A worker that was ordered and does not come is ordered again after this. */
 #define WORKER_START_TIMEOUT_MS		10000
 
+/* Pauses of workers that fail again and again. */
+#define FIRST_FAILURE_PAUSE_MS		500
+#define LONGEST_FAILURE_PAUSE_MS	10000
+
 typedef enum WorkerState
 {
 	WORKER_NONE = 0,
@@ -48,6 +52,7 @@ typedef struct SourceRow
 	TimestampTz worker_since;
 	int			worker_pid;
 	Latch	   *worker_latch;
+	int			failures;		/* workers that died, since WAL became durable */
 	bool		flush_requested;
 	bool		connected;
 	XLogRecPtr	received;
@@ -191,6 +196,7 @@ make_row(Timeline *tl)
 		row->worker = WORKER_NONE;
 		row->worker_pid = 0;
 		row->worker_latch = NULL;
+		row->failures = 0;
 		row->flush_requested = false;
 		row->connected = false;
 		row->received = InvalidXLogRecPtr;
@@ -399,6 +405,8 @@ detach(int code, Datum arg)
 		row->worker_since = GetCurrentTimestamp();
 		if (code == 0)
 			set_target(row, 0, NULL, 0);
+		else
+			row->failures++;
 		free_row_if_idle(row);
 	}
 	LWLockRelease(&table->lock);
@@ -432,6 +440,22 @@ source_attach(int index, NeonId *tenant, NeonId *timeline)
 	return wanted;
 }
 
+int
+source_failure_pause(int index)
+{
+	int			failures;
+	int			pause = FIRST_FAILURE_PAUSE_MS;
+
+	LWLockAcquire(&table->lock, LW_SHARED);
+	failures = table->row[index].failures;
+	LWLockRelease(&table->lock);
+	if (failures < 2)
+		return 0;
+	for (; failures > 2 && pause < LONGEST_FAILURE_PAUSE_MS; failures--)
+		pause *= 2;
+	return Min(pause, LONGEST_FAILURE_PAUSE_MS);
+}
+
 void
 source_worker_target(int index, SourceTarget *target)
 {
@@ -453,6 +477,8 @@ source_report(int index, bool connected, XLogRecPtr received, XLogRecPtr reporte
 	SourceRow  *row = &table->row[index];
 
 	LWLockAcquire(&table->lock, LW_EXCLUSIVE);
+	if (reported > row->reported)
+		row->failures = 0;
 	row->connected = connected;
 	row->received = received;
 	row->reported = reported;

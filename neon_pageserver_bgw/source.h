@@ -53,6 +53,10 @@ extern bool source_request_flush(Timeline *tl);
 /* Makes this process the row's worker; false if it is not wanted. */
 extern bool source_attach(int row, NeonId *tenant, NeonId *timeline);
 extern void source_worker_target(int row, SourceTarget *target);
+
+/* Milliseconds for a new worker to wait: longer the more often workers failed. */
+extern int	source_failure_pause(int row);
+
 extern uint32 source_generation(int row);	/* without a lock; 0: no source */
 extern void source_report(int row, bool connected, XLogRecPtr received, XLogRecPtr reported,
 						  TimestampTz last_message);

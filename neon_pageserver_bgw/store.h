@@ -62,6 +62,9 @@ extern void store_flush_start(Timeline *tl);
  */
 extern void store_flush(Timeline *tl);
 
+/* Any process: writes the frozen index, if there is one and nobody else does; false if not. */
+extern bool store_flush_frozen(Timeline *tl);
+
 /*
  * Import: images and blobs in one immutable layer, all at one LSN (the start of
  * a root timeline, or a copied database).  Keys in any order, each once.

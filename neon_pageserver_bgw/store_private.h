@@ -57,9 +57,6 @@ extern void store_publish_put(Timeline *tl);
 /* Interrupts, and the function of store_set_tick if it is time. */
 extern void store_tick(void);
 
-/* Writes the frozen index, if there is one and nobody else does; false if not. */
-extern bool store_flush_frozen(Timeline *tl);
-
 /* Is the open index so large that its owner has to wait for the frozen one? */
 extern bool store_flush_backlog(Timeline *tl);
 

@@ -24,6 +24,7 @@
 #include "libpq/pqmq.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
+#include "neon_diskfull.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "sqlutil.h"
@@ -164,7 +165,8 @@ make_tmp_dir(void)
 		(MakePGDirectory(JOB_TMP_DIR) < 0 && errno != EEXIST))
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not create directory \"%s\": %m", JOB_TMP_DIR)));
+				 errmsg("could not create directory \"%s\": %m", JOB_TMP_DIR),
+				 neon_hint_if_full(JOB_TMP_DIR)));
 }
 
 static void

@@ -121,6 +121,8 @@ checkpoint_by_worker(Timeline *tl, XLogRecPtr target)
 		CHECK_FOR_INTERRUPTS();
 		if (!source_request_flush(tl))
 			return false;
+		/* what has been frozen is written here, so that its error is ours */
+		(void) store_flush_frozen(tl);
 		if (GetCurrentTimestamp() > end)
 			ereport(ERROR,
 					(errcode(ERRCODE_QUERY_CANCELED),

@@ -20,6 +20,7 @@
 #include "access/xlogrecord.h"
 #include "catalog/pg_control.h"
 #include "miscadmin.h"
+#include "neon_diskfull.h"
 #include "neon_durable.h"
 #include "nodes/pg_list.h"
 #include "pgstat.h"
@@ -240,7 +241,8 @@ create_segment(Timeline *tl, XLogSegNo segno)
 	if (fd < 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not create file \"%s\": %m", temp)));
+				 errmsg("could not create file \"%s\": %m", temp),
+				 neon_hint_if_full(temp)));
 	ok = preallocate(fd, tl->id.wal_segment_size) &&
 		copy_ancestor_bytes(tl, segno, fd) &&
 		pg_fsync(fd) == 0;
@@ -253,7 +255,8 @@ create_segment(Timeline *tl, XLogSegNo segno)
 		errno = save_errno;
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", temp)));
+				 errmsg("could not write file \"%s\": %m", temp),
+				 neon_hint_if_full(temp)));
 	}
 	CloseTransientFile(fd);
 	if (rename(temp, path) != 0)
@@ -314,7 +317,8 @@ walstore_write(Timeline *tl, XLogRecPtr lsn, const char *data, size_t len)
 			segment_path(tl, segno, path);
 			ereport(ERROR,
 					(errcode_for_file_access(),
-					 errmsg("could not write file \"%s\": %m", path)));
+					 errmsg("could not write file \"%s\": %m", path),
+					 neon_hint_if_full(path)));
 		}
 		lsn += n;
 		data += n;
