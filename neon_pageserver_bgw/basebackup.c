@@ -488,6 +488,7 @@ prepare(FunctionCallInfo fcinfo, Backup *backup)
 	Timeline   *tl = sql_open_timeline(fcinfo, 0, 1);
 	BootKind	kind;
 	int32		term;
+	NeonId		boot_id = {{0}};
 
 	if (PG_ARGISNULL(2) || PG_ARGISNULL(3))
 		ereport(ERROR,
@@ -498,9 +499,11 @@ prepare(FunctionCallInfo fcinfo, Backup *backup)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("term must not be negative")));
 	kind = boot_kind_from_name(sql_text_arg(fcinfo, 4, "kind"));
+	if (!PG_ARGISNULL(5))
+		boot_id = sql_id_arg(fcinfo, 5, "boot");
 	timeline_check_readable(tl);
 	ingest_catch_up(tl);
-	boot_plan(&backup->plan, tl, kind, term, PG_GETARG_LSN(2));
+	boot_plan(&backup->plan, tl, kind, term, &boot_id, PG_GETARG_LSN(2));
 	backup->wal = boot_wal(&backup->plan);
 	backup->maxsizes = 1024;
 	backup->sizes = palloc(backup->maxsizes * sizeof(SizeEntry));

@@ -124,12 +124,14 @@ load_control(BootPlan *plan)
 }
 
 void
-boot_plan(BootPlan *plan, Timeline *tl, BootKind kind, uint32 term, XLogRecPtr lsn)
+boot_plan(BootPlan *plan, Timeline *tl, BootKind kind, uint32 term, const NeonId *boot_id,
+		  XLogRecPtr lsn)
 {
 	memset(plan, 0, sizeof(*plan));
 	plan->tl = tl;
 	plan->kind = kind;
 	plan->term = term;
+	plan->boot_id = *boot_id;
 	plan->lsn = lsn;
 	wait_for_lsn(tl, lsn);
 	control_at(tl, lsn, &plan->state);

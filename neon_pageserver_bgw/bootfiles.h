@@ -26,6 +26,7 @@ typedef struct BootPlan
 	Timeline   *tl;
 	BootKind	kind;
 	uint32		term;			/* 0 unless primary */
+	NeonId		boot_id;		/* in the boot record; zero if none was given */
 	XLogRecPtr	lsn;			/* end of a record: where the boot record goes */
 	ControlState state;			/* at lsn */
 	ControlFileData control;	/* the lineage's, then as at boot */
@@ -41,7 +42,8 @@ extern BootKind boot_kind_from_name(const char *name);
  * Checks everything and fills the plan but for place.  Waits for WAL up to lsn
  * at most neon_pageserver.wait_lsn_timeout.
  */
-extern void boot_plan(BootPlan *plan, Timeline *tl, BootKind kind, uint32 term, XLogRecPtr lsn);
+extern void boot_plan(BootPlan *plan, Timeline *tl, BootKind kind, uint32 term,
+					  const NeonId *boot_id, XLogRecPtr lsn);
 
 /*
  * The segment of lsn with true bytes below it and the boot record, palloc'd

@@ -58,6 +58,7 @@ typedef enum ManifestOp
 	OP_ADD_FILE,
 	OP_ADD_POINT,
 	OP_DROP_POINT,
+	OP_MEMBERS,
 } ManifestOp;
 
 /* ---- operations ---- */
@@ -217,6 +218,25 @@ take_writer(Cursor *c, TimelineWriter *writer)
 }
 
 void
+manifest_op_members(StringInfo body, uint64 generation, const char *config)
+{
+	int			start = op_begin(body, OP_MEMBERS);
+
+	codec_put_u64(body, generation);
+	put_string(body, config);
+	op_end(body, start);
+}
+
+static void
+take_members(Cursor *c, Manifest *m)
+{
+	m->members_generation = cursor_u64(c);
+	if (m->members == NULL)
+		m->members = palloc(MANIFEST_MEMBERS_MAX);
+	take_string(c, m->members, MANIFEST_MEMBERS_MAX);
+}
+
+void
 manifest_op_add_file(StringInfo body, const ManifestFile *file)
 {
 	int			start = op_begin(body, OP_ADD_FILE);
@@ -358,6 +378,9 @@ apply_op(Manifest *m, uint8 op, Cursor *c)
 		case OP_DROP_POINT:
 			take_drop_point(c, m);
 			break;
+		case OP_MEMBERS:
+			take_members(c, m);
+			break;
 		default:
 			c->ok = false;
 	}
@@ -397,6 +420,8 @@ snapshot_body(const Manifest *m, StringInfo body)
 	manifest_op_logical_size(body, m->logical_size);
 	manifest_op_file_ids(body, m->next_file_id);
 	manifest_op_writer(body, &m->writer);
+	if (m->members_generation > 0)
+		manifest_op_members(body, m->members_generation, m->members);
 	for (int i = 0; i < m->nfiles; i++)
 		manifest_op_add_file(body, &m->files[i]);
 	for (int i = 0; i < m->npoints; i++)
@@ -410,6 +435,8 @@ manifest_free(Manifest *m)
 		pfree(m->files);
 	if (m->points)
 		pfree(m->points);
+	if (m->members)
+		pfree(m->members);
 	pfree(m);
 }
 

@@ -17,6 +17,9 @@
 #include "neon_key.h"
 #include "timeline.h"
 
+/* Most bytes that a configuration of safekeepers may have, with its zero. */
+#define MANIFEST_MEMBERS_MAX	8192
+
 /* An immutable file in layers/. */
 typedef struct ManifestFile
 {
@@ -50,6 +53,8 @@ typedef struct Manifest
 	uint64		logical_size;
 	uint64		next_file_id;	/* ids below may be in use */
 	TimelineWriter writer;
+	uint64		members_generation; /* 0: no safekeepers, laptop mode */
+	char	   *members;		/* the configuration as JSON, NULL if none */
 	int			nfiles;
 	int			maxfiles;
 	ManifestFile *files;
@@ -80,6 +85,7 @@ extern void manifest_op_term(StringInfo body, uint32 term, XLogRecPtr boot_recor
 extern void manifest_op_logical_size(StringInfo body, uint64 bytes);
 extern void manifest_op_file_ids(StringInfo body, uint64 next_file_id);
 extern void manifest_op_writer(StringInfo body, const TimelineWriter *writer);
+extern void manifest_op_members(StringInfo body, uint64 generation, const char *config);
 extern void manifest_op_add_file(StringInfo body, const ManifestFile *file);
 extern void manifest_op_add_point(StringInfo body, const ManifestPoint *point);
 extern void manifest_op_drop_point(StringInfo body, uint8 kind, const NeonId *id);

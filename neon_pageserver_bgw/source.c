@@ -217,10 +217,11 @@ free_row_if_idle(SourceRow *row)
 }
 
 static void
-set_target(SourceRow *row, uint32 term, char **conninfo, int nconninfo)
+set_target(SourceRow *row, SourceKind kind, uint32 term, char **conninfo, int nconninfo)
 {
 	int			i;
 
+	row->target.kind = kind;
 	row->target.term = term;
 	row->target.nconninfo = nconninfo;
 	for (i = 0; i < nconninfo; i++)
@@ -234,11 +235,11 @@ set_target(SourceRow *row, uint32 term, char **conninfo, int nconninfo)
 }
 
 static bool
-target_is(const SourceRow *row, uint32 term, char **conninfo, int nconninfo)
+target_is(const SourceRow *row, SourceKind kind, uint32 term, char **conninfo, int nconninfo)
 {
 	int			i;
 
-	if (row->target.term != term || row->target.nconninfo != nconninfo)
+	if (row->target.kind != kind || row->target.term != term || row->target.nconninfo != nconninfo)
 		return false;
 	for (i = 0; i < nconninfo; i++)
 	{
@@ -267,7 +268,7 @@ needs_worker(SourceRow *row)
 /* ---- setting and clearing ---- */
 
 void
-source_set(Timeline *tl, uint32 term, char **conninfo, int nconninfo)
+source_set(Timeline *tl, SourceKind kind, uint32 term, char **conninfo, int nconninfo)
 {
 	SourceRow  *row;
 	bool		order;
@@ -286,8 +287,8 @@ source_set(Timeline *tl, uint32 term, char **conninfo, int nconninfo)
 				 errhint("Increase neon_pageserver.max_sources and restart the server.")));
 	}
 	/* the same again is no reason to reconnect, but one not to sleep any longer */
-	if (!target_is(row, term, conninfo, nconninfo))
-		set_target(row, term, conninfo, nconninfo);
+	if (!target_is(row, kind, term, conninfo, nconninfo))
+		set_target(row, kind, term, conninfo, nconninfo);
 	else if (row->worker_latch)
 		SetLatch(row->worker_latch);
 	order = needs_worker(row);
@@ -315,7 +316,7 @@ source_clear(Timeline *tl)
 	row = find_row(tl);
 	if (row)
 	{
-		set_target(row, 0, NULL, 0);
+		set_target(row, SOURCE_COMPUTE, 0, NULL, 0);
 		free_row_if_idle(row);
 	}
 	LWLockRelease(&table->lock);
@@ -404,7 +405,7 @@ detach(int code, Datum arg)
 		row->worker = code == 0 ? WORKER_NONE : WORKER_STARTING;
 		row->worker_since = GetCurrentTimestamp();
 		if (code == 0)
-			set_target(row, 0, NULL, 0);
+			set_target(row, SOURCE_COMPUTE, 0, NULL, 0);
 		else
 			row->failures++;
 		free_row_if_idle(row);

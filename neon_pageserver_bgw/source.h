@@ -15,15 +15,22 @@
 #include "ingest.h"
 #include "storage/proc.h"
 
-#define SOURCE_MAX_CONNINFO		4
+#define SOURCE_MAX_CONNINFO		8
 #define SOURCE_CONNINFO_SIZE	1024
 #define SOURCE_APPLICATION_NAME	"neon_pageserver"
+
+typedef enum SourceKind
+{
+	SOURCE_COMPUTE,				/* one writer streams its own WAL, by a slot */
+	SOURCE_SAFEKEEPERS,			/* any of them has what is committed */
+} SourceKind;
 
 /* What the worker follows. */
 typedef struct SourceTarget
 {
 	uint32		generation;		/* changes with every timeline_source() */
-	uint32		term;			/* whose boot record must be first; 0: plain PostgreSQL */
+	SourceKind	kind;
+	uint32		term;			/* of a compute: whose boot record must be first; 0: plain PostgreSQL */
 	int			nconninfo;		/* 0: no source */
 	char		conninfo[SOURCE_MAX_CONNINFO][SOURCE_CONNINFO_SIZE];
 } SourceTarget;
@@ -37,7 +44,7 @@ extern int	ingest_source_timeout;
  * Sets or changes the source and sees to it that a worker runs.  ereport(ERROR)
  * if there is no room for another source or worker.
  */
-extern void source_set(Timeline *tl, uint32 term, char **conninfo, int nconninfo);
+extern void source_set(Timeline *tl, SourceKind kind, uint32 term, char **conninfo, int nconninfo);
 
 /* The timeline has no source any more; its worker ends. */
 extern void source_clear(Timeline *tl);

@@ -89,6 +89,7 @@ slot_init(TimelineShared *s, int tranche)
 	pg_atomic_init_u64(&s->flush_lsn, 0);
 	pg_atomic_init_u64(&s->disk_consistent_lsn, 0);
 	pg_atomic_init_u64(&s->logical_size, 0);
+	pg_atomic_init_u64(&s->members_generation, 0);
 	pg_atomic_init_u64(&s->layer_bytes, 0);
 	pg_atomic_init_u32(&s->flush_wanted, 0);
 	pg_atomic_init_u32(&s->map_version, 0);
@@ -199,6 +200,7 @@ slot_set_positions(TimelineShared *s, const Manifest *m)
 	pg_atomic_write_u64(&s->flush_lsn, m->disk_consistent_lsn);
 	pg_atomic_write_u64(&s->disk_consistent_lsn, m->disk_consistent_lsn);
 	pg_atomic_write_u64(&s->logical_size, m->logical_size);
+	pg_atomic_write_u64(&s->members_generation, m->members_generation);
 	pg_atomic_write_u64(&s->layer_bytes, bytes);
 	pg_atomic_write_u32(&s->flush_wanted, 0);
 	pg_atomic_fetch_add_u32(&s->map_version, 1);

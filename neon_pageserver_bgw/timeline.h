@@ -133,6 +133,12 @@ extern void timeline_set_writer(Timeline *tl, const TimelineWriter *writer);
 extern void timeline_lock_writer(Timeline *tl);
 extern void timeline_unlock_writer(Timeline *tl);
 
+/*
+ * Generation of the configuration of safekeepers; 0: there are none, the
+ * pageserver streams from the compute (laptop mode).
+ */
+extern uint64 timeline_members_generation(Timeline *tl);
+
 /* Logical size in bytes (sum of the sizes of all forks), kept by the ingest. */
 extern uint64 timeline_logical_size(Timeline *tl);
 extern void timeline_set_logical_size(Timeline *tl, uint64 bytes);

@@ -42,6 +42,7 @@ struct TimelineShared
 	pg_atomic_uint64 flush_lsn;
 	pg_atomic_uint64 disk_consistent_lsn;
 	pg_atomic_uint64 logical_size;
+	pg_atomic_uint64 members_generation;	/* 0: laptop mode */
 	pg_atomic_uint64 layer_bytes;
 	pg_atomic_uint32 flush_wanted;	/* another timeline needs the memory */
 

@@ -23,7 +23,7 @@ PG_FUNCTION_INFO_V1(neon_timelines_info);
 PG_FUNCTION_INFO_V1(neon_branches);
 PG_FUNCTION_INFO_V1(neon_stat_pageserver_info);
 
-#define TIMELINE_COLUMNS	19
+#define TIMELINE_COLUMNS	20
 #define BRANCH_COLUMNS		7
 
 /* A row that is filled from left to right. */
@@ -144,6 +144,7 @@ put_timeline(Timeline *tl, void *arg)
 								  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
 	add(&row, Int32GetDatum(tl->id.wal_segment_size));
 	add(&row, BoolGetDatum(tl->id.data_checksums));
+	add(&row, Int64GetDatum((int64) timeline_members_generation(tl)));
 	Assert(row.n == TIMELINE_COLUMNS);
 	sql_put_row(row.fcinfo, row.values, row.nulls);
 }

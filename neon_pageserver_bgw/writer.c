@@ -173,6 +173,17 @@ acquire_as_owner(Ingest *ingest, void *arg)
 	timeline_set_writer(args->tl, &args->next);
 }
 
+/* Where a quorum elects the writer, nobody is made it here. */
+static void
+refuse_with_safekeepers(Timeline *tl)
+{
+	if (timeline_members_generation(tl) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this timeline has safekeepers, which elect its writer"),
+				 errhint("Use \"neon endpoint start\".")));
+}
+
 PG_FUNCTION_INFO_V1(neon_writer_acquire);
 
 /*
@@ -200,6 +211,7 @@ neon_writer_acquire(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("term of a writer must be positive")));
+	refuse_with_safekeepers(args.tl);
 	source_clear(args.tl);
 	ingest_with_ownership(args.tl, acquire_as_owner, &args);
 	PG_RETURN_VOID();
@@ -352,13 +364,47 @@ conninfo_arg(FunctionCallInfo fcinfo, int argno, int *n)
 	return result;
 }
 
+/* Any term that is not over may name the safekeepers: they serve one history. */
+static void
+check_safekeeper_source(Timeline *tl, uint32 term)
+{
+	uint32		highest = timeline_term(tl, NULL);
+
+	if (term < highest)
+		ereport(ERROR,
+				(errcode(ERRCODE_NEON_SUPERSEDED),
+				 errmsg("superseded by term %u", highest)));
+}
+
+/* The kind that a timeline has, which an explicit argument may only confirm. */
+static SourceKind
+source_kind_arg(FunctionCallInfo fcinfo, int argno, Timeline *tl)
+{
+	char	   *name = sql_text_arg(fcinfo, argno, "kind");
+	bool		quorum = timeline_members_generation(tl) > 0;
+
+	if (strcmp(name, "auto") != 0 && strcmp(name, "compute") != 0 &&
+		strcmp(name, "safekeeper") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown kind of WAL source \"%.64s\"", name),
+				 errhint("Kinds are \"auto\", \"compute\" and \"safekeeper\".")));
+	if (strcmp(name, quorum ? "compute" : "safekeeper") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 quorum ? errmsg("this timeline receives its WAL from safekeepers only") :
+				 errmsg("this timeline has no safekeepers")));
+	return quorum ? SOURCE_SAFEKEEPERS : SOURCE_COMPUTE;
+}
+
 PG_FUNCTION_INFO_V1(neon_timeline_source);
 
-/* timeline_source(tenant, timeline, term, conninfo text[]) */
+/* timeline_source(tenant, timeline, term, conninfo text[], kind) */
 Datum
 neon_timeline_source(PG_FUNCTION_ARGS)
 {
 	Timeline   *tl;
+	SourceKind	kind;
 	uint32		term;
 	char	  **conninfo;
 	int			n;
@@ -368,7 +414,11 @@ neon_timeline_source(PG_FUNCTION_ARGS)
 	timeline_check_readable(tl);
 	term = writer_term_arg(fcinfo, 2);
 	conninfo = conninfo_arg(fcinfo, 3, &n);
-	check_source(tl, term);
-	source_set(tl, term, conninfo, n);
+	kind = source_kind_arg(fcinfo, 4, tl);
+	if (kind == SOURCE_SAFEKEEPERS)
+		check_safekeeper_source(tl, term);
+	else
+		check_source(tl, term);
+	source_set(tl, kind, term, conninfo, n);
 	PG_RETURN_VOID();
 }

@@ -54,7 +54,8 @@ AS 'MODULE_PATHNAME', 'neon_pagestream'
 LANGUAGE C;
 
 CREATE PROCEDURE neon_pageserver.basebackup(
-	tenant text, timeline text, lsn pg_lsn, term int, kind text)
+	tenant text, timeline text, lsn pg_lsn, term int, kind text,
+	boot_id text DEFAULT NULL)
 AS 'MODULE_PATHNAME', 'neon_basebackup'
 LANGUAGE C;
 
@@ -110,7 +111,8 @@ CREATE FUNCTION neon_pageserver.timelines_info(
 	OUT source_connected boolean,
 	OUT system_identifier numeric,
 	OUT wal_segment_size int,
-	OUT data_checksums boolean)
+	OUT data_checksums boolean,
+	OUT members_generation bigint)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'neon_timelines_info'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;

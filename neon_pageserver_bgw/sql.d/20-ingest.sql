@@ -1,9 +1,32 @@
 -- ---- WAL in: sources, writers, positions ----
 
 CREATE FUNCTION neon_pageserver.timeline_source(
-	tenant neon_pageserver.id, timeline neon_pageserver.id, term int, conninfo text[])
+	tenant neon_pageserver.id, timeline neon_pageserver.id, term int, conninfo text[],
+	kind text DEFAULT 'auto')
 RETURNS void
 AS 'MODULE_PATHNAME', 'neon_timeline_source'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+-- the configuration of safekeepers: compare-and-set on its generation
+CREATE FUNCTION neon_pageserver.timeline_members(
+	tenant neon_pageserver.id, timeline neon_pageserver.id,
+	expected_generation bigint, config jsonb)
+RETURNS void
+AS 'MODULE_PATHNAME', 'neon_timeline_members'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION neon_pageserver.timeline_members_get(
+	tenant neon_pageserver.id, timeline neon_pageserver.id,
+	OUT generation bigint, OUT config jsonb)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'neon_timeline_members_get'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+-- bytes of the stored WAL, for the first segment of another copy
+CREATE FUNCTION neon_pageserver.wal_read(
+	tenant neon_pageserver.id, timeline neon_pageserver.id, start_lsn pg_lsn, length int)
+RETURNS bytea
+AS 'MODULE_PATHNAME', 'neon_wal_read'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION neon_pageserver.timeline_feed(
