@@ -80,4 +80,13 @@ cmp_ok($new, '>', 0, 'some pages have reached the disk');
 cmp_ok($new, '<', 409600, 'others have not');
 is($new % 4096, 0, 'whole ones');
 
+# a directory without its subdirectories
+make_path("$dir/sub");
+my $flat = PowerCut->new(log => "$tmp/log2", dirs => ["$dir/."]);
+$cut = $flat;
+run_watched(q{put('flat', 0, 'x'); put('sub/deep', 0, 'x');});
+$cut->undo;
+is(names(), 'd p sub u', 'names in the directory are undone');
+is(slurp('sub/deep'), 'x', 'those in its subdirectories are not watched');
+
 done_testing();

@@ -40,6 +40,7 @@
 #define EXPORT		__attribute__((visibility("default")))
 #define MAX_FDS		65536
 #define MAX_DIRS	16
+#define BOOT_ID_FILE	"/proc/sys/kernel/random/boot_id"
 #define LOG_MAGIC	0x31435750	/* "PWC1" */
 
 /* What a record is; the names are those of the state before. */
@@ -123,6 +124,10 @@ die(const char *what)
 	_exit(99);
 }
 
+/* Other libraries' constructors may come before ours. */
+#define READY() \
+	do { if (real_open == NULL) find_real(); } while (0)
+
 static void
 find_real(void)
 {
@@ -179,7 +184,7 @@ begin(void)
 	const char *log = getenv("POWERCUT_LOG");
 	const char *list = getenv("POWERCUT_DIRS");
 
-	find_real();
+	READY();
 	if (log == NULL || list == NULL || strlen(log) >= sizeof(log_dir))
 		return;
 	strcpy(log_dir, log);
@@ -267,14 +272,20 @@ leave(void)
 
 /* ---- what is watched ---- */
 
+/* Is path the directory or in it?  "DIR/." is DIR without its subdirectories. */
 static int
 below_watched(const char *path)
 {
 	for (int i = 0; i < ndirs; i++)
 	{
 		size_t		len = strlen(dirs[i]);
+		int			flat = len > 2 && strcmp(dirs[i] + len - 2, "/.") == 0;
 
-		if (strncmp(path, dirs[i], len) == 0 && (path[len] == '/' || path[len] == '\0'))
+		if (flat)
+			len -= 2;
+		if (strncmp(path, dirs[i], len) == 0 &&
+			(path[len] == '\0' ||
+			 (path[len] == '/' && (!flat || strchr(path + len + 1, '/') == NULL))))
 			return 1;
 	}
 	return 0;
@@ -287,6 +298,7 @@ fd_watched(int fd)
 	char		path[PATH_MAX];
 	ssize_t		len;
 
+	READY();
 	if (state == NULL || fd < 0 || fd >= MAX_FDS)
 		return 0;
 	if (fd_kind[fd] == FD_UNKNOWN)
@@ -322,7 +334,11 @@ entry_watched(const char *path, char *parent, const char **name)
 		copy[1] = '\0';
 	else
 		*slash = '\0';
-	return realpath(copy, parent) != NULL && below_watched(parent);
+	if (realpath(copy, parent) == NULL)
+		return 0;
+	/* of a directory that is watched without its subdirectories, those are not it */
+	snprintf(copy, sizeof(copy), "%s/x", parent);
+	return below_watched(copy);
 }
 
 /* ---- logs ---- */
@@ -469,11 +485,16 @@ save_link(const char *path)
 static int
 open_logged(int dirfd, const char *path, int flags, mode_t mode)
 {
+	const char *boot_id = getenv("POWERCUT_BOOT_ID");
+
 	char		parent[PATH_MAX];
 	const char *name;
 	struct stat st;
 	int			fd;
 
+	READY();
+	if (boot_id != NULL && strcmp(path, BOOT_ID_FILE) == 0)
+		path = boot_id;
 	if (state == NULL || (flags & (O_CREAT | O_TRUNC)) == 0 ||
 		(dirfd != AT_FDCWD && path[0] != '/') || !entry_watched(path, parent, &name))
 	{
@@ -585,6 +606,7 @@ __open64_2(const char *path, int flags)
 EXPORT int
 close(int fd)
 {
+	READY();
 	/* whoever closes everything must not close this */
 	if (fd >= 0 && fd == lock_fd)
 		return 0;
@@ -604,6 +626,7 @@ rename(const char *from, const char *to)
 	uint64_t	saved;
 	int			rc;
 
+	READY();
 	if (state == NULL || !entry_watched(to, parent, &name) ||
 		!entry_watched(from, from_parent, &from_name))
 		return real_rename(from, to);
@@ -627,6 +650,7 @@ unlink(const char *path)
 	uint64_t	saved;
 	int			rc;
 
+	READY();
 	if (state == NULL || !entry_watched(path, parent, &name))
 		return real_unlink(path);
 	enter();
@@ -645,6 +669,7 @@ link(const char *from, const char *to)
 	const char *name;
 	int			rc;
 
+	READY();
 	if (state == NULL || !entry_watched(to, parent, &name))
 		return real_link(from, to);
 	enter();
@@ -662,6 +687,7 @@ mkdir(const char *path, mode_t mode)
 	const char *name;
 	int			rc;
 
+	READY();
 	if (state == NULL || !entry_watched(path, parent, &name))
 		return real_mkdir(path, mode);
 	enter();
@@ -679,6 +705,7 @@ rmdir(const char *path)
 	const char *name;
 	int			rc;
 
+	READY();
 	if (state == NULL || !entry_watched(path, parent, &name))
 		return real_rmdir(path);
 	enter();
@@ -824,6 +851,7 @@ truncate(const char *path, off_t size)
 	int			fd;
 	int			rc;
 
+	READY();
 	if (state == NULL || !entry_watched(path, parent, &name))
 		return real_truncate(path, size);
 	fd = open(path, O_RDWR | O_CLOEXEC);
@@ -873,11 +901,13 @@ sync_logged(int fd, int (*real) (int))
 EXPORT int
 fsync(int fd)
 {
+	READY();
 	return sync_logged(fd, real_fsync);
 }
 
 EXPORT int
 fdatasync(int fd)
 {
+	READY();
 	return sync_logged(fd, real_fdatasync);
 }

@@ -17,7 +17,10 @@ use constant {
 
 sub available { return $ENV{NEON_TESTING_LIBDIR} && -f "$ENV{NEON_TESTING_LIBDIR}/powercut.so" }
 
-# log: a directory that is made anew; dirs: what is watched, real paths.
+my $boots = 0;
+
+# log: a directory that is made anew; dirs: what is watched, real paths; one that
+# ends in "/." is watched without its subdirectories.
 sub new
 {
 	my ($class, %o) = @_;
@@ -33,6 +36,9 @@ sub reset
 	remove_tree($self->{log});
 	make_path("$self->{log}/saved");
 	chmod 0777, $self->{log}, "$self->{log}/saved";
+	open(my $f, '>', "$self->{log}/boot_id") or croak "boot_id: $!";
+	printf $f "%08x-0000-4000-8000-%012x\n", rand(2**32), ++$boots;
+	close $f;
 }
 
 sub env
@@ -41,6 +47,7 @@ sub env
 	return (
 		LD_PRELOAD => "$ENV{NEON_TESTING_LIBDIR}/powercut.so",
 		POWERCUT_LOG => $self->{log},
+		POWERCUT_BOOT_ID => "$self->{log}/boot_id",
 		POWERCUT_DIRS => join(':', @{ $self->{dirs} }),
 		$o{at} ? (POWERCUT_AT => $o{at}) : ());
 }
@@ -58,6 +65,15 @@ sub state
 # Changes and syncs so far, and whether the power has been cut.
 sub changes { my $s = $_[0]->state; return $s ? $s->{changes} : 0 }
 sub was_cut { my $s = $_[0]->state; return $s ? $s->{cut} : 0 }
+
+# Cuts the power now: from here on nothing changes any more, then kill everything.
+sub cut
+{
+	my ($self) = @_;
+	open(my $f, '+<:raw', "$self->{log}/state") or croak "state: $!";
+	sysseek($f, 32, 0);
+	syswrite($f, pack('L', 1)) == 4 or croak "state: $!";
+}
 
 # Puts back what was not synchronized.  With a seed, each page of a file, its
 # size, and the names of a directory from some point on, or not: a disk may
@@ -99,7 +115,7 @@ sub places
 	my ($self) = @_;
 	my %place;
 	find({ no_chdir => 1, wanted => sub { my ($d, $i) = lstat $_; $place{"$d.$i"} = $_ if defined $i } },
-		grep { -e } @{ $self->{dirs} }, "$self->{log}/saved");
+		grep { -e } map { s{/\.$}{}r } @{ $self->{dirs} }, "$self->{log}/saved");
 	return \%place;
 }
 
