@@ -191,7 +191,8 @@ boot_wal(BootPlan *plan)
 				 errmsg("WAL below %X/%X is not stored", LSN_FORMAT_ARGS(plan->lsn))));
 	prepare_checkpoint(plan);
 	bootrec_write(image, plan->lsn, plan->state.prev, &plan->control.checkPointCopy, plan->term,
-				  NULL, plan->tl->id.system_identifier, segsize, BOOT_TLI, &plan->place);
+				  neon_id_is_zero(&plan->boot_id) ? NULL : &plan->boot_id,
+				  plan->tl->id.system_identifier, segsize, BOOT_TLI, &plan->place);
 	set_control(plan);
 	return image;
 }

@@ -15,11 +15,13 @@
 #include "ingest_private.h"
 #include "ingestworker.h"
 #include "miscadmin.h"
+#include "neon_bootrec.h"
 #include "neon_receive.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "source.h"
+#include "sourceselect.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
@@ -36,6 +38,10 @@
 #define BATCH_BYTES			(1024 * 1024)	/* received between two publications */
 #define HOUSEKEEPING_MS		1000
 #define ALIVE_INTERVAL_MS	1000	/* between answers while the store is busy */
+#define MEMBER_SILENCE_MS	5000	/* of one safekeeper among others */
+#define FIRST_LOOK_MS		5000
+#define LONGEST_LOOK_MS		60000
+#define IDLE_END_MS			60000	/* without WAL and without being named */
 #define FIRST_PAUSE_MS		100
 #define LONGEST_PAUSE_MS	5000
 #define OWNERSHIP_WAIT_MS	60000
@@ -67,6 +73,8 @@ typedef struct Worker
 	TimestampTz last_sync;
 	TimestampTz last_reply;
 	TimestampTz last_message;
+	TimestampTz last_wal;
+	long		look_after;		/* ms without WAL until other members are asked */
 	TimestampTz last_housekeeping;
 	char	   *problem;		/* why the stream failed */
 	char	   *last_problem;	/* and the time before */
@@ -228,8 +236,33 @@ receive_batch(Worker *w, bool *idle)
 			w->reply_requested = w->reply_requested || message.reply_requested;
 		else if (!store_bytes(w, &message))
 			return false;
+		else
+		{
+			w->last_wal = w->last_message;
+			w->look_after = FIRST_LOOK_MS;
+		}
 	}
 	return true;
+}
+
+/*
+ * A compute's WAL is that of its term.  Safekeepers have one history, in which
+ * terms only rise.
+ */
+static bool
+may_be_indexed(Worker *w, XLogReaderState *record, const char **problem)
+{
+	uint32		booted;
+	uint32		last = ingest_state(w->ingest)->term;
+
+	if (w->target.kind == SOURCE_COMPUTE)
+		return ingest_check_term(w->ingest, w->target.term, record, problem);
+	booted = bootrec_term(record);
+	if (booted == 0 || booted > last)
+		return true;
+	*problem = psprintf("boot record of term %u at %X/%X follows term %u",
+						booted, LSN_FORMAT_ARGS(record->ReadRecPtr), last);
+	return false;
 }
 
 /*
@@ -245,7 +278,7 @@ index_received(Worker *w)
 	w->cursor->limit = w->received;
 	while ((result = walcursor_next(w->cursor)) == WALCURSOR_RECORD)
 	{
-		if (!ingest_check_term(w->ingest, w->target.term, w->cursor->reader, &problem))
+		if (!may_be_indexed(w, w->cursor->reader, &problem))
 		{
 			ingest_publish(w->ingest);
 			return fail(w, problem);
@@ -302,14 +335,36 @@ static bool
 check_silence(Worker *w)
 {
 	long		silent = ms_since(w->last_message);
+	long		limit = ingest_source_timeout;
 
-	if (silent >= ingest_source_timeout)
+	/* there are others */
+	if (w->target.kind == SOURCE_SAFEKEEPERS)
+		limit = Min(limit, MEMBER_SILENCE_MS);
+	if (silent >= limit)
 		return fail(w, psprintf("the source has been silent for %ld ms", silent));
-	if (silent >= ingest_source_timeout / 2 && !w->pinged)
+	if (silent >= limit / 2 && !w->pinged)
 	{
 		w->pinged = true;
 		return send_reply(w, true);
 	}
+	return true;
+}
+
+/*
+ * A safekeeper that has nothing new may be cut off: look whether another one
+ * has more, ever less often.  False if so, for then that one is to be read.
+ * When there is nothing for long and nobody names the source again, it ends.
+ */
+static bool
+look_around(Worker *w)
+{
+	if (w->target.kind != SOURCE_SAFEKEEPERS || ms_since(w->last_wal) < w->look_after)
+		return true;
+	if (source_has_more(w->tl, &w->target, w->received))
+		return fail(w, "another safekeeper has more WAL");
+	w->look_after = Min(w->look_after * 2, LONGEST_LOOK_MS);
+	if (ms_since(w->last_wal) >= IDLE_END_MS)
+		source_forget_if_unnamed(w->row, IDLE_END_MS);
 	return true;
 }
 
@@ -331,21 +386,16 @@ wait_for_source(Worker *w)
 /* ---- one connection ---- */
 
 static bool
-open_stream(Worker *w, const char *conninfo)
+open_stream(Worker *w, int turn)
 {
 	const ControlState *state = ingest_state(w->ingest);
-	const ReceiverOptions options = {
-		.replication = true,
-		.application_name = SOURCE_APPLICATION_NAME,
-		.passfile = ingest_passfile,
-	};
+	const char *slot = w->target.kind == SOURCE_COMPUTE ? SLOT_NAME : NULL;
 	MemoryContext old;
 	char	   *problem;
 
-	w->receiver = receiver_connect(conninfo, &options, CONNECT_TIMEOUT_MS, &problem);
+	w->receiver = source_connect(w->tl, &w->target, turn, &problem);
 	if (w->receiver == NULL ||
-		!receiver_identify(w->receiver, w->tl->id.system_identifier, CONNECT_TIMEOUT_MS, &problem) ||
-		!receiver_start(w->receiver, SLOT_NAME, state->lsn, CONNECT_TIMEOUT_MS, &problem))
+		!receiver_start(w->receiver, slot, state->lsn, CONNECT_TIMEOUT_MS, &problem))
 		return fail(w, problem);
 
 	w->received = state->lsn;
@@ -356,6 +406,8 @@ open_stream(Worker *w, const char *conninfo)
 	w->progress = false;
 	w->last_sync = 0;
 	w->last_message = GetCurrentTimestamp();
+	w->last_wal = w->last_message;
+	w->look_after = FIRST_LOOK_MS;
 	/* it outlives the reset of the loop's memory */
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	w->cursor = walstore_cursor(w->tl, state->lsn, state->prev, state->lsn);
@@ -394,14 +446,14 @@ drop_partial_record(Worker *w)
 }
 
 static StreamEnd
-stream(Worker *w, const char *conninfo)
+stream(Worker *w, int turn)
 {
 	MemoryContext loop_context = AllocSetContextCreate(TopMemoryContext, "ingest loop",
 													   ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(loop_context);
 	StreamEnd	end = STREAM_RETRY;
 
-	if (open_stream(w, conninfo))
+	if (open_stream(w, turn))
 	{
 		while (may_go_on(w, &end))
 		{
@@ -414,7 +466,7 @@ stream(Worker *w, const char *conninfo)
 			flush_if_due(w);
 			if (idle)
 			{
-				if (!check_silence(w))
+				if (!check_silence(w) || !look_around(w))
 					break;
 				wait_for_source(w);
 			}
@@ -459,7 +511,7 @@ is_superseded(Worker *w)
 	uint32		term = ingest_state(w->ingest)->term;
 	char		problem[64];
 
-	if (w->target.term == 0 || term <= w->target.term)
+	if (w->target.kind != SOURCE_COMPUTE || w->target.term == 0 || term <= w->target.term)
 		return false;
 	snprintf(problem, sizeof(problem), "superseded by term %u", term);
 	fail(w, problem);
@@ -493,7 +545,7 @@ follow_source(Worker *w)
 		if (is_superseded(w))
 			end = STREAM_STOP;
 		else
-			end = stream(w, w->target.conninfo[next++ % w->target.nconninfo]);
+			end = stream(w, next++);
 		report_problem(w);
 		if (end == STREAM_STOP)
 			break;

@@ -50,6 +50,7 @@ typedef struct SourceRow
 	SourceTarget target;
 	WorkerState worker;
 	TimestampTz worker_since;
+	TimestampTz named_at;		/* when timeline_source() was called last */
 	int			worker_pid;
 	Latch	   *worker_latch;
 	int			failures;		/* workers that died, since WAL became durable */
@@ -291,6 +292,7 @@ source_set(Timeline *tl, SourceKind kind, uint32 term, char **conninfo, int ncon
 		set_target(row, kind, term, conninfo, nconninfo);
 	else if (row->worker_latch)
 		SetLatch(row->worker_latch);
+	row->named_at = GetCurrentTimestamp();
 	order = needs_worker(row);
 	index = row - table->row;
 	LWLockRelease(&table->lock);
@@ -496,6 +498,17 @@ source_report_error(int index, const char *message)
 	row->connected = false;
 	strlcpy(row->last_error, message, sizeof(row->last_error));
 	row->last_error_time = GetCurrentTimestamp();
+	LWLockRelease(&table->lock);
+}
+
+void
+source_forget_if_unnamed(int index, int idle_ms)
+{
+	SourceRow  *row = &table->row[index];
+
+	LWLockAcquire(&table->lock, LW_EXCLUSIVE);
+	if (TimestampDifferenceExceeds(row->named_at, GetCurrentTimestamp(), idle_ms))
+		set_target(row, SOURCE_COMPUTE, 0, NULL, 0);
 	LWLockRelease(&table->lock);
 }
 

@@ -70,4 +70,7 @@ extern void source_report(int row, bool connected, XLogRecPtr received, XLogRecP
 extern void source_report_error(int row, const char *message);
 extern bool source_take_flush_request(int row);
 
+/* There is no source any more unless it was named within the last idle_ms. */
+extern void source_forget_if_unnamed(int row, int idle_ms);
+
 #endif							/* NEON_PS_SOURCE_H */

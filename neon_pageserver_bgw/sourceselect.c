@@ -15,7 +15,6 @@
 #include "lib/stringinfo.h"
 #include "sourceselect.h"
 
-#define APPLICATION_NAME	"neon_pageserver"
 #define COMPUTE_TIMEOUT_MS	10000
 #define MEMBER_TIMEOUT_MS	2000	/* others wait behind one that hangs */
 
@@ -25,7 +24,7 @@ connect_one(Timeline *tl, const char *conninfo, const char *options, int timeout
 {
 	ReceiverOptions how = {
 		.replication = true,
-		.application_name = APPLICATION_NAME,
+		.application_name = SOURCE_APPLICATION_NAME,
 		.passfile = ingest_passfile,
 		.options = options,
 	};
