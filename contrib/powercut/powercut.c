@@ -551,17 +551,7 @@ open(const char *path, int flags,...)
 	return open_logged(AT_FDCWD, path, flags, mode);
 }
 
-EXPORT int
-open64(const char *path, int flags,...)
-{
-	va_list		ap;
-	mode_t		mode;
-
-	va_start(ap, flags);
-	mode = mode_of(flags, ap);
-	va_end(ap);
-	return open_logged(AT_FDCWD, path, flags, mode);
-}
+EXPORT int	open64(const char *path, int flags,...) __attribute__((alias("open")));
 
 EXPORT int
 openat(int dirfd, const char *path, int flags,...)
@@ -576,20 +566,9 @@ openat(int dirfd, const char *path, int flags,...)
 }
 
 /* What programs built with _FORTIFY_SOURCE call. */
-EXPORT int
-openat64(int dirfd, const char *path, int flags,...)
-{
-	va_list		ap;
-	mode_t		mode;
-
-	va_start(ap, flags);
-	mode = mode_of(flags, ap);
-	va_end(ap);
-	return open_logged(dirfd, path, flags, mode);
-}
+EXPORT int	openat64(int dirfd, const char *path, int flags,...) __attribute__((alias("openat")));
 
 extern int	__open_2(const char *path, int flags);
-extern int	__open64_2(const char *path, int flags);
 
 EXPORT int
 __open_2(const char *path, int flags)
@@ -597,11 +576,7 @@ __open_2(const char *path, int flags)
 	return open_logged(AT_FDCWD, path, flags, 0);
 }
 
-EXPORT int
-__open64_2(const char *path, int flags)
-{
-	return open_logged(AT_FDCWD, path, flags, 0);
-}
+EXPORT int	__open64_2(const char *path, int flags) __attribute__((alias("__open_2")));
 
 EXPORT int
 close(int fd)
@@ -768,11 +743,7 @@ pwrite(int fd, const void *buf, size_t len, off_t offset)
 	return rc;
 }
 
-EXPORT ssize_t
-pwrite64(int fd, const void *buf, size_t len, off_t offset)
-{
-	return pwrite(fd, buf, len, offset);
-}
+EXPORT ssize_t	pwrite64(int fd, const void *buf, size_t len, off_t offset) __attribute__((alias("pwrite")));
 
 EXPORT ssize_t
 writev(int fd, const struct iovec *iov, int n)
@@ -802,11 +773,7 @@ pwritev(int fd, const struct iovec *iov, int n, off_t offset)
 	return rc;
 }
 
-EXPORT ssize_t
-pwritev64(int fd, const struct iovec *iov, int n, off_t offset)
-{
-	return pwritev(fd, iov, n, offset);
-}
+EXPORT ssize_t	pwritev64(int fd, const struct iovec *iov, int n, off_t offset) __attribute__((alias("pwritev")));
 
 /* Caller has the lock. */
 static void
@@ -837,11 +804,7 @@ ftruncate(int fd, off_t size)
 	return rc;
 }
 
-EXPORT int
-ftruncate64(int fd, off_t size)
-{
-	return ftruncate(fd, size);
-}
+EXPORT int	ftruncate64(int fd, off_t size) __attribute__((alias("ftruncate")));
 
 EXPORT int
 truncate(const char *path, off_t size)
