@@ -177,7 +177,7 @@ is(count('main'), $rows + 2, 'and has changed nothing');
 
 # ---- a start that fails makes no endpoint ----
 
-my $backup = 'ALTER PROCEDURE neon_pageserver.%s(text, text, pg_lsn, integer, text) RENAME TO %s';
+my $backup = 'ALTER PROCEDURE neon_pageserver.%s RENAME TO %s';
 $t->psql('pageserver', sprintf($backup, 'basebackup', 'hidden'));
 $t->neon_fails([ 'endpoint', 'start', 'ghost', '--branch-name', 'restored', '--lsn', $lsn ], qr/basebackup/, qr/./, 'a start that fails at the base backup');
 is(status('ghost'), 'absent', 'makes no endpoint');
