@@ -74,7 +74,8 @@ typedef struct Worker
 	TimestampTz last_reply;
 	TimestampTz last_message;
 	TimestampTz last_wal;
-	long		look_after;		/* ms without WAL until other members are asked */
+	TimestampTz last_look;		/* at the other members, or WAL came since */
+	long		look_after;		/* ms from then until they are asked */
 	TimestampTz last_housekeeping;
 	char	   *problem;		/* why the stream failed */
 	char	   *last_problem;	/* and the time before */
@@ -239,6 +240,7 @@ receive_batch(Worker *w, bool *idle)
 		else
 		{
 			w->last_wal = w->last_message;
+			w->last_look = w->last_message;
 			w->look_after = FIRST_LOOK_MS;
 		}
 	}
@@ -358,10 +360,11 @@ check_silence(Worker *w)
 static bool
 look_around(Worker *w)
 {
-	if (w->target.kind != SOURCE_SAFEKEEPERS || ms_since(w->last_wal) < w->look_after)
+	if (w->target.kind != SOURCE_SAFEKEEPERS || ms_since(w->last_look) < w->look_after)
 		return true;
 	if (source_has_more(w->tl, &w->target, w->received))
 		return fail(w, "another safekeeper has more WAL");
+	w->last_look = GetCurrentTimestamp();
 	w->look_after = Min(w->look_after * 2, LONGEST_LOOK_MS);
 	if (ms_since(w->last_wal) >= IDLE_END_MS)
 		source_forget_if_unnamed(w->row, IDLE_END_MS);
@@ -407,6 +410,7 @@ open_stream(Worker *w, int turn)
 	w->last_sync = 0;
 	w->last_message = GetCurrentTimestamp();
 	w->last_wal = w->last_message;
+	w->last_look = w->last_message;
 	w->look_after = FIRST_LOOK_MS;
 	/* it outlives the reset of the loop's memory */
 	old = MemoryContextSwitchTo(TopMemoryContext);
