@@ -15,6 +15,7 @@
 
 #include "access/xlog_internal.h"
 #include "init.h"
+#include "neon_durable.h"
 #include "neon_testpoint.h"
 #include "skwal_private.h"
 #include "table.h"
@@ -272,9 +273,14 @@ open_wal(SkTimeline *tl, const SkState *st, XLogRecPtr memory_commit)
 		open_good(tl, st, start, end, memory_commit);
 }
 
+/* A crash may have come between the tombstone and the removal of the files. */
 static void
 open_deleted(SkTimeline *tl)
 {
+	char		path[MAXPGPATH];
+
+	durable_remove_tree(sk_path(tl, "wal", path));
+	durable_remove_tree(sk_path(tl, "slots", path));
 	SpinLockAcquire(&tl->shared->mutex);
 	tl->shared->status = SK_DELETED;
 	SpinLockRelease(&tl->shared->mutex);
@@ -296,7 +302,7 @@ sk_open_from_disk(SkTimeline *tl)
 	result = skstate_read(sk_path(tl, NULL, dir), &st, &problem);
 	if (result == SK_STATE_MISSING)
 		problem = "it is missing";
-	else if (result == SK_STATE_OK)
+	else if (result == SK_STATE_OK && !st.deleted)
 		problem = judge_state(&st, tl);
 	if (problem != NULL)
 	{

@@ -257,6 +257,8 @@ sk_refresh(SkTimeline *tl)
 
 	if (!lock_if_dirty(tl, &st))
 		return;
+	if (sk_status(tl) == SK_DAMAGED && st.damage[0] == '\0')
+		strlcpy(st.damage, tl->shared->detail, sizeof(st.damage));
 	sk_op_begin(tl);
 	sk_persist(tl, &st, "refresh");
 	sk_op_end(tl);
