@@ -8,22 +8,41 @@
  * by the next boot.  Connections for physical replication read the files of
  * this data directory or its WAL, so they are for hydrated computes.
  *
+ * In quorum mode what counts for the quorum is a WAL sender with a member's
+ * name, so these names are for the storage's role only.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include <signal.h>
+
+#include "access/parallel.h"
 #include "coordinator.h"
 #include "guard.h"
+#include "lease.h"
 #include "libpq/auth.h"
 #include "libpq/libpq-be.h"
 #include "miscadmin.h"
 #include "pageserver.h"
+#include "pgstat.h"
 #include "postmaster/postmaster.h"
+#include "quorum.h"
+#include "replication/slot.h"
 #include "replication/walsender.h"
+#include "settings.h"
+#include "storage/latch.h"
+#include "storage/spin.h"
 #include "utils/guc.h"
 
 /* So long may a stalled storage hold up a shutdown, and its dead stream the next. */
 #define STORAGE_SENDER_TIMEOUT	"10s"
+#define MEMBER_SENDER_TIMEOUT	"5s"
+
+#define HOLDER_TIMEOUT_MS		5000
+#define HOLDER_POLL_MS			10
+
+static GucStringCheckHook prev_check_application_name = NULL;
 
 static ClientAuthentication_hook_type prev_client_authentication = NULL;
 
@@ -54,12 +73,127 @@ wait_for_admission(void)
 	if (storage_wait_admission(timeout_ms))
 		return;
 	storage_state(&state);
+	if (quorum_mode())
+		ereport(FATAL,
+				(errcode(ERRCODE_CANNOT_CONNECT_NOW),
+				 errmsg("the database system is starting up"),
+				 errdetail("No majority of the safekeepers streams the WAL of this compute yet%s%s",
+						   state.problem[0] ? ": " : ".", state.problem),
+				 errhint("Check that the safekeepers run, then connect again.")));
 	ereport(FATAL,
 			(errcode(ERRCODE_CANNOT_CONNECT_NOW),
 			 errmsg("the database system is starting up"),
 			 errdetail("Pageserver %s does not stream the WAL of this compute yet%s%s",
 					   pageserver_address(), state.problem[0] ? ": " : ".", state.problem),
 			 errhint("Check that the pageserver runs, then connect again.")));
+}
+
+/* ----------
+ * Members of the quorum
+ * ----------
+ */
+
+/*
+ * Who may have a member's name: a session of the storage's role.  (A parallel
+ * worker takes over what its leader has.)
+ */
+static bool
+check_application_name(char **newval, void **extra, GucSource source)
+{
+	if (prev_check_application_name && !prev_check_application_name(newval, extra, source))
+		return false;
+	if (!quorum_is_member_name(*newval) || IsParallelWorker() ||
+		(MyProcPort != NULL && strcmp(MyProcPort->user_name, NEON_STORAGE_ROLE) == 0))
+		return true;
+	GUC_check_errcode(ERRCODE_RESERVED_NAME);
+	GUC_check_errmsg("application name \"%s\" is reserved", *newval);
+	GUC_check_errdetail("Names that begin with \"" NEON_MEMBER_PREFIX "\" are those of the safekeepers of this compute.");
+	return false;
+}
+
+static void
+reserve_names(void)
+{
+	struct config_string *setting = (struct config_string *) setting_find("application_name", PGC_STRING);
+
+	if (*setting->variable && quorum_is_member_name(*setting->variable))
+		ereport(FATAL,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("application name \"%s\" is reserved", *setting->variable),
+				 errhint("Use \"neon endpoint config\" to change it.")));
+	prev_check_application_name = setting->check_hook;
+	setting->check_hook = check_application_name;
+}
+
+/* The name in the client's startup packet, or NULL. */
+static const char *
+requested_name(const Port *port)
+{
+	ListCell   *lc = list_head(port->guc_options);
+
+	while (lc != NULL)
+	{
+		const char *name = lfirst(lc);
+		ListCell   *value = lnext(port->guc_options, lc);
+
+		if (value == NULL)
+			return NULL;
+		if (pg_strcasecmp(name, "application_name") == 0)
+			return lfirst(value);
+		lc = lnext(port->guc_options, value);
+	}
+	return NULL;
+}
+
+static pid_t
+slot_holder(const char *name)
+{
+	ReplicationSlot *slot = SearchNamedReplicationSlot(name, true);
+	pid_t		pid = 0;
+
+	if (slot != NULL)
+	{
+		SpinLockAcquire(&slot->mutex);
+		pid = slot->active_pid;
+		SpinLockRelease(&slot->mutex);
+	}
+	return pid;
+}
+
+/*
+ * A member has one stream.  When it connects again, the WAL sender of the old
+ * one may not have noticed the end, and keeps the slot until it times out.
+ */
+static void
+end_stale_holder(const char *name)
+{
+	pid_t		pid = slot_holder(name);
+
+	if (pid == 0)
+		return;
+	ereport(LOG,
+			(errmsg("\"%s\" connects again: WAL sender %d of its old connection is terminated", name, (int) pid)));
+	(void) kill(pid, SIGTERM);
+	for (int waited = 0; waited < HOLDER_TIMEOUT_MS && slot_holder(name) == pid; waited += HOLDER_POLL_MS)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 HOLDER_POLL_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static void
+admit_storage(const Port *port)
+{
+	const char *name = requested_name(port);
+
+	if (!am_walsender)
+		return;
+	SetConfigOption("wal_sender_timeout", quorum_mode() ? MEMBER_SENDER_TIMEOUT : STORAGE_SENDER_TIMEOUT,
+					PGC_USERSET, PGC_S_OVERRIDE);
+	if (quorum_mode() && name != NULL && quorum_is_member_name(name))
+		end_stale_holder(name);
 }
 
 static void
@@ -71,12 +205,11 @@ admit_client(Port *port, int status)
 		return;
 	if (strcmp(port->user_name, NEON_STORAGE_ROLE) == 0)
 	{
-		if (am_walsender)
-			SetConfigOption("wal_sender_timeout", STORAGE_SENDER_TIMEOUT,
-							PGC_USERSET, PGC_S_OVERRIDE);
+		admit_storage(port);
 		return;
 	}
 	wait_for_admission();
+	lease_check_connection();
 	if (am_walsender)
 		check_walsender();
 }
@@ -84,6 +217,8 @@ admit_client(Port *port, int status)
 void
 admission_install(void)
 {
+	if (quorum_mode())
+		reserve_names();
 	prev_client_authentication = ClientAuthentication_hook;
 	ClientAuthentication_hook = admit_client;
 }

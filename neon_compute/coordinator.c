@@ -6,7 +6,8 @@
  * A worker of a primary.  It makes the slot that holds the WAL the storage
  * does not have yet, asks the pageserver to stream from it, and asks again
  * when nothing streams.  What the storage has is the slot's restart_lsn,
- * which the stock walsender sets from the reported flush position.  (The
+ * which the stock walsender sets from the reported flush position.  (In
+ * quorum mode the worker's loop is quorum_worker.c's.  The
  * worker of a static endpoint starts only if somebody promoted the server,
  * and shuts it down.)
  *
@@ -25,6 +26,7 @@
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "quorum.h"
 #include "replication/slot.h"
 #include "storage/condition_variable.h"
 #include "storage/ipc.h"
@@ -54,6 +56,7 @@ typedef struct CoordinatorShared
 	pg_atomic_uint32 admitted;	/* never falls */
 	pg_atomic_uint32 streaming;
 	pg_atomic_uint32 superseded;	/* 1, or the term of who took over */
+	pg_atomic_uint32 dozing;	/* the coordinator wants to hear of commits */
 	ConditionVariable admission;	/* broadcast when admitted is set */
 	slock_t		mutex;			/* protects the fields below */
 	Latch	   *latch;			/* the coordinator's, NULL if it does not run */
@@ -106,6 +109,7 @@ coordinator_shmem_startup(void)
 		pg_atomic_init_u32(&shared->admitted, storage_needed() ? 0 : 1);
 		pg_atomic_init_u32(&shared->streaming, 0);
 		pg_atomic_init_u32(&shared->superseded, 0);
+		pg_atomic_init_u32(&shared->dozing, 0);
 		ConditionVariableInit(&shared->admission);
 		SpinLockInit(&shared->mutex);
 	}
@@ -150,8 +154,8 @@ read_slot(XLogRecPtr *restart_lsn, bool *active)
 	return true;
 }
 
-static void
-raise_flush_lsn(XLogRecPtr lsn)
+void
+coordinator_raise_flush_lsn(XLogRecPtr lsn)
 {
 	uint64		old = pg_atomic_read_u64(&shared->flush_lsn);
 
@@ -166,8 +170,10 @@ storage_flush_lsn(void)
 	XLogRecPtr	restart_lsn;
 	bool		active;
 
-	if (storage_needed() && read_slot(&restart_lsn, &active))
-		raise_flush_lsn(restart_lsn);
+	if (quorum_mode())
+		coordinator_raise_flush_lsn(quorum_flush_lsn());
+	else if (storage_needed() && read_slot(&restart_lsn, &active))
+		coordinator_raise_flush_lsn(restart_lsn);
 	return pg_atomic_read_u64(&shared->flush_lsn);
 }
 
@@ -212,19 +218,33 @@ storage_wait_admission(int timeout_ms)
 	return is_admitted();
 }
 
-void
-neon_superseded(uint32 term)
+static void
+wake_coordinator(void)
 {
 	Latch	   *latch;
 
-	if (!storage_needed())
-		return;
-	pg_atomic_write_u32(&shared->superseded, Max(term, 1));
 	SpinLockAcquire(&shared->mutex);
 	latch = shared->latch;
 	SpinLockRelease(&shared->mutex);
 	if (latch)
 		SetLatch(latch);
+}
+
+void
+neon_superseded(uint32 term)
+{
+	if (!storage_needed())
+		return;
+	pg_atomic_write_u32(&shared->superseded, Max(term, 1));
+	wake_coordinator();
+}
+
+void
+coordinator_notice_commit(void)
+{
+	if (pg_atomic_read_u32(&shared->dozing) != 0 &&
+		pg_atomic_exchange_u32(&shared->dozing, 0) != 0)
+		wake_coordinator();
 }
 
 /* ----------
@@ -240,8 +260,20 @@ clear_latch(int code, Datum arg)
 	SpinLockRelease(&shared->mutex);
 }
 
-static void
-set_problem(const char *text)
+void
+coordinator_set_dozing(bool dozing)
+{
+	pg_atomic_write_u32(&shared->dozing, dozing ? 1 : 0);
+}
+
+void
+coordinator_set_streaming(bool streaming)
+{
+	pg_atomic_write_u32(&shared->streaming, streaming ? 1 : 0);
+}
+
+void
+coordinator_set_problem(const char *text)
 {
 	SpinLockAcquire(&shared->mutex);
 	strlcpy(shared->problem, text, sizeof(shared->problem));
@@ -256,19 +288,8 @@ static void
 create_slot(void)
 {
 	XLogRecPtr	lsn = Max(neon_boot.boot_record_lsn, storage_known_flush_lsn());
-	XLogSegNo	segno;
 
-	ReplicationSlotCreate(NEON_STORAGE_SLOT, false, RS_PERSISTENT, false);
-	SpinLockAcquire(&MyReplicationSlot->mutex);
-	MyReplicationSlot->data.restart_lsn = lsn;
-	SpinLockRelease(&MyReplicationSlot->mutex);
-	ReplicationSlotMarkDirty();
-	ReplicationSlotsComputeRequiredLSN();
-	ReplicationSlotSave();
-	ReplicationSlotRelease();
-
-	XLByteToSeg(lsn, segno, wal_segment_size);
-	if (XLogGetLastRemovedSegno() >= segno)
+	if (!coordinator_create_slot(NEON_STORAGE_SLOT, lsn))
 		ereport(WARNING,
 				(errcode(ERRCODE_DATA_EXCEPTION),
 				 errmsg("WAL that the pageserver does not have was removed"),
@@ -280,9 +301,27 @@ create_slot(void)
 	own.slot_seen = true;
 }
 
+bool
+coordinator_create_slot(const char *name, XLogRecPtr lsn)
+{
+	XLogSegNo	segno;
+
+	ReplicationSlotCreate(name, false, RS_PERSISTENT, false);
+	SpinLockAcquire(&MyReplicationSlot->mutex);
+	MyReplicationSlot->data.restart_lsn = lsn;
+	SpinLockRelease(&MyReplicationSlot->mutex);
+	ReplicationSlotMarkDirty();
+	ReplicationSlotsComputeRequiredLSN();
+	ReplicationSlotSave();
+	ReplicationSlotRelease();
+
+	XLByteToSeg(lsn, segno, wal_segment_size);
+	return XLogGetLastRemovedSegno() < segno;
+}
+
 /* This compute may write no more: stop without a checkpoint, at once. */
-static void
-stop_server(void)
+void
+coordinator_stop_server(void)
 {
 	kill(PostmasterPid, SIGQUIT);
 	for (;;)
@@ -292,14 +331,14 @@ stop_server(void)
 	}
 }
 
-static void
-stop_superseded(const char *who)
+void
+coordinator_stop_superseded(const char *who)
 {
 	ereport(LOG,
 			(errmsg("%s", who),
 			 errdetail("Another compute writes this timeline; endpoint \"%s\" with term %u shuts down.",
 					   neon_boot.endpoint, neon_boot.term)));
-	stop_server();
+	coordinator_stop_server();
 }
 
 /* A static endpoint's recovery never ends, so somebody ended it. */
@@ -310,7 +349,7 @@ stop_promoted(void)
 			(errmsg("a static endpoint cannot be promoted"),
 			 errdetail("Nothing would store what it writes; endpoint \"%s\" shuts down.", neon_boot.endpoint),
 			 errhint("Use \"neon timeline branch\" or \"neon endpoint start --ephemeral\".")));
-	stop_server();
+	coordinator_stop_server();
 }
 
 static void
@@ -319,21 +358,20 @@ check_superseded(void)
 	uint32		term = pg_atomic_read_u32(&shared->superseded);
 
 	if (term > 1)
-		stop_superseded(psprintf("superseded by term %u", term));
+		coordinator_stop_superseded(psprintf("superseded by term %u", term));
 	if (term == 1)
-		stop_superseded("superseded by a later term");
+		coordinator_stop_superseded("superseded by a later term");
 }
 
-static void
-admit(void)
+void
+coordinator_admit(const char *who)
 {
-	if (pg_atomic_read_u32(&shared->admitted) != 0 ||
-		storage_known_flush_lsn() < neon_boot.boot_record_end)
+	if (is_admitted() || storage_known_flush_lsn() < neon_boot.boot_record_end)
 		return;
 	pg_atomic_write_u32(&shared->admitted, 1);
 	ConditionVariableBroadcast(&shared->admission);
 	ereport(LOG,
-			(errmsg("pageserver %s has the boot record, clients are admitted", pageserver_address())));
+			(errmsg("%s has the boot record, clients are admitted", who)));
 }
 
 static void
@@ -346,7 +384,7 @@ note_streaming(bool streaming, TimestampTz now)
 		own.backoff_ms = 0;
 		if (!own.told_streaming)
 		{
-			set_problem("");
+			coordinator_set_problem("");
 			own.told_problem[0] = '\0';
 			ereport(LOG,
 					(errmsg("pageserver %s streams the WAL of this compute", pageserver_address())));
@@ -362,7 +400,23 @@ note_streaming(bool streaming, TimestampTz now)
 					 errdetail("It has the WAL up to %X/%X.", LSN_FORMAT_ARGS(storage_known_flush_lsn()))));
 	}
 	own.told_streaming = streaming;
-	pg_atomic_write_u32(&shared->streaming, streaming ? 1 : 0);
+	coordinator_set_streaming(streaming);
+}
+
+bool
+coordinator_check_signals(void)
+{
+	bool		reload = ConfigReloadPending;
+
+	if (ShutdownRequestPending)
+		proc_exit(0);
+	if (reload)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	check_superseded();
+	return reload;
 }
 
 /*
@@ -375,31 +429,25 @@ tick(void)
 	XLogRecPtr	restart_lsn;
 	bool		active;
 
-	if (ShutdownRequestPending)
-		proc_exit(0);
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
-	check_superseded();
+	(void) coordinator_check_signals();
 	if (!read_slot(&restart_lsn, &active))
 	{
 		create_slot();
 		return;
 	}
 	own.slot_seen = true;
-	raise_flush_lsn(restart_lsn);
+	coordinator_raise_flush_lsn(restart_lsn);
 	note_streaming(active, GetCurrentTimestamp());
-	admit();
+	if (!is_admitted())
+		coordinator_admit(psprintf("pageserver %s", pageserver_address()));
 }
 
 static void
 request_failed(const PageserverError *error)
 {
 	if (strcmp(error->sqlstate, SUPERSEDED_SQLSTATE) == 0)
-		stop_superseded(error->message);
-	set_problem(error->message);
+		coordinator_stop_superseded(error->message);
+	coordinator_set_problem(error->message);
 	if (strncmp(own.told_problem, error->message, sizeof(own.told_problem) - 1) == 0)
 		return;
 	strlcpy(own.told_problem, error->message, sizeof(own.told_problem));
@@ -467,6 +515,8 @@ neon_coordinator_main(Datum arg)
 	setup_worker();
 	if (neon_boot.kind == NEON_STATIC)
 		stop_promoted();
+	if (quorum_mode())
+		quorum_worker_main();
 	for (;;)
 	{
 		MemoryContextSwitchTo(own.context);

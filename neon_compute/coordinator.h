@@ -18,7 +18,6 @@
 extern char *neon_tenant_id_setting;
 extern char *neon_timeline_id_setting;
 extern char *neon_endpoint_id_setting;
-extern char *neon_safekeepers;
 extern char *neon_storage_conninfo;
 extern int	neon_max_unflushed_wal; /* megabytes */
 
@@ -53,6 +52,9 @@ extern XLogRecPtr storage_flush_lsn(void);
 /* The same as last seen by anybody: takes no lock. */
 extern XLogRecPtr storage_known_flush_lsn(void);
 
+/* A transaction that wrote has committed. */
+extern void coordinator_notice_commit(void);
+
 /*
  * Holds the calling writer while the storage is more than
  * neon.max_unflushed_wal behind; ERROR 53100 after neon.fetch_timeout.
@@ -69,5 +71,31 @@ extern void throttle_install(void);
  * logs it and shuts the server down.  term 0: not known.
  */
 extern void neon_superseded(uint32 term);
+
+/* ----------
+ * For the coordinator's own process: its half of quorum mode.
+ * ----------
+ */
+
+/* The loop; does not return. */
+extern void quorum_worker_main(void) pg_attribute_noreturn();
+
+/* Shutdown, reload (true: settings were read again), another compute's take-over. */
+extern bool coordinator_check_signals(void);
+
+/* A slot that holds the WAL from lsn on; false if some of it is gone already. */
+extern bool coordinator_create_slot(const char *name, XLogRecPtr lsn);
+
+/* Lets clients in, once the storage has the boot record; who has it, for the log. */
+extern void coordinator_admit(const char *who);
+
+extern void coordinator_raise_flush_lsn(XLogRecPtr lsn);
+extern void coordinator_set_streaming(bool streaming);
+extern void coordinator_set_problem(const char *text);
+extern void coordinator_set_dozing(bool dozing);	/* the next commit wakes it */
+
+/* Ends the server at once, without a checkpoint; they do not return. */
+extern void coordinator_stop_server(void) pg_attribute_noreturn();
+extern void coordinator_stop_superseded(const char *who) pg_attribute_noreturn();
 
 #endif							/* NEON_COORDINATOR_H */

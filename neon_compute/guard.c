@@ -29,6 +29,7 @@
 #include "guard.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "quorum.h"
 #include "replication/slot.h"
 #include "replication/walsender.h"
 #include "storage/copydir.h"
@@ -63,7 +64,8 @@ static const char *const config_settings[] = {
 
 static const char *const launcher_settings[] = {
 	"neon.tenant_id", "neon.timeline_id", "neon.endpoint_id", "neon.pageserver_connstring",
-	"neon.safekeepers", "neon.storage_conninfo", "neon.conf_dir",
+	"neon.safekeepers", "neon.safekeeper_connstring", "neon.config_generation",
+	"neon.storage_conninfo", "neon.conf_dir",
 	"port", "listen_addresses", "unix_socket_directories",
 	"data_directory", "config_file", "hba_file", "ident_file", "external_pid_file"
 };
@@ -101,9 +103,6 @@ guard_check_settings(void)
 	if (XLogArchiveMode != ARCHIVE_MODE_OFF)
 		refuse_setting("archive_mode", GetConfigOption("archive_mode", false, false),
 					   "The WAL is archived by the storage.", files);
-	if (neon_safekeepers[0] != '\0')
-		refuse_setting("neon.safekeepers", neon_safekeepers,
-					   "This version of the library has no WAL service.", files);
 	if (neon_tenant_id_setting[0] == '\0' || neon_timeline_id_setting[0] == '\0' ||
 		neon_endpoint_id_setting[0] == '\0')
 		ereport(FATAL,
@@ -122,7 +121,8 @@ guard_check_settings(void)
 void
 guard_check_primary_settings(void)
 {
-	if (storage_needed() && !enableFsync)
+	/* what a majority of the safekeepers has needs no disk here */
+	if (storage_needed() && !quorum_mode() && !enableFsync)
 		refuse_setting("fsync", "off",
 					   "Until the pageserver has the WAL, the only copy is in this data directory.",
 					   "Use \"neon endpoint start\", which sets it; \"neon endpoint config\" cannot.");

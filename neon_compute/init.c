@@ -14,11 +14,14 @@
 
 #include <limits.h>
 
+#include "acknowledge.h"
 #include "coordinator.h"
 #include "fmgr.h"
 #include "guard.h"
+#include "lease.h"
 #include "miscadmin.h"
 #include "neon.h"
+#include "quorum.h"
 #include "storage/ipc.h"
 #include "ticket.h"
 #include "utils/guc.h"
@@ -32,7 +35,6 @@ NeonBoot	neon_boot;
 char	   *neon_tenant_id_setting;
 char	   *neon_timeline_id_setting;
 char	   *neon_endpoint_id_setting;
-char	   *neon_safekeepers;
 char	   *neon_storage_conninfo;
 char	   *neon_conf_dir;
 int			neon_max_unflushed_wal = 1024;
@@ -48,16 +50,6 @@ check_id(char **newval, void **extra, GucSource source)
 	if (**newval == '\0' || neon_id_parse(*newval, &id))
 		return true;
 	GUC_check_errdetail("An id has 32 hexadecimal digits.");
-	return false;
-}
-
-static bool
-check_safekeepers(char **newval, void **extra, GucSource source)
-{
-	/* at the start, guard.c refuses: here PostgreSQL would go on with "" */
-	if (**newval == '\0' || process_shared_preload_libraries_in_progress)
-		return true;
-	GUC_check_errdetail("This version of the library has no WAL service.");
 	return false;
 }
 
@@ -86,11 +78,6 @@ define_identity_settings(void)
 static void
 define_storage_settings(void)
 {
-	DefineCustomStringVariable("neon.safekeepers",
-							   "Safekeepers that make the WAL durable.",
-							   "Empty means that the pageserver streams from this compute.",
-							   &neon_safekeepers, "",
-							   PGC_SIGHUP, 0, check_safekeepers, NULL, NULL);
 	DefineCustomStringVariable("neon.storage_conninfo",
 							   "How the storage connects to this compute.",
 							   NULL, &neon_storage_conninfo, "",
@@ -122,6 +109,8 @@ request_shmem(void)
 		prev_shmem_request_hook();
 	neon_smgr_request_shmem();
 	coordinator_request_shmem();
+	quorum_request_shmem();
+	lease_request_shmem();
 }
 
 static void
@@ -134,6 +123,8 @@ startup_shmem(void)
 	ticket_consume();
 	neon_smgr_shmem_startup();
 	coordinator_shmem_startup();
+	quorum_shmem_startup();
+	lease_shmem_startup();
 }
 
 /* The library makes sense only as part of the server from its start. */
@@ -160,12 +151,14 @@ _PG_init(void)
 
 	define_identity_settings();
 	define_storage_settings();
+	quorum_define_settings();
 	neon_smgr_define_gucs();
 	MarkGUCPrefixReserved("neon");
 
 	guard_check_settings();
 	ticket_validate();
 	override_settings();
+	quorum_check_settings();
 	guard_check_primary_settings();
 
 	neon_smgr_install();
@@ -179,5 +172,8 @@ _PG_init(void)
 
 	guard_install();
 	admission_install();
+	lease_install();
+	/* called in the other order: writers are held while they can be cancelled */
+	acknowledge_install();
 	throttle_install();
 }

@@ -26,11 +26,29 @@ CREATE FUNCTION neon.get_status(
 	OUT unflushed_bytes int8,	-- null unless primary
 	OUT streaming bool,			-- null unless primary
 	OUT hydrated bool,
-	OUT problem text)			-- why nothing streams; null if nothing is known
+	OUT problem text,			-- why nothing streams; null if nothing is known
+	OUT pageserver_lsn pg_lsn,	-- the pageserver has received; null without safekeepers
+	OUT config_generation int4,	-- in force; null without safekeepers
+	OUT lease_left_ms int4)		-- for reads; null without safekeepers
 AS 'MODULE_PATHNAME', 'neon_sql_status'
 LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
 
 CREATE VIEW neon.status AS SELECT * FROM neon.get_status();
+
+-- The safekeepers of a primary; empty if it has none.
+CREATE FUNCTION neon.get_safekeepers(
+	OUT id int4,
+	OUT node text,
+	OUT host text,
+	OUT port int4,
+	OUT streaming bool,
+	OUT flush_lsn pg_lsn,		-- null: it has not reported any
+	OUT problem text)			-- why it does not stream, or does not confirm
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'neon_sql_safekeepers'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
+
+CREATE VIEW neon.safekeepers AS SELECT * FROM neon.get_safekeepers();
 
 CREATE FUNCTION neon.get_stat_local(
 	OUT hits int8,
@@ -79,5 +97,5 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA neon FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA neon FROM PUBLIC;
 GRANT USAGE ON SCHEMA neon TO pg_monitor;
 GRANT EXECUTE ON FUNCTION neon.tenant_id(), neon.timeline_id(), neon.version(),
-	neon.get_status(), neon.get_stat_local(), neon.get_branches() TO pg_monitor;
-GRANT SELECT ON neon.status, neon.stat_local, neon.branches TO pg_monitor;
+	neon.get_status(), neon.get_safekeepers(), neon.get_stat_local(), neon.get_branches() TO pg_monitor;
+GRANT SELECT ON neon.status, neon.safekeepers, neon.stat_local, neon.branches TO pg_monitor;

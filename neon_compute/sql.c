@@ -15,9 +15,11 @@
 #include "coordinator.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "lease.h"
 #include "miscadmin.h"
 #include "neon.h"
 #include "pageserver.h"
+#include "quorum.h"
 #include "replication/message.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -35,6 +37,7 @@ NEON_SQL_FUNCTION(neon_sql_tenant_id);
 NEON_SQL_FUNCTION(neon_sql_timeline_id);
 NEON_SQL_FUNCTION(neon_sql_version);
 NEON_SQL_FUNCTION(neon_sql_status);
+NEON_SQL_FUNCTION(neon_sql_safekeepers);
 NEON_SQL_FUNCTION(neon_sql_stat_local);
 NEON_SQL_FUNCTION(neon_sql_hydrate);
 NEON_SQL_FUNCTION(neon_sql_branch_create);
@@ -96,8 +99,8 @@ neon_sql_status(PG_FUNCTION_ARGS)
 	bool		writes = neon_boot.kind != NEON_STATIC;
 	XLogRecPtr	insert = writes ? GetXLogInsertRecPtr() : InvalidXLogRecPtr;
 	StorageState state;
-	Datum		values[10];
-	bool		nulls[10] = {false};
+	Datum		values[13];
+	bool		nulls[13] = {false};
 
 	storage_state(&state);
 	values[0] = CStringGetTextDatum(neon_boot.endpoint);
@@ -113,7 +116,42 @@ neon_sql_status(PG_FUNCTION_ARGS)
 	values[8] = BoolGetDatum(neon_fully_hydrated());
 	values[9] = CStringGetTextDatum(state.problem);
 	nulls[9] = state.problem[0] == '\0';
+	nulls[10] = nulls[11] = nulls[12] = !quorum_mode();
+	if (quorum_mode())
+	{
+		values[10] = LSNGetDatum(quorum_pageserver_lsn());
+		values[11] = Int32GetDatum(quorum_applied_generation());
+		values[12] = Int32GetDatum(lease_left_ms());
+	}
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+}
+
+Datum
+neon_sql_safekeepers(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemberStatus status[NEON_MEMBERS_UNION_MAX];
+	int			n = quorum_status(status);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < n; i++)
+	{
+		const MemberStatus *s = &status[i];
+		Datum		values[7];
+		bool		nulls[7] = {false};
+
+		values[0] = Int32GetDatum(s->member.id);
+		values[1] = CStringGetTextDatum(s->member.node);
+		values[2] = CStringGetTextDatum(s->member.host);
+		values[3] = Int32GetDatum(s->member.port);
+		values[4] = BoolGetDatum(s->streaming);
+		values[5] = LSNGetDatum(s->flush_lsn);
+		nulls[5] = s->flush_lsn == InvalidXLogRecPtr;
+		values[6] = CStringGetTextDatum(s->problem);
+		nulls[6] = s->problem[0] == '\0';
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
 }
 
 Datum

@@ -8,6 +8,10 @@
  * extend a relation, begin a statement that modifies data, and commit.  All
  * these places may wait and fail; none is inside a critical section.
  *
+ * The pageserver may be behind without that: then reads of what it lacks wait,
+ * and the safekeepers keep the WAL for it.  neon.max_ingest_lag bounds this by
+ * slowing writers down at the same places, the more the further it is behind.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -20,10 +24,12 @@
 #include "miscadmin.h"
 #include "pageserver.h"
 #include "pgstat.h"
+#include "quorum.h"
 #include "storage/latch.h"
 #include "utils/timestamp.h"
 
 #define POLL_INTERVAL_MS	10
+#define MAX_DELAY_MS		100 /* of one step of a writer */
 
 static ExecutorRun_hook_type prev_executor_run = NULL;
 
@@ -59,9 +65,24 @@ may_wait(void)
 	}
 }
 
+/* The members that are behind the limit themselves: the others wait for them. */
+static void
+report_members_lag(uint64 unflushed, XLogRecPtr flush)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DISK_FULL),
+			 errmsg("a majority of the safekeepers is too far behind"),
+			 errdetail("It has the WAL up to %X/%X and lacks %llu MB; the limit (neon.max_unflushed_wal) is %d MB. Behind: %s.",
+					   LSN_FORMAT_ARGS(flush), (unsigned long long) (unflushed / (1024 * 1024)),
+					   neon_max_unflushed_wal, quorum_name_laggards(GetXLogInsertRecPtr() - limit_bytes())),
+			 errhint("Check that the safekeepers run and have free disk space.")));
+}
+
 static void
 report_lag(uint64 unflushed, XLogRecPtr flush)
 {
+	if (quorum_mode())
+		report_members_lag(unflushed, flush);
 	ereport(ERROR,
 			(errcode(ERRCODE_DISK_FULL),
 			 errmsg("pageserver %s is too far behind", pageserver_address()),
@@ -92,12 +113,42 @@ wait_for_storage(void)
 	}
 }
 
+/* For how long must a writer pause now?  From 1 ms at the limit to all at twice of it. */
+static long
+ingest_delay_ms(void)
+{
+	double		limit = neon_max_ingest_lag;
+	double		lag;
+
+	if (limit <= 0)
+		return 0;
+	lag = unflushed_bytes(quorum_mode() ? quorum_pageserver_lsn() : storage_known_flush_lsn());
+	if (lag <= limit)
+		return 0;
+	return Min(MAX_DELAY_MS, 1 + (long) ((lag - limit) / limit * MAX_DELAY_MS));
+}
+
+static void
+pause_for_ingest(void)
+{
+	long		delay_ms = ingest_delay_ms();
+
+	if (delay_ms == 0)
+		return;
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 delay_ms, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
 void
 neon_throttle(void)
 {
-	if (!may_wait() || unflushed_bytes(storage_known_flush_lsn()) <= limit_bytes())
+	if (!may_wait())
 		return;
-	wait_for_storage();
+	if (unflushed_bytes(storage_known_flush_lsn()) > limit_bytes())
+		wait_for_storage();
+	pause_for_ingest();
 }
 
 static void

@@ -419,10 +419,20 @@ ticket_validate(void)
 	neon_boot.valid = true;
 }
 
+/*
+ * A ticket that came back after a power failure would start a term twice, so
+ * it goes durably whatever fsync is set to.
+ */
 void
 ticket_consume(void)
 {
-	if (durable_rename(NEON_TICKET_FILE, NEON_USED_TICKET_FILE, LOG) != 0)
+	bool		fsync_setting = enableFsync;
+	int			rc;
+
+	enableFsync = true;
+	rc = durable_rename(NEON_TICKET_FILE, NEON_USED_TICKET_FILE, LOG);
+	enableFsync = fsync_setting;
+	if (rc != 0)
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("could not use the boot ticket of data directory \"%s\"", DataDir),
