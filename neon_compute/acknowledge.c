@@ -30,9 +30,9 @@
 #include "nodes/parsenodes.h"
 #include "quorum.h"
 #include "settings.h"
+#include "tcop/pquery.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
-#include "utils/portal.h"
 #include "utils/timeout.h"
 
 /* Written by the process, read by its signal handler, and the other way round. */

@@ -21,6 +21,7 @@
 #include "miscadmin.h"
 #include "port/atomics.h"
 #include "quorum.h"
+#include "replication/slot.h"
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
@@ -31,7 +32,7 @@
 #include "utils/guc.h"
 
 #define BOOT_SUFFIX_LENGTH	15	/* of a name: "_" and 14 digits */
-#define CONFIG_HINT			"Use \"neon endpoint start\"."
+#define CONFIG_HINT			"Use \"neon endpoint start\", which sets it; \"neon endpoint config\" cannot."
 
 char	   *neon_safekeepers;
 char	   *neon_safekeeper_connstring;
