@@ -20,10 +20,10 @@
 #include "coordinator.h"
 #include "lease.h"
 #include "miscadmin.h"
-#include "pageserver.h"
 #include "peer.h"
 #include "pgstat.h"
 #include "quorum.h"
+#include "quorum_source.h"
 #include "replication/slot.h"
 #include "replication/syncrep.h"
 #include "replication/walsender.h"
@@ -46,15 +46,12 @@
 #define STREAM_GONE_MS			1000	/* a member may come back by itself */
 #define MAX_RECEIVE_BACKOFF_MS	5000
 #define STRANGER_MS				2000
-#define SOURCE_INTERVAL_MS		5000
 #define REMINDER_MS				60000
 
 #define COMMIT_QUERY \
 	"SELECT pageserver_lsn, promised, floor FROM neon_safekeeper.commit($1, $2, $3::bigint, $4::int, $5::pg_lsn, $6::int)"
 #define RECEIVE_QUERY \
 	"SELECT neon_safekeeper.receive($1, $2, $3::bigint, $4::int, $5::text, $6::text)"
-#define SOURCE_QUERY \
-	"SELECT neon_pageserver.timeline_source($1, $2, $3::int4, $4::text[], 'safekeeper')"
 
 typedef enum Request
 {
@@ -101,10 +98,6 @@ static struct
 	XLogRecPtr	flush_lsn;		/* of a majority */
 	uint64		started_at;
 	uint64		advanced_at;	/* it advanced last */
-	Peer		pageserver;
-	bool		source_prepared;
-	char	   *source_conninfo;	/* that the connection was made with */
-	uint64		next_source;	/* when to name the members again */
 	pid_t	   *leaving;		/* WAL senders of an older configuration */
 	int			n_leaving;
 }			own;
@@ -189,7 +182,7 @@ adopt_members(void)
 	for (int j = 0; j < n_old; j++)
 		if (old[j])
 			drop_link(old[j]);
-	own.next_source = 0;
+	source_repeat();
 }
 
 /* What process pid's WAL sender knows; false if it has none. */
@@ -507,7 +500,7 @@ publish(void)
 	majority = members_majority_value(&own.members, streaming) != 0;
 	coordinator_set_streaming(majority);
 	if (majority)
-		coordinator_set_problem(own.pageserver.problem);
+		coordinator_set_problem(source_peer()->problem);
 	else
 		describe_problem();
 	if (lease_held())
@@ -708,98 +701,6 @@ drive_member(Link *link, uint64 now)
 }
 
 /* ----------
- * The pageserver
- * ----------
- */
-
-/* An array of connection strings: one to each member. */
-static char *
-source_array(void)
-{
-	StringInfoData array;
-
-	initStringInfo(&array);
-	for (int i = 0; i < own.members.n; i++)
-		appendStringInfo(&array, "%c\"host=%s port=%d user=%s\"", i > 0 ? ',' : '{',
-						 own.members.member[i].host, own.members.member[i].port, NEON_STORAGE_ROLE);
-	appendStringInfoChar(&array, '}');
-	return array.data;
-}
-
-static void
-connect_pageserver(void)
-{
-	const char *keywords[] = {"dbname", "application_name", NULL};
-	const char *values[] = {neon_pageserver_connstring, "neon_coordinator", NULL};
-
-	if (own.source_conninfo)
-		pfree(own.source_conninfo);
-	own.source_conninfo = MemoryContextStrdup(TopMemoryContext, neon_pageserver_connstring);
-	own.source_prepared = false;
-	peer_connect(&own.pageserver, keywords, values, CONNECT_TIMEOUT_MS);
-}
-
-static void
-start_source_request(uint64 now)
-{
-	const char *params[] = {neon_tenant_id_setting, neon_timeline_id_setting,
-	psprintf("%u", neon_boot.term), source_array()};
-
-	if (own.source_conninfo && strcmp(own.source_conninfo, neon_pageserver_connstring) != 0)
-		peer_close(&own.pageserver);
-	if (own.pageserver.state == PEER_CLOSED)
-		connect_pageserver();
-	if (own.pageserver.state != PEER_IDLE)
-		return;
-	if (!own.source_prepared)
-	{
-		peer_prepare(&own.pageserver, "source", SOURCE_QUERY, REQUEST_TIMEOUT_MS);
-		return;
-	}
-	own.next_source = now + SOURCE_INTERVAL_MS;
-	peer_execute(&own.pageserver, "source", lengthof(params), params, REQUEST_TIMEOUT_MS);
-}
-
-static void
-handle_source_result(const PGresult *result)
-{
-	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
-	const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
-	ExecStatusType status = PQresultStatus(result);
-
-	if (status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK)
-	{
-		own.source_prepared = true;
-		peer_succeeded(&own.pageserver);
-		return;
-	}
-	if (message == NULL)
-		message = PQresultErrorMessage(result);
-	if (sqlstate && strcmp(sqlstate, SUPERSEDED_SQLSTATE) == 0)
-		coordinator_stop_superseded(message);
-	peer_fail(&own.pageserver, psprintf("pageserver %s: %s", pageserver_address(), message));
-}
-
-static void
-drive_pageserver(uint64 now)
-{
-	char		before[sizeof(own.pageserver.problem)];
-	PGresult   *result;
-
-	strlcpy(before, own.pageserver.problem, sizeof(before));
-	if (peer_drive(&own.pageserver, &result) == PEER_RESULT)
-	{
-		handle_source_result(result);
-		PQclear(result);
-	}
-	if (own.pageserver.problem[0] != '\0' && strcmp(before, own.pageserver.problem) != 0)
-		ereport(LOG,
-				(errmsg("could not tell the pageserver where to read the WAL: %s", own.pageserver.problem)));
-	if (now >= own.next_source)
-		start_source_request(now);
-}
-
-/* ----------
  * The loop
  * ----------
  */
@@ -849,8 +750,7 @@ sleep_time(uint64 now, bool *quiet)
 	due = now + (*quiet ? TICK_QUIET_MS : TICK_BUSY_MS);
 	for (int i = 0; i < own.members.n; i++)
 		due = Min(due, member_wakeup(own.link[i]));
-	due = Min(due, own.pageserver.state == PEER_IDLE ? own.next_source :
-			  Max(own.next_source, peer_wakeup(&own.pageserver)));
+	due = Min(due, source_wakeup());
 	return due > now ? (long) (due - now) : 0;
 }
 
@@ -875,7 +775,7 @@ wait_for_anything(void)
 	AddWaitEventToSet(set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
 	for (int i = 0; i < own.members.n; i++)
 		add_peer(set, &own.link[i]->peer);
-	add_peer(set, &own.pageserver);
+	add_peer(set, source_peer());
 	coordinator_set_dozing(quiet);
 	/* a commit that came before that wakes nobody */
 	if (quorum_flush_lsn() > own.flush_lsn)
@@ -910,7 +810,7 @@ quorum_worker_main(void)
 			drive_member(own.link[i], now);
 			log_problem(own.link[i], now);
 		}
-		drive_pageserver(now);
+		source_drive(&own.members, now);
 		publish();
 		wait_for_anything();
 	}

@@ -65,6 +65,17 @@ sub waiting
 
 sub ended { my ($s) = @_; $s->{h}->finish; return $s->{h}->result(0) }
 
+sub slurp_proc
+{
+	my ($file) = @_;
+	open my $f, '<', $file or return '';
+	local $/;
+	my $text = <$f>;
+	return $text // '';
+}
+sub process_title { return slurp_proc("/proc/$_[0]/cmdline") }
+sub parent { return slurp_proc("/proc/$_[0]/stat") =~ /\) \S (\d+)/ ? $1 : 0 }
+
 # refused starts
 my $n = 0;
 for my $r (
@@ -168,7 +179,8 @@ ok(logged(qr/FATAL:  this endpoint has lost its lease/), 'sessions end at their 
 NeonControl::safekeepers_answer($storage, 'ok');
 wait_for('the lease', sub { my ($rc) = $node->psql('postgres', 'SELECT 1'); $rc == 0 });
 pass('all goes on when a majority grants again');
-my $coordinator = sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'neon coordinator'");
+my ($coordinator) = grep { m{/(\d+)/} && process_title($1) =~ /neon coordinator/ && parent($1) == $node->{_pid} } glob '/proc/[0-9]*/stat';
+($coordinator) = $coordinator =~ m{/(\d+)/};
 kill 'STOP', $coordinator;
 wait_for('the end of the lease', sub { my ($rc, $out, $err) = $node->psql('postgres', 'SELECT 1'); $err =~ /lost its lease/ });
 pass('a coordinator that hangs fences too');
