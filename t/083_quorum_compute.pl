@@ -179,8 +179,8 @@ ok(logged(qr/FATAL:  this endpoint has lost its lease/), 'sessions end at their 
 NeonControl::safekeepers_answer($storage, 'ok');
 wait_for('the lease', sub { my ($rc) = $node->psql('postgres', 'SELECT 1'); $rc == 0 });
 pass('all goes on when a majority grants again');
-my ($coordinator) = grep { m{/(\d+)/} && process_title($1) =~ /neon coordinator/ && parent($1) == $node->{_pid} } glob '/proc/[0-9]*/stat';
-($coordinator) = $coordinator =~ m{/(\d+)/};
+my ($coordinator) = grep { parent($_) == $node->{_pid} && process_title($_) =~ /neon coordinator/ }
+  map { m{^/proc/(\d+)$} ? $1 : () } glob '/proc/[0-9]*';
 kill 'STOP', $coordinator;
 wait_for('the end of the lease', sub { my ($rc, $out, $err) = $node->psql('postgres', 'SELECT 1'); $err =~ /lost its lease/ });
 pass('a coordinator that hangs fences too');
