@@ -9,7 +9,7 @@ my $scale = $NeonTest::long ? 20 : 2;
 my $run = $NeonTest::long ? 3000 : 300;
 my $t = NeonTest->new;
 $t->quickstart;
-$t->psql('main', 'CREATE EXTENSION amcheck');
+$t->psql('main', 'CREATE EXTENSION amcheck; CREATE EXTENSION neon');
 $t->pgbench_init('main', $scale);
 
 my @all;
@@ -54,7 +54,28 @@ $t->amcheck('main', 'amcheck after three crashes');
 	check('SIGSEGV of a backend of the compute');
 }
 
-# the pageserver: clients see a pause, no error
+# the pageserver: clients see a pause, no error, though most pages are absent
+{
+	$t->neon('endpoint', 'config', 'main', 'shared_buffers=1MB');
+	$t->neon('endpoint', 'restart', 'main');
+	my $size = $t->psql('main', 'SELECT sum(pg_database_size(oid)) FROM pg_database');
+	my $c = $t->clients('main', n => 8, scale => $scale);
+	push @all, $c;
+	ok($c->wait_progress(20, 120), 'load on a compute that has just booted') or diag($c->errors);
+	my ($present, $misses) = split /\|/, $t->psql('main', 'SELECT present_bytes, misses FROM neon.stat_local');
+	cmp_ok($present, '<', $size / 2, "$present bytes of $size are present");
+	$t->kill9('pageserver', nowait => 1);
+	$t->neon('pageserver', 'start');
+	ok($c->wait_progress($run, 120), 'load goes on');
+	cmp_ok($t->psql('main', 'SELECT misses FROM neon.stat_local'), '>', $misses, 'with pages fetched after the crash');
+	is(scalar($c->running), 8, 'no client had an error') or diag($c->errors);
+	$c->stop;
+	check('kill -9 of the pageserver under a cold compute');
+	$t->neon('endpoint', 'config', 'main', 'shared_buffers=');
+	$t->neon('endpoint', 'restart', 'main');
+}
+
+# and again with everything warm
 {
 	my $c = load();
 	$t->kill9('pageserver', nowait => 1);

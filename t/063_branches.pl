@@ -18,9 +18,10 @@ my $c = $t->clients('main', n => 4, scale => $scale);
 my @marks;
 for my $i (1 .. 20)
 {
+	my @acked = $c->acknowledged;
 	my ($lsn, $when) = split /\|/,
 	  $t->psql('main', "INSERT INTO marks VALUES ($i); SELECT pg_current_wal_insert_lsn(), clock_timestamp()");
-	push @marks, [ $i, $lsn, $when ];
+	push @marks, [ $i, $lsn, $when, \@acked ];
 	sleep 0.2;
 }
 
@@ -28,6 +29,12 @@ sub state_is
 {
 	my ($ep, $n, $what) = @_;
 	is($t->psql($ep, 'SELECT count(*), max(i) FROM marks'), "$n|$n", "$what: the marks of then");
+	my %there = map { $_ => 1 } split /\n/, $t->psql($ep, 'SELECT rtrim(filler) FROM pgbench_history');
+	is(scalar(grep { !$there{$_} } @{ $marks[ $n - 1 ][3] }), 0, "$what: what was acknowledged by then");
+	is($t->psql($ep, <<'SQL'), '0', "$what: of each client all transactions up to one");
+SELECT count(*) FROM (SELECT count(*) AS n, max(split_part(rtrim(filler), '.', 3)::int) AS last
+	FROM pgbench_history GROUP BY split_part(filler, '.', 2)) c WHERE n <> last
+SQL
 	$t->balances_agree($ep, "$what: balances agree");
 }
 
@@ -70,6 +77,20 @@ for my $i (1 .. 3)
 }
 is($t->psql('d3', 'SELECT string_agg(i::text, $$,$$ ORDER BY i) FROM marks WHERE i > 100'),
 	'101,102,103', 'the same after another boot');
+
+# each generation written to and killed, all at once
+my @loads = map { $t->clients("d$_", n => 2, scale => $scale, tag => "gen$_") } 1 .. 3;
+ok($_->wait_progress(100, 60), "load on $_->{ep}") for @loads;
+$t->kill9("d$_", nowait => 1) for 1 .. 3;
+$_->stop for @loads;
+for my $i (3, 1, 2)
+{
+	$t->endpoint_start("d$i");
+	is(scalar($loads[ $i - 1 ]->lost("d$i")), 0, "generation $i after kill -9: nothing is lost");
+	$t->balances_agree("d$i", "generation $i after kill -9: balances agree");
+	is($t->psql("d$i", "SELECT count(*) FROM pgbench_history WHERE filler LIKE 'gen%' AND filler NOT LIKE 'gen$i.%'"),
+		'0', "generation $i has nothing of what the others wrote since");
+}
 $t->endpoint_stop("d$_") for 1 .. 3;
 
 # fifty branches

@@ -34,6 +34,8 @@ $t->neon_fails([ 'endpoint', 'start', 'x', '--branch-name', 'nosuch' ], qr/nosuc
 $t->neon_fails([ 'endpoint', 'start', 'x', '--lsn', 'FF/0' ], qr/future/, qr/./, 'LSN in the future');
 $t->neon_fails([ 'endpoint', 'start', 'x', '--lsn', '0/1000028' ], qr/before|older/, qr/./, 'LSN before the timeline');
 $t->neon_fails([ 'endpoint', 'start', 'x', '--lsn', 'zzz' ], qr/zzz/, qr/./, 'no LSN');
+$t->neon_fails([ 'endpoint', 'start', 'x', '--lsn', '0/0' ], qr{0/0}, qr/LSN/, 'the invalid LSN');
+$t->neon_fails([ 'timeline', 'branch', '--branch-name', 'b', '--ancestor-start-lsn', '0/0' ], qr{0/0}, qr/LSN/, 'a branch at the invalid LSN');
 $t->neon_fails([ 'endpoint', 'start', 'x', '--time', '2001-01-01 00:00:00+00' ], qr/before|older/, qr/./, 'time before the timeline');
 $t->neon_fails([ 'timeline', 'branch', '--branch-name', 'main' ], qr/exists/, qr/./, 'branch name in use');
 $t->neon_fails([ 'timeline', 'branch', '--branch-name', 'b', '--ancestor-branch-name', 'nosuch' ], qr/nosuch/, qr/./, 'unknown ancestor');

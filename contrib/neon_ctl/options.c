@@ -158,8 +158,8 @@ check_value(const OptionDef *def, const char *value)
 			form = "Give a number from 0 to 1024.";
 			break;
 		case VALUE_LSN:
-			ok = parse_lsn(value, &lsn);
-			form = "An LSN has the form 0/16F9A00.";
+			ok = parse_lsn(value, &lsn) && lsn != InvalidXLogRecPtr;
+			form = "An LSN has the form 0/16F9A00, and 0/0 is none.";
 			break;
 		case VALUE_ID:
 			ok = neon_id_parse(value, &id);
