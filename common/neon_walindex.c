@@ -187,71 +187,45 @@ vm_of_update(XLogReaderState *record, const WalIndexSink *sink, void *arg)
 		vm_of_block(record, 0, sink, arg);
 }
 
+/* Records that may clear bits in the map of the heap block that is their block reference 0. */
+static const struct
+{
+	RmgrId		rmid;
+	uint8		op;
+	uint8		cleared;		/* the flag that says so */
+	size_t		size;			/* of the main data */
+	size_t		flags;			/* where in them; one byte */
+}			vm_clearing[] = {
+	{RM_HEAP_ID, XLOG_HEAP_INSERT, XLH_INSERT_ALL_VISIBLE_CLEARED,
+	SizeOfHeapInsert, offsetof(xl_heap_insert, flags)},
+	{RM_HEAP_ID, XLOG_HEAP_DELETE, XLH_DELETE_ALL_VISIBLE_CLEARED,
+	SizeOfHeapDelete, offsetof(xl_heap_delete, flags)},
+	{RM_HEAP_ID, XLOG_HEAP_LOCK, XLH_LOCK_ALL_FROZEN_CLEARED,
+	SizeOfHeapLock, offsetof(xl_heap_lock, flags)},
+	{RM_HEAP2_ID, XLOG_HEAP2_MULTI_INSERT, XLH_INSERT_ALL_VISIBLE_CLEARED,
+	SizeOfHeapMultiInsert, offsetof(xl_heap_multi_insert, flags)},
+	{RM_HEAP2_ID, XLOG_HEAP2_LOCK_UPDATED, XLH_LOCK_ALL_FROZEN_CLEARED,
+	SizeOfHeapLockUpdated, offsetof(xl_heap_lock_updated, flags)},
+};
+
 static void
 heap_effects(XLogReaderState *record, const WalIndexSink *sink, void *arg)
 {
-	bool		cleared = false;
+	RmgrId		rmid = XLogRecGetRmid(record);
+	uint8		op = XLogRecGetInfo(record) & XLOG_HEAP_OPMASK;
 
-	switch (XLogRecGetInfo(record) & XLOG_HEAP_OPMASK)
+	if (rmid == RM_HEAP_ID && (op == XLOG_HEAP_UPDATE || op == XLOG_HEAP_HOT_UPDATE))
+		vm_of_update(record, sink, arg);
+	for (int i = 0; i < lengthof(vm_clearing); i++)
 	{
-		case XLOG_HEAP_INSERT:
-			{
-				const xl_heap_insert *xlrec = main_data(record, SizeOfHeapInsert);
+		const uint8 *data;
 
-				cleared = (xlrec->flags & XLH_INSERT_ALL_VISIBLE_CLEARED) != 0;
-				break;
-			}
-		case XLOG_HEAP_DELETE:
-			{
-				const xl_heap_delete *xlrec = main_data(record, SizeOfHeapDelete);
-
-				cleared = (xlrec->flags & XLH_DELETE_ALL_VISIBLE_CLEARED) != 0;
-				break;
-			}
-		case XLOG_HEAP_UPDATE:
-		case XLOG_HEAP_HOT_UPDATE:
-			vm_of_update(record, sink, arg);
-			break;
-		case XLOG_HEAP_LOCK:
-			{
-				const xl_heap_lock *xlrec = main_data(record, SizeOfHeapLock);
-
-				cleared = (xlrec->flags & XLH_LOCK_ALL_FROZEN_CLEARED) != 0;
-				break;
-			}
-		default:
-			break;
+		if (vm_clearing[i].rmid != rmid || vm_clearing[i].op != op)
+			continue;
+		data = main_data(record, vm_clearing[i].size);
+		if (data[vm_clearing[i].flags] & vm_clearing[i].cleared)
+			vm_of_block(record, 0, sink, arg);
 	}
-	if (cleared)
-		vm_of_block(record, 0, sink, arg);
-}
-
-static void
-heap2_effects(XLogReaderState *record, const WalIndexSink *sink, void *arg)
-{
-	bool		cleared = false;
-
-	switch (XLogRecGetInfo(record) & XLOG_HEAP_OPMASK)
-	{
-		case XLOG_HEAP2_MULTI_INSERT:
-			{
-				const xl_heap_multi_insert *xlrec = main_data(record, SizeOfHeapMultiInsert);
-
-				cleared = (xlrec->flags & XLH_INSERT_ALL_VISIBLE_CLEARED) != 0;
-				break;
-			}
-		case XLOG_HEAP2_LOCK_UPDATED:
-			{
-				const xl_heap_lock_updated *xlrec = main_data(record, SizeOfHeapLockUpdated);
-
-				cleared = (xlrec->flags & XLH_LOCK_ALL_FROZEN_CLEARED) != 0;
-				break;
-			}
-		default:
-			break;
-	}
-	if (cleared)
-		vm_of_block(record, 0, sink, arg);
 }
 
 /* ---- files of relations ---- */
@@ -526,10 +500,8 @@ walindex_record(XLogReaderState *record, const WalIndexSink *sink, void *arg)
 	switch (XLogRecGetRmid(record))
 	{
 		case RM_HEAP_ID:
-			heap_effects(record, sink, arg);
-			break;
 		case RM_HEAP2_ID:
-			heap2_effects(record, sink, arg);
+			heap_effects(record, sink, arg);
 			break;
 		case RM_SMGR_ID:
 			smgr_effects(record, sink, arg);
