@@ -157,7 +157,6 @@ static void
 set_control(BootPlan *plan)
 {
 	ControlFileData *control = &plan->control;
-	const ControlState *state = &plan->state;
 
 	control->state = DB_SHUTDOWNED;
 	control->time = control->checkPointCopy.time;
@@ -168,14 +167,7 @@ set_control(BootPlan *plan)
 	control->backupStartPoint = InvalidXLogRecPtr;
 	control->backupEndPoint = InvalidXLogRecPtr;
 	control->backupEndRequired = false;
-	control->wal_level = state->wal_level;
-	control->wal_log_hints = state->wal_log_hints;
-	control->MaxConnections = state->max_connections;
-	control->max_worker_processes = state->max_worker_processes;
-	control->max_wal_senders = state->max_wal_senders;
-	control->max_prepared_xacts = state->max_prepared_xacts;
-	control->max_locks_per_xact = state->max_locks_per_xact;
-	control->track_commit_timestamp = state->track_commit_timestamp;
+	control_set_parameters(control, &plan->state);
 }
 
 char *

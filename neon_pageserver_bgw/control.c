@@ -30,6 +30,44 @@
 #define CONTROL_VERSION		1
 #define CONTROL_ENCODED_SIZE	(1 + 2 * 8 + sizeof(CheckPoint) + 4 + 1 + 5 * 4 + 1 + 4 + 8 + 3 * 8 + 8)
 
+/* ---- from and into control files; the one list of the settings that they keep ---- */
+
+#define PARAMETER(field) \
+	{offsetof(ControlFileData, field), offsetof(xl_parameter_change, field), \
+	 sizeof(((xl_parameter_change *) NULL)->field)}
+
+static const struct
+{
+	size_t		in_file;
+	size_t		in_record;
+	size_t		size;
+}			parameters[] = {
+	PARAMETER(wal_level),
+	PARAMETER(wal_log_hints),
+	PARAMETER(MaxConnections),
+	PARAMETER(max_worker_processes),
+	PARAMETER(max_wal_senders),
+	PARAMETER(max_prepared_xacts),
+	PARAMETER(max_locks_per_xact),
+	PARAMETER(track_commit_timestamp),
+};
+
+static void
+get_parameters(xl_parameter_change *to, const ControlFileData *file)
+{
+	for (int i = 0; i < lengthof(parameters); i++)
+		memcpy((char *) to + parameters[i].in_record,
+			   (const char *) file + parameters[i].in_file, parameters[i].size);
+}
+
+void
+control_set_parameters(ControlFileData *file, const ControlState *state)
+{
+	for (int i = 0; i < lengthof(parameters); i++)
+		memcpy((char *) file + parameters[i].in_file,
+			   (const char *) &state->parameters + parameters[i].in_record, parameters[i].size);
+}
+
 void
 control_init(ControlState *state, const ControlFileData *file,
 			 XLogRecPtr prev, XLogRecPtr lsn)
@@ -39,14 +77,7 @@ control_init(ControlState *state, const ControlFileData *file,
 	state->prev = prev;
 	state->checkpoint = file->checkPointCopy;
 	state->checkpoint.oldestActiveXid = InvalidTransactionId;
-	state->wal_level = file->wal_level;
-	state->wal_log_hints = file->wal_log_hints;
-	state->max_connections = file->MaxConnections;
-	state->max_worker_processes = file->max_worker_processes;
-	state->max_wal_senders = file->max_wal_senders;
-	state->max_prepared_xacts = file->max_prepared_xacts;
-	state->max_locks_per_xact = file->max_locks_per_xact;
-	state->track_commit_timestamp = file->track_commit_timestamp;
+	get_parameters(&state->parameters, file);
 	state->max_commit_time = time_t_to_timestamptz(file->checkPointCopy.time);
 	state->commit_end = lsn;
 	state->commit_time = state->max_commit_time;
@@ -119,13 +150,6 @@ advance_from_online_checkpoint(ControlState *state, const CheckPoint *c)
 static void
 change_parameters(ControlState *state, const xl_parameter_change *p)
 {
-	state->max_connections = p->MaxConnections;
-	state->max_worker_processes = p->max_worker_processes;
-	state->max_wal_senders = p->max_wal_senders;
-	state->max_prepared_xacts = p->max_prepared_xacts;
-	state->max_locks_per_xact = p->max_locks_per_xact;
-	state->wal_level = p->wal_level;
-	state->wal_log_hints = p->wal_log_hints;
 	if (!p->track_commit_timestamp)
 	{
 		state->checkpoint.oldestCommitTsXid = InvalidTransactionId;
@@ -138,7 +162,7 @@ change_parameters(ControlState *state, const xl_parameter_change *p)
 			XidFromFullTransactionId(state->checkpoint.nextXid);
 		state->checkpoint.newestCommitTsXid = state->checkpoint.oldestCommitTsXid;
 	}
-	state->track_commit_timestamp = p->track_commit_timestamp;
+	state->parameters = *p;
 }
 
 /* True if the record's main data was long enough to be copied. */
@@ -214,7 +238,7 @@ advance_xact(ControlState *state, XLogReaderState *record)
 			pass_xid(state, xact.subxacts[i]);
 		if (xact.commit)
 		{
-			if (state->track_commit_timestamp)
+			if (state->parameters.track_commit_timestamp)
 				advance_commit_ts(state, &xact);
 			if (xact.time > state->max_commit_time)
 				state->max_commit_time = xact.time;
@@ -326,14 +350,8 @@ control_fields(ControlState *s, void (*field) (void *arg, void *p, size_t len), 
 	field(arg, &s->lsn, sizeof(uint64));
 	field(arg, &s->prev, sizeof(uint64));
 	field(arg, &s->checkpoint, sizeof(CheckPoint));
-	field(arg, &s->wal_level, sizeof(int32));
-	field(arg, &s->wal_log_hints, sizeof(bool));
-	field(arg, &s->max_connections, sizeof(int32));
-	field(arg, &s->max_worker_processes, sizeof(int32));
-	field(arg, &s->max_wal_senders, sizeof(int32));
-	field(arg, &s->max_prepared_xacts, sizeof(int32));
-	field(arg, &s->max_locks_per_xact, sizeof(int32));
-	field(arg, &s->track_commit_timestamp, sizeof(bool));
+	for (int i = 0; i < lengthof(parameters); i++)
+		field(arg, (char *) &s->parameters + parameters[i].in_record, parameters[i].size);
 	field(arg, &s->term, sizeof(uint32));
 	field(arg, &s->max_commit_time, sizeof(int64));
 	field(arg, &s->last_commit_end, sizeof(uint64));

@@ -12,6 +12,7 @@
 #ifndef NEON_PS_CONTROL_H
 #define NEON_PS_CONTROL_H
 
+#include "access/xlog_internal.h"
 #include "access/xlogreader.h"
 #include "catalog/pg_control.h"
 #include "lib/stringinfo.h"
@@ -25,15 +26,7 @@ typedef struct ControlState
 	XLogRecPtr	lsn;			/* end of the last record in it */
 	XLogRecPtr	prev;			/* start of that record */
 	CheckPoint	checkpoint;		/* counters as a shutdown checkpoint here has them */
-	/* what XLOG_PARAMETER_CHANGE says */
-	int			wal_level;
-	bool		wal_log_hints;
-	int			max_connections;
-	int			max_worker_processes;
-	int			max_wal_senders;
-	int			max_prepared_xacts;
-	int			max_locks_per_xact;
-	bool		track_commit_timestamp;
+	xl_parameter_change parameters;
 	uint32		term;			/* of the last boot record */
 	TimestampTz max_commit_time;	/* largest commit time up to here; at first
 								 * that of the initial checkpoint */
@@ -50,6 +43,9 @@ extern NeonKey control_key(void);
 /* From a control file whose latest checkpoint record ends at lsn. */
 extern void control_init(ControlState *state, const ControlFileData *file,
 						 XLogRecPtr prev, XLogRecPtr lsn);
+
+/* The settings that a control file keeps, from the state into it. */
+extern void control_set_parameters(ControlFileData *file, const ControlState *state);
 
 /* Applies the record that the reader has just read. */
 extern void control_advance(ControlState *state, XLogReaderState *record);

@@ -162,7 +162,7 @@ void
 slrucache_record(Ingest *ingest, XLogReaderState *record)
 {
 	move_bounds(ingest, record);
-	slru_pages_of_record(record, ingest->control.track_commit_timestamp, on_slru_page, ingest);
+	slru_pages_of_record(record, ingest->control.parameters.track_commit_timestamp, on_slru_page, ingest);
 }
 
 void

@@ -175,9 +175,9 @@ neon_test_control_at(PG_FUNCTION_ARGS)
 		EpochFromFullTransactionId(c->nextXid), XidFromFullTransactionId(c->nextXid),
 		c->nextOid, c->nextMulti, c->nextMultiOffset, c->oldestXid, c->oldestXidDB,
 		c->oldestMulti, c->oldestMultiDB, c->oldestCommitTsXid, c->newestCommitTsXid,
-		c->fullPageWrites, s.wal_level, s.max_connections, s.max_worker_processes,
-		s.max_wal_senders, s.max_prepared_xacts, s.max_locks_per_xact,
-		s.track_commit_timestamp, s.wal_log_hints, s.term)));
+		c->fullPageWrites, s.parameters.wal_level, s.parameters.MaxConnections, s.parameters.max_worker_processes,
+		s.parameters.max_wal_senders, s.parameters.max_prepared_xacts, s.parameters.max_locks_per_xact,
+		s.parameters.track_commit_timestamp, s.parameters.wal_log_hints, s.term)));
 }
 
 PG_FUNCTION_INFO_V1(neon_test_round_to_commit);
