@@ -31,6 +31,8 @@ struct Receiver
 	PGconn	   *conn;
 	char	   *message;		/* libpq's buffer of the last message */
 	XLogRecPtr	position;		/* of the source, when it was identified */
+	bool		(*interrupted) (void *arg);
+	void	   *interrupted_arg;
 	char		problem[512];
 	Receiver   *next;			/* of all that are open in this process */
 };
@@ -100,7 +102,7 @@ close_all(int code, Datum arg)
 }
 
 static Receiver *
-new_receiver(PGconn *conn)
+new_receiver(PGconn *conn, const ReceiverOptions *options)
 {
 	Receiver   *r = MemoryContextAllocZero(TopMemoryContext, sizeof(Receiver));
 
@@ -110,6 +112,8 @@ new_receiver(PGconn *conn)
 		exit_registered = true;
 	}
 	r->conn = conn;
+	r->interrupted = options->interrupted;
+	r->interrupted_arg = options->interrupted_arg;
 	r->next = open_receivers;
 	open_receivers = r;
 	return r;
@@ -150,7 +154,7 @@ connection_problem(PGconn *conn)
 
 /* Waits for the socket; false when the time is over. */
 static bool
-wait_socket(PGconn *conn, int events, TimestampTz deadline, char **problem)
+wait_socket(Receiver *r, int events, TimestampTz deadline, char **problem)
 {
 	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 	int			rc;
@@ -161,17 +165,22 @@ wait_socket(PGconn *conn, int events, TimestampTz deadline, char **problem)
 		return false;
 	}
 	rc = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | events,
-						   PQsocket(conn), left, PG_WAIT_EXTENSION);
+						   PQsocket(r->conn), left, PG_WAIT_EXTENSION);
 	if (rc & WL_LATCH_SET)
 	{
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
+	if (r->interrupted && r->interrupted(r->interrupted_arg))
+	{
+		*problem = pstrdup("interrupted");
+		return false;
+	}
 	return true;
 }
 
 static bool
-finish_connecting(PGconn *conn, TimestampTz deadline, char **problem)
+finish_connecting(Receiver *r, TimestampTz deadline, char **problem)
 {
 	PostgresPollingStatusType status = PGRES_POLLING_WRITING;
 
@@ -182,18 +191,18 @@ finish_connecting(PGconn *conn, TimestampTz deadline, char **problem)
 			case PGRES_POLLING_OK:
 				return true;
 			case PGRES_POLLING_FAILED:
-				*problem = connection_problem(conn);
+				*problem = connection_problem(r->conn);
 				return false;
 			case PGRES_POLLING_READING:
-				if (!wait_socket(conn, WL_SOCKET_READABLE, deadline, problem))
+				if (!wait_socket(r, WL_SOCKET_READABLE, deadline, problem))
 					return false;
 				break;
 			default:
-				if (!wait_socket(conn, WL_SOCKET_WRITEABLE, deadline, problem))
+				if (!wait_socket(r, WL_SOCKET_WRITEABLE, deadline, problem))
 					return false;
 				break;
 		}
-		status = PQconnectPoll(conn);
+		status = PQconnectPoll(r->conn);
 	}
 }
 
@@ -207,8 +216,8 @@ add_parameter(const char **keys, const char **values, int *n, const char *key, c
 }
 
 /* What the conninfo says, and what it may not say. */
-static PGconn *
-start_connecting(const char *conninfo, const ReceiverOptions *session, char **problem)
+PGconn *
+receiver_begin_connecting(const char *conninfo, const ReceiverOptions *session, char **problem)
 {
 	const char *keys[16];
 	const char *values[16];
@@ -251,19 +260,19 @@ receiver_connect(const char *conninfo, const ReceiverOptions *options, int timeo
 				 char **problem)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
-	PGconn	   *conn = start_connecting(conninfo, options, problem);
+	PGconn	   *conn = receiver_begin_connecting(conninfo, options, problem);
 	Receiver   *r;
 
 	if (conn == NULL)
 		return NULL;
-	r = new_receiver(conn);
+	r = new_receiver(conn, options);
 	if (PQstatus(conn) == CONNECTION_BAD)
 	{
 		*problem = connection_problem(conn);
 		receiver_close(r);
 		return NULL;
 	}
-	if (!finish_connecting(conn, deadline, problem))
+	if (!finish_connecting(r, deadline, problem))
 	{
 		receiver_close(r);
 		return NULL;
@@ -291,7 +300,7 @@ execute(Receiver *r, const char *command, int timeout_ms, char **problem)
 
 		while (PQisBusy(r->conn))
 		{
-			if (!wait_socket(r->conn, WL_SOCKET_READABLE, deadline, problem))
+			if (!wait_socket(r, WL_SOCKET_READABLE, deadline, problem))
 			{
 				PQclear(last);
 				return NULL;
@@ -340,6 +349,41 @@ receiver_query(Receiver *r, const char *sql, int timeout_ms, char **problem)
 		*problem = result_problem(result);
 	PQclear(result);
 	return value;
+}
+
+/* The rows of a query are libpq's result. */
+ReceiverRows *
+receiver_rows(Receiver *r, const char *sql, int timeout_ms, char **problem)
+{
+	PGresult   *result = execute(r, sql, timeout_ms, problem);
+
+	if (result && PQresultStatus(result) != PGRES_TUPLES_OK)
+	{
+		*problem = result_problem(result);
+		PQclear(result);
+		result = NULL;
+	}
+	return (ReceiverRows *) result;
+}
+
+int
+receiver_nrows(const ReceiverRows *rows)
+{
+	return PQntuples((const PGresult *) rows);
+}
+
+const char *
+receiver_value(const ReceiverRows *rows, int row, int column)
+{
+	const PGresult *result = (const PGresult *) rows;
+
+	return PQgetisnull(result, row, column) ? NULL : PQgetvalue(result, row, column);
+}
+
+void
+receiver_free_rows(ReceiverRows *rows)
+{
+	PQclear((PGresult *) rows);
 }
 
 bool

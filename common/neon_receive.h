@@ -45,7 +45,17 @@ typedef struct ReceiverOptions
 	const char *application_name;
 	const char *passfile;		/* NULL or "": libpq's default */
 	const char *options;		/* settings of the session, or NULL */
+
+	/*
+	 * Asked whenever a wait ends, if not NULL: true gives up what is being
+	 * waited for, as a timeout would.
+	 */
+	bool		(*interrupted) (void *arg);
+	void	   *interrupted_arg;
 } ReceiverOptions;
+
+/* The rows of a query. */
+typedef struct ReceiverRows ReceiverRows;
 
 /*
  * ereport(ERROR) unless the connection string has nothing but host, port, user,
@@ -77,6 +87,23 @@ extern bool receiver_reply(Receiver *r, XLogRecPtr written, XLogRecPtr flushed,
 
 /* One row, one column, as text in CurrentMemoryContext; NULL with *problem on failure. */
 extern char *receiver_query(Receiver *r, const char *sql, int timeout_ms, char **problem);
+
+/* All rows of a query, NULL with *problem on failure; free with receiver_free_rows. */
+extern ReceiverRows *receiver_rows(Receiver *r, const char *sql, int timeout_ms,
+								   char **problem);
+extern int	receiver_nrows(const ReceiverRows *rows);
+
+/* As text; NULL if it is null.  column 0 is the first one; all must be there. */
+extern const char *receiver_value(const ReceiverRows *rows, int row, int column);
+extern void receiver_free_rows(ReceiverRows *rows);
+
+/*
+ * For those who wait for many connections at once: a libpq connection that was
+ * begun, not registered to be closed.  NULL with *problem on failure.
+ */
+extern struct pg_conn *receiver_begin_connecting(const char *conninfo,
+												 const ReceiverOptions *options,
+												 char **problem);
 
 extern int	receiver_socket(const Receiver *r);
 extern void receiver_close(Receiver *r);
