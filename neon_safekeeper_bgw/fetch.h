@@ -1,0 +1,64 @@
+/*-------------------------------------------------------------------------
+ *
+ * fetch.h
+ *	  What the worker of a timeline does for one order: shared by its two
+ *	  sources of WAL, the compute (skreceive.c) and the peers (copy.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_SK_FETCH_H
+#define NEON_SK_FETCH_H
+
+#include "neon_receive.h"
+#include "receivers.h"
+#include "walwriter.h"
+
+#define FETCH_CONNECT_MS	10000
+
+typedef struct Fetch
+{
+	int			row;
+	SkTimeline *tl;
+	ReceiverOrder order;
+	bool		progress;		/* something came since this was cleared */
+	char	   *problem;		/* why the last attempt failed; palloc'd in the round's memory */
+} Fetch;
+
+typedef enum FetchResult
+{
+	FETCH_DONE,
+	FETCH_FAILED,				/* see problem; worth another attempt */
+	FETCH_STOP,					/* a higher term, a newer order */
+} FetchResult;
+
+/* True when the worker has to leave what it does: a newer order, a higher promise. */
+extern bool fetch_interrupted(void *fetch);
+
+/*
+ * What a connection is made with; session is given application_name and
+ * options by the caller.
+ */
+extern ReceiverOptions fetch_session(Fetch *f, bool replication);
+
+/*
+ * Streams into the log until stop_at (0: for ever) is durable.  The receiver
+ * has been started at the log's end.  Closes neither.
+ */
+extern FetchResult fetch_stream(Fetch *f, Receiver *receiver, WalWriter *writer,
+								XLogRecPtr stop_at);
+
+/* ---- copy.c ---- */
+
+/*
+ * A member that missed the election of the order's term learns its history
+ * from a peer that counts for it (the launcher's own messages, late).
+ */
+extern FetchResult copy_learn_term(Fetch *f);
+
+/* R8: copies up to upto from the peers. */
+extern FetchResult copy_from_peers(Fetch *f, XLogRecPtr upto);
+
+/* The highest commit_lsn that a peer of the same term has told. */
+extern XLogRecPtr copy_committed_at_peers(Fetch *f);
+
+#endif							/* NEON_SK_FETCH_H */
