@@ -404,8 +404,8 @@ note_row(PGresult *result, int row, const PeerLink *link)
 		fill_peer(result, row, link, &peer);
 		sk_note_peer(tl, &peer);
 		memset(&ps, 0, sizeof(ps));
-		ps.disk_lsn = lsn_field(result, row, 10);
-		if (ps.disk_lsn != InvalidXLogRecPtr)
+		ps.received_lsn = lsn_field(result, row, 10);
+		if (ps.received_lsn != InvalidXLogRecPtr)
 			sk_note_pageserver(tl, &ps);
 		(void) sk_raise_commit_by_peers(tl);
 		fetch_if_behind(tl, link, &peer);
