@@ -63,6 +63,19 @@ term_arg(FunctionCallInfo fcinfo, int argno)
 	return (uint32) PG_GETARG_INT32(argno);
 }
 
+/* An interval as milliseconds, at most a day. */
+static int
+timeout_arg(FunctionCallInfo fcinfo, int argno)
+{
+	const Interval *timeout;
+	int64		ms;
+
+	check_not_null(fcinfo, argno, "timeout");
+	timeout = PG_GETARG_INTERVAL_P(argno);
+	ms = timeout->time / 1000 + ((int64) timeout->day + 30 * (int64) timeout->month) * 86400000;
+	return (int) Min(Max(ms, 0), 86400000);
+}
+
 static uint64
 generation_arg(FunctionCallInfo fcinfo, int argno)
 {
@@ -274,6 +287,9 @@ neon_sk_elected(PG_FUNCTION_ARGS)
 	tl = timeline_arg(fcinfo);
 	sk_elected(tl, generation_arg(fcinfo, 2), term_arg(fcinfo, 3),
 			   lsn_arg(fcinfo, 4, "X"), &history);
+	sk_copy_to_x(tl, term_arg(fcinfo, 3), lsn_arg(fcinfo, 4, "X"),
+				 PG_ARGISNULL(6) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(6)),
+				 timeout_arg(fcinfo, 7));
 	sk_get_positions(tl, &p);
 	add_lsn(&row, p.flush_lsn);
 	add(&row, BoolGetDatum(p.counts));

@@ -13,6 +13,7 @@
 #include "miscadmin.h"
 #include "neon_testpoint.h"
 #include "node.h"
+#include "receivers.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
@@ -33,6 +34,8 @@ define_testpoints(void)
 static const SafekeeperPart parts[] = {
 	{"table", sktable_define_gucs, sktable_shmem_size, sktable_shmem_init, NULL, NULL},
 	{"wal", skwal_define_gucs, NULL, NULL, NULL, NULL},
+	{"stream", skstream_define_gucs, skstream_shmem_size, skstream_shmem_init,
+	skstream_register_workers, NULL},
 #ifdef NEON_TESTING
 	{"testpoint", define_testpoints, NULL, NULL, NULL, NULL},
 #endif
