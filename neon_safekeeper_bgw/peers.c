@@ -366,7 +366,8 @@ fetch_if_behind(SkTimeline *tl, const PeerLink *link, const SkPeer *peer)
 
 	sk_get_positions(tl, &p);
 	if (p.status != SK_ACTIVE || !p.member || !peer->counts ||
-		peer->generation != p.generation || peer->promised < p.promised || receivers_busy(tl))
+		peer->generation != p.generation || peer->promised < p.promised ||
+		(peer->promised == p.promised && receivers_busy(tl)))
 		return;
 	if (peer->promised == p.promised && p.counts)
 	{
