@@ -1,0 +1,337 @@
+/*-------------------------------------------------------------------------
+ *
+ * retain.c
+ *	  Which WAL of a timeline is kept, and the worker that removes the rest.
+ *
+ * WAL is kept from the oldest of these positions on, in whole segments:
+ *	- what the pageserver has durably (not known: everything is kept);
+ *	- what each member of the timeline, and each learner that was heard of
+ *	  lately, has;
+ *	- what each replication slot needs;
+ *	- commit_lsn.
+ * Members and slots hold at most neon_safekeeper.max_retained bytes each below
+ * commit_lsn; a slot beyond it is invalidated when its WAL goes.  The
+ * pageserver always holds: what it does not have is nowhere else.
+ *
+ * The decision is made again under the operation lock, which reserving a slot
+ * takes too; slots count with the position that is on disk.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog_internal.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "retain.h"
+#include "skwal.h"
+#include "storage/fd.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#define LEARNER_HEARD_MS	60000
+#define SAVE_ALL_ROUNDS		12	/* each so many rounds all slots are saved */
+
+/* The oldest position found so far, and whose it is. */
+typedef struct Keep
+{
+	XLogRecPtr	lsn;
+	char		by[SK_HOST_MAX];
+	XLogRecPtr	limit;			/* members and slots hold nothing below it */
+} Keep;
+
+static int	max_retained_mb = 10 * 1024;
+static int	retention_interval_ms = 5000;
+static bool save_all;			/* in this round */
+
+/* ---- settings ---- */
+
+void
+retain_define_gucs(void)
+{
+	DefineCustomIntVariable("neon_safekeeper.max_retained",
+							"WAL below commit_lsn that a member or a replication slot may hold.",
+							"-1 is no limit.  The pageserver holds without limit.",
+							&max_retained_mb, 10 * 1024, -1, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_safekeeper.retention_interval",
+							"Time between two rounds of removing WAL that nobody needs.",
+							NULL, &retention_interval_ms, 5000, 10, 3600 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+}
+
+static XLogRecPtr
+limit_below(XLogRecPtr commit_lsn)
+{
+	uint64		max = (uint64) max_retained_mb * 1024 * 1024;
+
+	return max_retained_mb < 0 || commit_lsn <= max ? InvalidXLogRecPtr : commit_lsn - max;
+}
+
+bool
+retain_slot_allowance(const SkSlotInfo *slot, int64 *bytes)
+{
+	SkTimeline *tl;
+
+	if (max_retained_mb < 0)
+		return false;
+	tl = sk_open(&slot->tenant, &slot->timeline);
+	*bytes = (int64) skslot_needs(slot) - (int64) limit_below(sk_commit_lsn(tl));
+	return true;
+}
+
+/* ---- who holds what ---- */
+
+static void hold(Keep *keep, XLogRecPtr lsn, const char *fmt,...) pg_attribute_printf(3, 4);
+
+static void
+hold(Keep *keep, XLogRecPtr lsn, const char *fmt,...)
+{
+	va_list		args;
+
+	if (lsn >= keep->lsn)
+		return;
+	keep->lsn = lsn;
+	va_start(args, fmt);
+	vsnprintf(keep->by, sizeof(keep->by), fmt, args);
+	va_end(args);
+}
+
+static void
+hold_for_pageserver(Keep *keep, const SkPositions *p)
+{
+	hold(keep, Min(p->pageserver.disk_lsn, p->pageserver.remote_lsn), "pageserver");
+}
+
+/*
+ * What a peer surely shares with us.  Logs of one last term are equal as far
+ * as both go; of other terms the tail may have to be cut, but not below what
+ * the peer calls committed.
+ */
+static XLogRecPtr
+peer_position(const SkPeer *peer, const SkPositions *p)
+{
+	if (peer->last_log_term == p->last_log_term)
+		return peer->flush_lsn;
+	return Min(peer->flush_lsn, peer->commit_lsn);
+}
+
+static const SkPeer *
+find_peer(const SkPeer *peers, int n, const NeonId *node)
+{
+	for (int i = 0; i < n; i++)
+	{
+		if (neon_id_equal(&peers[i].node, node))
+			return &peers[i];
+	}
+	return NULL;
+}
+
+/* One that was never heard of holds everything that it may. */
+static void
+hold_for_members(Keep *keep, const SkPositions *p, const SkMemberSet *set,
+				 const SkPeer *peers, int npeers)
+{
+	for (int i = 0; i < set->n; i++)
+	{
+		const SkMember *m = &set->member[i];
+		const SkPeer *peer = find_peer(peers, npeers, &m->node);
+
+		if (neon_id_equal(&m->node, sk_node()))
+			continue;
+		hold(keep, Max(peer ? peer_position(peer, p) : InvalidXLogRecPtr, keep->limit),
+			 "safekeeper %u", m->id);
+	}
+}
+
+static void
+hold_for_learners(Keep *keep, const SkPositions *p, const SkConfig *config,
+				  const SkPeer *peers, int npeers)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < npeers; i++)
+	{
+		if (skconfig_member(config, &peers[i].node) ||
+			TimestampDifferenceExceeds(peers[i].at, now, LEARNER_HEARD_MS))
+			continue;
+		hold(keep, Max(peer_position(&peers[i], p), keep->limit), "learner");
+	}
+}
+
+static void
+hold_for_slot(const SkSlotInfo *slot, void *arg)
+{
+	Keep	   *keep = arg;
+	XLogRecPtr	needs = skslot_needs(slot);
+
+	if (!XLogRecPtrIsInvalid(needs))
+		hold(keep, Max(needs, keep->limit), "slot %s", NameStr(slot->name));
+}
+
+/* What is to be kept of an opened timeline, and what is here. */
+static void
+decide(SkTimeline *tl, Keep *keep, XLogRecPtr *wal_start)
+{
+	SkPositions p;
+	SkState    *st = palloc(sizeof(SkState));
+	SkPeer		peers[SK_MAX_PEERS];
+	int			npeers;
+
+	sk_get_positions(tl, &p);
+	sk_get_state(tl, st);
+	npeers = sk_get_peers(tl, peers);
+	*wal_start = p.wal_start;
+
+	keep->lsn = p.commit_lsn;
+	keep->by[0] = '\0';
+	keep->limit = limit_below(p.commit_lsn);
+	hold_for_pageserver(keep, &p);
+	hold_for_members(keep, &p, &st->config.members, peers, npeers);
+	if (st->config.joint)
+		hold_for_members(keep, &p, &st->config.new_members, peers, npeers);
+	hold_for_learners(keep, &p, &st->config, peers, npeers);
+	skslot_foreach(tl, hold_for_slot, keep);
+	pfree(st);
+}
+
+/* ---- removing ---- */
+
+static XLogRecPtr
+segment_start(const SkTimeline *tl, XLogRecPtr lsn)
+{
+	return lsn - XLogSegmentOffset(lsn, tl->wal_segment_size);
+}
+
+/* Whoever holds the operation lock is not waited for: there is a next round. */
+static void
+remove_wal(SkTimeline *tl)
+{
+	Keep		keep;
+	XLogRecPtr	wal_start;
+
+	if (!sk_trylock(tl))
+		return;
+	decide(tl, &keep, &wal_start);
+	if (segment_start(tl, keep.lsn) > wal_start)
+	{
+		skslot_invalidate(tl, segment_start(tl, keep.lsn));
+		wal_start = skwal_remove_below(tl, keep.lsn);
+		ereport(DEBUG1,
+				(errmsg_internal("WAL of the timeline begins at %X/%X now",
+								 LSN_FORMAT_ARGS(wal_start))));
+	}
+	sk_unlock(tl);
+}
+
+static void
+look_after(SkTimeline *tl)
+{
+	Keep		keep;
+	XLogRecPtr	wal_start;
+
+	skslot_save(tl, save_all);
+	decide(tl, &keep, &wal_start);
+	sk_note_retention(tl, keep.lsn, keep.by);
+	if (segment_start(tl, keep.lsn) > wal_start)
+		remove_wal(tl);
+}
+
+/* ---- the worker ---- */
+
+/* An error concerns one timeline; the others go on. */
+static void
+clean_up_after_error(MemoryContext context)
+{
+	HOLD_INTERRUPTS();
+	EmitErrorReport();
+	LWLockReleaseAll();
+	ConditionVariableCancelSleep();
+	pgstat_report_wait_end();
+	sk_release_all();
+	AtEOXact_Files(false);
+	MemoryContextSwitchTo(context);
+	FlushErrorState();
+	RESUME_INTERRUPTS();
+}
+
+static void
+visit(SkTimeline *tl, void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	CHECK_FOR_INTERRUPTS();
+	PG_TRY();
+	{
+		SkStatus	status = sk_status(tl);
+
+		if (status == SK_DELETED)
+			skslot_forget_timeline(&tl->tenant, &tl->timeline);
+		else if (status == SK_ACTIVE)
+			look_after(tl);
+	}
+	PG_CATCH();
+	{
+		clean_up_after_error(context);
+	}
+	PG_END_TRY();
+}
+
+static void
+one_round(MemoryContext context)
+{
+	static int	rounds = 0;
+
+	save_all = ++rounds % SAVE_ALL_ROUNDS == 0 || ShutdownRequestPending;
+	MemoryContextSwitchTo(context);
+	MemoryContextReset(context);
+	sk_foreach(false, visit, NULL);
+}
+
+void
+neon_safekeeper_retain_main(Datum arg)
+{
+	MemoryContext context;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	BackgroundWorkerUnblockSignals();
+	context = AllocSetContextCreate(TopMemoryContext, "retention", ALLOCSET_DEFAULT_SIZES);
+	while (!ShutdownRequestPending)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 retention_interval_ms, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		one_round(context);
+	}
+	proc_exit(0);
+}
+
+void
+retain_register_worker(void)
+{
+	BackgroundWorker worker;
+
+	memset(&worker, 0, sizeof(worker));
+	strlcpy(worker.bgw_name, "neon_safekeeper retention", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "neon_safekeeper retention", BGW_MAXLEN);
+	strlcpy(worker.bgw_library_name, "neon_safekeeper", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "neon_safekeeper_retain_main", BGW_MAXLEN);
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 5;
+	RegisterBackgroundWorker(&worker);
+}

@@ -1,0 +1,26 @@
+/*-------------------------------------------------------------------------
+ *
+ * retain.h
+ *	  Which WAL of a timeline is kept, and the worker that removes the rest.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_SK_RETAIN_H
+#define NEON_SK_RETAIN_H
+
+#include "slot.h"
+
+/*
+ * How much may be written before the slot is invalidated (below 0: it will be
+ * soon); false if there is no limit.
+ */
+extern bool retain_slot_allowance(const SkSlotInfo *slot, int64 *bytes);
+
+/* ---- called by init.c ---- */
+extern void retain_define_gucs(void);
+extern void retain_register_worker(void);
+
+/* Entry point of the worker. */
+extern PGDLLEXPORT void neon_safekeeper_retain_main(Datum arg);
+
+#endif							/* NEON_SK_RETAIN_H */
