@@ -83,7 +83,8 @@ retain_slot_allowance(const SkSlotInfo *slot, int64 *bytes)
 	if (max_retained_mb < 0)
 		return false;
 	tl = sk_open(&slot->tenant, &slot->timeline);
-	*bytes = (int64) skslot_needs(slot) - (int64) limit_below(sk_commit_lsn(tl));
+	*bytes = (int64) skslot_needs(slot) + (int64) max_retained_mb * 1024 * 1024 -
+		(int64) sk_commit_lsn(tl);
 	return true;
 }
 
