@@ -10,7 +10,7 @@ my $t = NeonTest->new;
 # ---- help: every verb of the overview has a page with an example ----
 
 my $overview = $t->neon_ok(['--help'], 'help');
-my @verbs = $overview =~ /^  neon ((?:(?:pageserver|tenant|timeline|endpoint) )?[a-z-]+)\b.* {2,}/mg;
+my @verbs = $overview =~ /^  neon ((?:(?:pageserver|safekeeper|tenant|timeline|endpoint) )?[a-z-]+)\b.* {2,}/mg;
 cmp_ok(scalar(@verbs), '>=', 24, 'the overview lists the commands');
 for my $verb (@verbs)
 {
@@ -39,7 +39,7 @@ my @usage = (
 	[ [ 'init', '--force=1' ], qr/--force takes no value/ ],
 	[ [ 'init', '--force', '--force' ], qr/given twice/ ],
 	[ [ 'init', 'here' ], qr/unexpected argument "here"/ ],
-	[ [ 'init', '--safekeepers', '3' ], qr/safekeepers are not available/, qr/--safekeepers 0/ ],
+	[ [ 'init', '--safekeepers', '2' ], qr/2 is no number of safekeepers/, qr/1, 3 or 5/ ],
 	[ [ 'stop', '-m', 'smart' ], qr/invalid value "smart"/ ],
 	[ [ 'tenant', 'create', '--tenant-id', 'abc' ], qr/invalid value "abc"/, qr/32 hexadecimal/ ],
 	[ [ 'tenant', 'delete' ], qr/needs ID/ ],

@@ -18,7 +18,9 @@
 #include <unistd.h>
 
 #include "access/xlog_internal.h"
+#include "election.h"
 #include "fsutil.h"
+#include "instance.h"
 #include "output.h"
 #include "passfile.h"
 #include "port/pg_crc32c.h"
@@ -62,6 +64,7 @@ ticket_read(const char *pgdata, TicketInfo *ticket)
 	strlcpy(ticket->timeline, kv_get_default(&kv, "timeline_id", ""), sizeof(ticket->timeline));
 	strlcpy(ticket->boot_id, kv_get_default(&kv, "boot_id", ""), sizeof(ticket->boot_id));
 	strlcpy(ticket->kind, kv_get_default(&kv, "kind", ""), sizeof(ticket->kind));
+	ticket->term = (uint32) kv_get_int(&kv, "term", 0);
 	kv_free(&kv);
 	free(data);
 	return true;
@@ -95,7 +98,7 @@ ticket_write(const char *pgdata, const Endpoint *ep, const KvFile *boot, const c
 
 /* Sends the CALL and returns when the copy has begun. */
 static void
-start_backup(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, XLogRecPtr lsn,
+start_backup(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, const BootPlan *plan,
 			 uint32 term, int64 deadline)
 {
 	PQExpBufferData sql;
@@ -103,8 +106,12 @@ start_backup(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, XLogRecPt
 
 	/* The ids are hexadecimal digits, checked; nothing here needs quoting. */
 	initPQExpBuffer(&sql);
-	appendPQExpBuffer(&sql, "CALL neon_pageserver.basebackup('%s', '%s', '%s', %u, '%s')",
-					  tl->tenant, tl->id, lsn_text(lsn), term, endpoint_kind_name(ep->kind));
+	appendPQExpBuffer(&sql, "CALL neon_pageserver.basebackup('%s', '%s', '%s', %u, '%s'",
+					  tl->tenant, tl->id, lsn_text(plan->lsn), term, endpoint_kind_name(ep->kind));
+	/* Safekeepers know a boot by the id in its boot record. */
+	if (plan->quorum != NULL)
+		appendPQExpBuffer(&sql, ", '%s'", plan->boot_id);
+	appendPQExpBufferChar(&sql, ')');
 	if (PQExpBufferBroken(&sql))
 		die_oom();
 	if (!PQsendQuery(conn, sql.data))
@@ -141,7 +148,7 @@ finish_backup(PGconn *conn, int64 deadline)
 }
 
 static void
-fetch_backup(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, XLogRecPtr lsn,
+fetch_backup(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, const BootPlan *plan,
 			 uint32 term, const char *dir)
 {
 	int64		deadline = now_ms() + BACKUP_TIMEOUT * 1000;
@@ -149,8 +156,8 @@ fetch_backup(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, XLogRecPt
 	char	   *data;
 	int			len;
 
-	progress_begin(strf("fetching the base backup at %s", lsn_text(lsn)));
-	start_backup(conn, ep, tl, lsn, term, deadline);
+	progress_begin(strf("fetching the base backup at %s", lsn_text(plan->lsn)));
+	start_backup(conn, ep, tl, plan, term, deadline);
 	while ((len = PQgetCopyData(conn, &data, 1)) >= 0)
 	{
 		if (len == 0)
@@ -207,14 +214,14 @@ check_backup(const char *dir, const Endpoint *ep, const TimelineInfo *tl, XLogRe
 
 /* Everything that the server needs, durable, under a name that nobody starts. */
 static void
-build_directory(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, XLogRecPtr lsn,
-				uint32 term, const char *boot_id, const char *dir, KvFile *boot)
+build_directory(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, const BootPlan *plan,
+				uint32 term, const char *dir, KvFile *boot)
 {
 	remove_path_tree(dir);
 	make_directory(dir);
 	at_exit_remove(dir);
-	fetch_backup(conn, ep, tl, lsn, term, dir);
-	check_backup(dir, ep, tl, lsn, boot);
+	fetch_backup(conn, ep, tl, plan, term, dir);
+	check_backup(dir, ep, tl, plan->lsn, boot);
 	conf_restore_auto(ep, dir);
 	if (ep->kind == ENDPOINT_STATIC)
 	{
@@ -223,7 +230,10 @@ build_directory(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, XLogRe
 		make_path(path, "%s/standby.signal", dir);
 		write_file_durably(path, "", 0);
 	}
-	ticket_write(dir, ep, boot, boot_id);
+	ticket_write(dir, ep, boot, plan->boot_id);
+	/* What a majority of safekeepers has need not be here after a crash of the machine. */
+	if (plan->quorum != NULL)
+		return;
 	progress_begin("flushing the data directory to disk");
 	sync_tree(dir);
 	progress_end();
@@ -273,18 +283,20 @@ endpoint_connect(const Endpoint *ep, int timeout_s)
 }
 
 /*
- * Clients are let in when the pageserver streams from the compute.  Stops the
+ * Clients are let in when the storage streams from the compute.  Stops the
  * endpoint and dies if that does not happen.
  */
 static void
-wait_admission(const Endpoint *ep, const char *pgdata, const LogMark *mark)
+wait_admission(const Endpoint *ep, const BootPlan *plan, const char *pgdata,
+			   const LogMark *mark)
 {
 	int64		deadline = now_ms() + ADMIT_TIMEOUT * 1000;
 	const char *problem = "";
 	char		last[1024] = "";
 	PGconn	   *conn;
 
-	progress_begin("waiting for the pageserver to stream from the endpoint");
+	progress_begin(plan->quorum ? "waiting for a majority of the safekeepers to stream from the endpoint"
+				   : "waiting for the pageserver to stream from the endpoint");
 	while ((conn = db_try_connect(ep->port, SUPERUSER, superuser_password(ep), 10,
 								  &problem)) == NULL)
 	{
@@ -318,44 +330,59 @@ wait_admission(const Endpoint *ep, const char *pgdata, const LogMark *mark)
 /* ---- boot ---- */
 
 static void
-write_passfiles(const Endpoint *ep)
+write_passfiles(const Endpoint *ep, const BootPlan *plan)
 {
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			n = instance_all(all);
 	char		path[MAXPGPATH];
+	int			lock;
 
 	if (repo.trust)
 		return;
 	make_path(path, "%s", endpoint_path(ep, "passfile"));
-	server_passfile_put(path, pageserver_port(), strf("tenant_%s", ep->tenant),
-						tenant_secret(ep->tenant, "role"));
-	make_path(path, "%s", repo_path("pageserver/passfile"));
+	for (int i = 0; i < n; i++)
+		server_passfile_put(path, all[i].port, strf("tenant_%s", ep->tenant),
+							tenant_secret(ep->tenant, "role"));
+	lock = lock_acquire("passfile", 30, NULL);
+	for (int i = 0; i < n; i++)
 	{
-		int			lock = lock_acquire("passfile", 30, NULL);
-
+		make_path(path, "%s", instance_path(&all[i], "passfile"));
 		server_passfile_put(path, ep->port, STORAGE_ROLE, tenant_secret(ep->tenant, "storage"));
-		lock_release(lock);
 	}
-	user_passfile_put(socket_directory(ep->port), ep->port, SUPERUSER, superuser_password(ep));
+	lock_release(lock);
+	if (plan->for_user)
+		user_passfile_put(socket_directory(ep->port), ep->port, SUPERUSER, superuser_password(ep));
 }
 
-/* Who writes next: the right to write is asked for only when all is durable. */
-static void
-prepare_writer(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, XLogRecPtr lsn,
-			   WriterInfo *next, uint32 *expected_term)
+void
+boot_plan_init(BootPlan *plan)
 {
-	WriterInfo	last;
 	NeonId		boot_id;
 
-	memset(next, 0, sizeof(*next));
+	memset(plan, 0, sizeof(*plan));
+	plan->for_user = true;
 	if (!neon_id_generate(&boot_id))
 		die(EXIT_GENERAL, "Check the machine's random number source.",
 			"could not generate a random id");
-	neon_id_format(&boot_id, next->boot_id);
-	if (ep->kind != ENDPOINT_PRIMARY)
+	neon_id_format(&boot_id, plan->boot_id);
+}
+
+/* Laptop mode: who writes next.  The right to write is asked for only when all is durable. */
+static void
+prepare_writer(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, const BootPlan *plan,
+			   WriterInfo *next, uint32 *expected_term)
+{
+	WriterInfo	last;
+
+	memset(next, 0, sizeof(*next));
+	strlcpy(next->boot_id, plan->boot_id, sizeof(next->boot_id));
+	next->term = plan->term;
+	if (ep->kind != ENDPOINT_PRIMARY || plan->quorum != NULL)
 		return;
 	ps_writer_get(conn, tl, &last);
 	*expected_term = last.term;
 	next->term = ps_highest_term(conn, tl) + 1;
-	next->boot_lsn = lsn;
+	next->boot_lsn = plan->lsn;
 	strlcpy(next->endpoint, ep->name, sizeof(next->endpoint));
 	snprintf(next->pgdata, sizeof(next->pgdata), "endpoints/%s/pgdata", ep->name);
 	strlcpy(next->machine_boot_id, machine_boot_id(), sizeof(next->machine_boot_id));
@@ -368,13 +395,30 @@ prepare_writer(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, XLogRec
  * always where nothing is stored.
  */
 static bool
-may_subscribe(const Endpoint *ep, const TimelineInfo *tl, uint32 last_term)
+may_subscribe(const Endpoint *ep, const TimelineInfo *tl, const BootPlan *plan, uint32 last_term)
 {
-	return ep->kind == ENDPOINT_PRIMARY && (tl->ancestor[0] == '\0' || last_term > 0);
+	bool		booted_before = plan->quorum ? plan->lsn > tl->start_lsn : last_term > 0;
+
+	return ep->kind == ENDPOINT_PRIMARY && (tl->ancestor[0] == '\0' || booted_before);
+}
+
+/* Until then the last writer, wherever it is, may answer reads. */
+static void
+wait_lease(const BootPlan *plan)
+{
+	if (now_ms() >= plan->lease_end_ms)
+		return;
+	progress_begin("waiting for the last writer's read lease to end");
+	while (now_ms() < plan->lease_end_ms)
+	{
+		progress_tick();
+		sleep_ms(20);
+	}
+	progress_end();
 }
 
 void
-boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, XLogRecPtr boot_lsn)
+boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan *plan)
 {
 	char		built[MAXPGPATH];
 	char		pgdata[MAXPGPATH];
@@ -388,22 +432,28 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, XLogRecPtr boo
 	make_path(built, "%s", endpoint_path(ep, "pgdata.new"));
 	make_path(pgdata, "%s", endpoint_path(ep, "pgdata"));
 	make_path(log, "%s", endpoint_path(ep, "postgres.log"));
-	prepare_writer(conn, ep, tl, boot_lsn, &writer, &expected_term);
-	build_directory(conn, ep, tl, boot_lsn, writer.term, writer.boot_id, built, &boot);
-	argv = conf_command_line(ep, built, &boot, may_subscribe(ep, tl, expected_term));
+	prepare_writer(conn, ep, tl, plan, &writer, &expected_term);
+	build_directory(conn, ep, tl, plan, writer.term, built, &boot);
+	conf_write_quorum(ep, plan->quorum, plan->boot_id);
+	argv = conf_command_line(ep, built, &boot, may_subscribe(ep, tl, plan, expected_term),
+							 plan->quorum != NULL);
 	kv_free(&boot);
 	swap_directories(built, pgdata);
 	keep_endpoint(ep);
-	write_passfiles(ep);
-	if (ep->kind == ENDPOINT_PRIMARY)
+	write_passfiles(ep, plan);
+	test_point("built");
+	if (ep->kind == ENDPOINT_PRIMARY && plan->quorum == NULL)
 		ps_writer_acquire(conn, tl, expected_term, &writer);
 	ep->wanted = true;
 	endpoint_save(ep);
 	mark = log_mark(log);
 	server_clear_leftovers(pgdata, ep->port);
+	test_point("before-start");
+	wait_lease(plan);
 	server_start(argv, pgdata, log, strf("endpoint \"%s\"", ep->name),
 				 strf("neon endpoint logs %s", ep->name), START_TIMEOUT);
-	wait_admission(ep, pgdata, mark);
+	test_point("started");
+	wait_admission(ep, plan, pgdata, mark);
 }
 
 /* ---- what is acknowledged ---- */
@@ -432,6 +482,32 @@ flush_live(const Endpoint *live, XLogRecPtr *insert_lsn)
 	return flushed;
 }
 
+/*
+ * Quorum mode: what a majority may have acknowledged.  With a live compute of
+ * this directory, what it has not sent yet is flushed first if with_insert.
+ */
+static XLogRecPtr
+quorum_sync(PGconn *conn, TimelineInfo *tl, bool with_insert, XLogRecPtr *insert_lsn)
+{
+	Quorum		q;
+	Endpoint	live;
+	XLogRecPtr	lsn;
+	uint32		term;
+
+	*insert_lsn = InvalidXLogRecPtr;
+	if (with_insert && live_primary(tl, &live))
+		(void) flush_live(&live, insert_lsn);
+	quorum_open(conn, tl, &q);
+	election_create(conn, tl, &q);
+	lsn = election_sync(conn, tl, &q, &term);
+	election_set_source(conn, tl, &q, term);
+	quorum_close(&q);
+	ps_wait_lsn(conn, tl, lsn, SYNC_TIMEOUT);
+	ps_refresh(conn, tl);
+	*insert_lsn = Max(*insert_lsn, lsn);
+	return lsn;
+}
+
 XLogRecPtr
 branch_sync(PGconn *conn, TimelineInfo *tl, XLogRecPtr *insert_lsn)
 {
@@ -439,6 +515,8 @@ branch_sync(PGconn *conn, TimelineInfo *tl, XLogRecPtr *insert_lsn)
 	Endpoint	live;
 	XLogRecPtr	lsn;
 
+	if (safekeeper_count() > 0)
+		return quorum_sync(conn, tl, false, insert_lsn);
 	ps_writer_get(conn, tl, &writer);
 	if (writer_is_live(&writer, &live))
 	{
@@ -465,7 +543,10 @@ branch_check_lsn(PGconn *conn, TimelineInfo *tl, XLogRecPtr lsn)
 			"%s is before branch \"%s\", which begins at %s", lsn_text(lsn), tl->name, lsn_text(tl->start_lsn));
 	if (lsn <= tl->last_record_lsn)
 		return;
-	(void) branch_sync(conn, tl, &insert_lsn);
+	if (safekeeper_count() > 0)
+		(void) quorum_sync(conn, tl, true, &insert_lsn);
+	else
+		(void) branch_sync(conn, tl, &insert_lsn);
 	if (lsn > insert_lsn)
 		die(EXIT_GENERAL, strf("Branch \"%s\" ends at %s now.", tl->name, lsn_text(insert_lsn)),
 			"%s is in the future of branch \"%s\"", lsn_text(lsn), tl->name);

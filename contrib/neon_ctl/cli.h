@@ -21,8 +21,10 @@ extern int	cmd_pageserver_start(Invocation *inv);
 extern int	cmd_pageserver_stop(Invocation *inv);
 extern int	cmd_pageserver_status(Invocation *inv);
 extern int	cmd_pageserver_logs(Invocation *inv);
-extern void start_pageserver(void);
-extern void stop_pageserver(bool immediate);
+extern int	cmd_safekeeper_start(Invocation *inv);
+extern int	cmd_safekeeper_stop(Invocation *inv);
+extern int	cmd_safekeeper_status(Invocation *inv);
+extern int	cmd_safekeeper_logs(Invocation *inv);
 
 /* cli_tenant.c */
 extern int	cmd_tenant_create(Invocation *inv);

@@ -9,6 +9,7 @@
 
 #include "endpoint.h"
 #include "fsutil.h"
+#include "instance.h"
 #include "output.h"
 #include "repo.h"
 #include "run.h"
@@ -221,22 +222,29 @@ claim_branch(const Invocation *inv, PGconn *conn, const Endpoint *ep, TimelineIn
 	drain_writer(conn, tl, &writer, accept_loss);
 }
 
-/* Where to boot.  Holding the timeline's lock. */
-static XLogRecPtr
-choose_boot_lsn(const Invocation *inv, PGconn *conn, Endpoint *ep, TimelineInfo *tl,
-				XLogRecPtr accept_loss)
+/* Where to boot, and by what right.  Holding the timeline's lock. */
+static void
+make_plan(const Invocation *inv, PGconn *conn, Endpoint *ep, TimelineInfo *tl,
+		  XLogRecPtr accept_loss, BootPlan *plan)
 {
 	XLogRecPtr	insert_lsn;
 
+	boot_plan_init(plan);
+	if (ep->kind == ENDPOINT_PRIMARY && safekeeper_count() > 0)
+	{
+		claim_quorum(conn, ep, tl, option_given(inv, OPT_TAKE_OVER), plan);
+		return;
+	}
 	if (ep->kind == ENDPOINT_PRIMARY)
 	{
 		claim_branch(inv, conn, ep, tl, accept_loss);
-		return tl->last_record_lsn;
+		plan->lsn = tl->last_record_lsn;
+		return;
 	}
 	settle_lsn(inv, conn, ep, tl);
-	if (ep->lsn == InvalidXLogRecPtr)
-		return ps_round_lsn(conn, tl, branch_sync(conn, tl, &insert_lsn));
-	return ep->lsn;
+	plan->lsn = ep->lsn;
+	if (plan->lsn == InvalidXLogRecPtr)
+		plan->lsn = ps_round_lsn(conn, tl, branch_sync(conn, tl, &insert_lsn));
 }
 
 static void
@@ -287,7 +295,7 @@ cmd_endpoint_start(Invocation *inv)
 {
 	const char *name = inv->arg[0];
 	XLogRecPtr	accept_loss = InvalidXLogRecPtr;
-	XLogRecPtr	boot_lsn;
+	BootPlan	plan;
 	char		moved[NEON_ID_HEXLEN + 1];
 	Endpoint	ep;
 	TimelineInfo tl;
@@ -315,13 +323,13 @@ cmd_endpoint_start(Invocation *inv)
 	drain_directory(conn, &ep, accept_loss);
 	tl_lock = timeline_lock(tl.id);
 	ps_refresh(conn, &tl);
-	boot_lsn = choose_boot_lsn(inv, conn, &ep, &tl, accept_loss);
+	make_plan(inv, conn, &ep, &tl, accept_loss, &plan);
 	if (is_new)
 		prepare_endpoint(inv, &ep);
 	else
 		make_endpoint(inv, &ep, true);
 	say_starting(&ep, &tl, is_new, moved);
-	boot_endpoint(conn, &ep, &tl, boot_lsn);
+	boot_endpoint(conn, &ep, &tl, &plan);
 	lock_release(tl_lock);
 	PQfinish(conn);
 	say_started(&ep);
@@ -331,18 +339,24 @@ cmd_endpoint_start(Invocation *inv)
 
 /* ---- stop ---- */
 
-/* After a stop: what only this directory has goes to the pageserver. */
+/*
+ * After a stop: what only this directory has goes to the pageserver.  In quorum
+ * mode there is no such thing; the next writer need not wait for the lease.
+ */
 static void
 drain_after_stop(const Endpoint *ep)
 {
 	PGconn	   *conn = ps_try_connect();
 
-	if (conn == NULL)
+	if (safekeeper_count() > 0)
+		release_lease(conn, ep);
+	else if (conn == NULL)
 	{
 		warn("endpoint \"%s\" is not drained, since the pageserver is not running; its next start does it", ep->name);
 		return;
 	}
-	drain_endpoint(conn, ep, InvalidXLogRecPtr);
+	else
+		drain_endpoint(conn, ep, InvalidXLogRecPtr);
 	PQfinish(conn);
 }
 
@@ -362,7 +376,7 @@ stop_endpoint(Endpoint *ep, bool immediate)
 	endpoint_save(ep);
 	if (ep->kind == ENDPOINT_EPHEMERAL)
 		remove_path_tree(pgdata);
-	else if (ep->kind == ENDPOINT_PRIMARY && !immediate)
+	else if (ep->kind == ENDPOINT_PRIMARY && (!immediate || safekeeper_count() > 0))
 		drain_after_stop(ep);
 }
 

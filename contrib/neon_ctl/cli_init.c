@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * cli_init.c
- *	  neon init: a state directory with its pageserver instance.
+ *	  neon init: a state directory with its storage services.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,35 +10,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "db.h"
 #include "endpoint.h"
 #include "fsutil.h"
+#include "instance.h"
 #include "output.h"
-#include "pageserver.h"
 #include "passfile.h"
 #include "repo.h"
 #include "run.h"
 #include "server.h"
-
-#define INITDB_TIMEOUT	120
-#define PASSWORD_BYTES	24
-
-/* A random password of hexadecimal digits, in a buffer of strf(). */
-static const char *
-new_password(void)
-{
-	char		hex[2 * NEON_ID_HEXLEN + 1];
-	NeonId		a;
-	NeonId		b;
-
-	if (!neon_id_generate(&a) || !neon_id_generate(&b))
-		die(EXIT_GENERAL, "Check the machine's random number source.",
-			"could not generate a password");
-	neon_id_format(&a, hex);
-	neon_id_format(&b, hex + NEON_ID_HEXLEN);
-	hex[2 * PASSWORD_BYTES] = '\0';
-	return strf("%s", hex);
-}
 
 /* --force: only a directory that is ours, with nothing running in it. */
 static void
@@ -46,10 +25,15 @@ check_stopped(void)
 {
 	int			n;
 	char	  **names;
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			ninstances = instance_all(all);
 
-	if (server_in_use(pageserver_pgdata()))
-		die(EXIT_GENERAL, "Stop it by \"neon stop\".", "the pageserver of \"%s\" is running",
-			repo.dir);
+	for (int i = 0; i < ninstances; i++)
+	{
+		if (server_in_use(instance_pgdata(&all[i])))
+			die(EXIT_GENERAL, "Stop it by \"neon stop\".", "the %s of \"%s\" is running",
+				all[i].name, repo.dir);
+	}
 	names = endpoint_names(&n);
 	for (int i = 0; i < n; i++)
 	{
@@ -86,23 +70,57 @@ check_old(const Invocation *inv, bool has_config)
 			"directory \"%s\" is not empty and no state directory of neon", repo.dir);
 }
 
-static int
-choose_pageserver_port(const Invocation *inv)
-{
-	int			port = DEFAULT_PAGESERVER_PORT;
+/* ---- ports ---- */
 
-	if (option_given(inv, OPT_PAGESERVER_PORT))
-		port = option_int(inv, OPT_PAGESERVER_PORT);
-	if (port == 0)
-		return any_free_port();
-	if (!port_is_free(port))
-		die(EXIT_GENERAL, "Choose another one by --pageserver-port (0: any free one).",
+/* Ports of the pageserver ([0]) and of the safekeepers. */
+typedef struct Ports
+{
+	int			n;
+	int			port[MAX_SAFEKEEPERS + 1];
+} Ports;
+
+/* port 0: any free one.  option is the one that would choose another. */
+static void
+take_port(Ports *ports, int port, const char *what, const char *option)
+{
+	bool		any = port == 0;
+	bool		taken;
+
+	do
+	{
+		if (any)
+			port = any_free_port();
+		taken = false;
+		for (int i = 0; i < ports->n; i++)
+			taken |= ports->port[i] == port;
+	} while (any && taken);
+	if (taken || port > 65535)
+		die(EXIT_USAGE, strf("Choose another one by %s (0: any free one).", option),
+			"port %d of %s is %s", port, what, taken ? "that of another service" : "too large");
+	if (!any && !port_is_free(port))
+		die(EXIT_GENERAL, strf("Choose another one by %s (0: any free one).", option),
 			"port %d is already in use", port);
-	return port;
+	ports->port[ports->n++] = port;
 }
 
 static void
-write_config(const Invocation *inv, int port)
+choose_ports(const Invocation *inv, int safekeepers, Ports *ports)
+{
+	int			first = option_given(inv, OPT_SAFEKEEPER_PORT) ?
+		option_int(inv, OPT_SAFEKEEPER_PORT) : DEFAULT_SAFEKEEPER_PORT;
+
+	ports->n = 0;
+	take_port(ports, option_given(inv, OPT_PAGESERVER_PORT) ?
+			  option_int(inv, OPT_PAGESERVER_PORT) : DEFAULT_PAGESERVER_PORT,
+			  "the pageserver", "--pageserver-port");
+	for (int i = 1; i <= safekeepers; i++)
+		take_port(ports, first ? first + i - 1 : 0, strf("safekeeper %d", i), "--safekeeper-port");
+}
+
+/* ---- init ---- */
+
+static void
+write_config(const Invocation *inv, const Ports *ports)
 {
 	bool		trust = option_given(inv, OPT_AUTH) && strcmp(inv->option[OPT_AUTH], "trust") == 0;
 
@@ -111,179 +129,119 @@ write_config(const Invocation *inv, int port)
 	kv_set(&repo.config, "state", "initializing");
 	kv_set(&repo.config, "user", server_user());
 	kv_set(&repo.config, "auth", trust ? "trust" : "scram");
-	kv_set(&repo.config, "safekeepers", "0");
-	kv_set_int(&repo.config, "pageserver_port", port);
+	kv_set_int(&repo.config, "safekeepers", ports->n - 1);
+	kv_set_int(&repo.config, "pageserver_port", ports->port[0]);
 	if (!trust)
+	{
 		kv_set(&repo.config, "pageserver_password", new_password());
+		kv_set(&repo.config, "storage_service_password", new_password());
+	}
+	for (int i = 1; i < ports->n; i++)
+	{
+		kv_set_int(&repo.config, strf("safekeeper.%d.port", i), ports->port[i]);
+		if (!trust)
+			kv_set(&repo.config, strf("safekeeper.%d.password", i), new_password());
+	}
 	repo.trust = trust;
 	config_save();
 }
 
-/* ---- the instance ---- */
-
-static void
-run_initdb(void)
+static int
+choose_safekeepers(const Invocation *inv)
 {
-	const char *argv[20];
-	int			n = 0;
-	char		pwfile[MAXPGPATH];
-	PQExpBufferData output;
+	int			n = option_given(inv, OPT_SAFEKEEPERS) ?
+		option_int(inv, OPT_SAFEKEEPERS) : DEFAULT_SAFEKEEPERS;
 
-	make_path(pwfile, "%s", repo_path("pageserver/initdb.password"));
-	argv[n++] = pg_strdup(pg_program("initdb"));
-	argv[n++] = "-D";
-	argv[n++] = pg_strdup(pageserver_pgdata());
-	argv[n++] = "-U";
-	argv[n++] = SUPERUSER;
-	argv[n++] = "--encoding=UTF8";
-	argv[n++] = "--locale=C";
-	argv[n++] = "--data-checksums";
-	argv[n++] = "--no-instructions";
-	argv[n++] = repo.trust ? "--auth=trust" : "--auth=scram-sha-256";
-	if (!repo.trust)
-	{
-		const char *password = strf("%s\n", kv_get(&repo.config, "pageserver_password"));
-
-		write_file_durably(pwfile, password, strlen(password));
-		at_exit_remove(pwfile);
-		argv[n++] = "--pwfile";
-		argv[n++] = pwfile;
-	}
-	argv[n] = NULL;
-	initPQExpBuffer(&output);
-	if (run_program(argv, &output, INITDB_TIMEOUT, "creating the pageserver's instance") != 0)
-		die(EXIT_GENERAL, "Check the space and the permissions, then run \"neon init --force\".",
-			"initdb failed: %s", output.data);
-	termPQExpBuffer(&output);
-	(void) unlink(pwfile);
-	at_exit_forget(pwfile);
-}
-
-/* A value in single quotes. */
-static void
-append_setting(PQExpBuffer buf, const char *name, const char *value)
-{
-	appendPQExpBuffer(buf, "%s = '", name);
-	for (; *value; value++)
-	{
-		if (*value == '\'' || *value == '\\')
-			appendPQExpBufferChar(buf, *value);
-		appendPQExpBufferChar(buf, *value);
-	}
-	appendPQExpBufferStr(buf, "'\n");
-}
-
-/* Appended to initdb's file: later lines win. */
-static void
-write_instance_conf(int port)
-{
-	static const char *const fixed =
-	"shared_preload_libraries = 'neon_pageserver'\n"
-	"password_encryption = scram-sha-256\n"
-	"fsync = on\n"
-	"wal_level = minimal\n"
-	"max_wal_senders = 0\n"
-	"max_connections = 500\n"
-	"max_worker_processes = 64\n"
-	"max_prepared_transactions = 0\n"
-	"autovacuum_naptime = 5min\n"
-	"log_line_prefix = '%m [%p] '\n"
-	LOG_SETTINGS;
-	char		path[MAXPGPATH];
-	const char *dir = socket_directory(port);
-	PQExpBufferData buf;
-	char	   *old;
-
-	make_path(path, "%s/postgresql.conf", pageserver_pgdata());
-	old = read_small_file(path, 1024 * 1024, NULL);
-	initPQExpBuffer(&buf);
-	appendPQExpBuffer(&buf, "%s\n# ---- neon ----\nport = %d\n", old ? old : "", port);
-	append_setting(&buf, "listen_addresses", LOOPBACK);
-	append_setting(&buf, "unix_socket_directories", dir ? strf("\"%s\"", dir) : "");
-	append_setting(&buf, "neon_pageserver.passfile", repo_path("pageserver/passfile"));
-	appendPQExpBufferStr(&buf, fixed);
-	if (PQExpBufferBroken(&buf))
-		die_oom();
-	write_file_durably(path, buf.data, buf.len);
-	termPQExpBuffer(&buf);
-	free(old);
-}
-
-static void
-write_instance_hba(void)
-{
-	const char *method = repo.trust ? "trust" : "scram-sha-256";
-	char		path[MAXPGPATH];
-	char		hba[1024];
-
-	make_path(path, "%s/pg_hba.conf", pageserver_pgdata());
-	snprintf(hba, sizeof(hba),
-			 "# Who may connect to the pageserver: its superuser and the computes' roles,\n"
-			 "# from this machine.\n"
-			 "local  all  all                %s\n"
-			 "host   all  all  127.0.0.1/32  %s\n", method, method);
-	write_file_durably(path, hba, strlen(hba));
-}
-
-static void
-install_extension(void)
-{
-	PGconn	   *conn = ps_connect();
-
-	PQclear(db_exec(conn, 60, "installing the extension neon_pageserver",
-					"CREATE EXTENSION neon_pageserver", 0));
-	PQfinish(conn);
-}
-
-static void
-check_safekeepers(const Invocation *inv)
-{
-	if (option_given(inv, OPT_SAFEKEEPERS) && option_int(inv, OPT_SAFEKEEPERS) != 0)
+	if (n != 0 && n != 1 && n != 3 && n != 5)
 		die(EXIT_USAGE,
-			"Use \"neon init --safekeepers 0\": laptop mode, which keeps one copy of the data.",
-			"safekeepers are not available in this version");
+			"Use 1, 3 or 5, or 0: laptop mode, which keeps one copy of the data.",
+			"%d is no number of safekeepers", n);
+	if (n == 0 && option_given(inv, OPT_SAFEKEEPER_PORT))
+		die(EXIT_USAGE, "Leave it out, or give --safekeepers 3.",
+			"without safekeepers there is no use for --safekeeper-port");
+	return n;
+}
+
+/* What the services need to come to each other. */
+static void
+write_service_passfiles(const Instance *all, int n)
+{
+	if (repo.trust)
+		return;
+	for (int i = 0; i < n; i++)
+	{
+		char		path[MAXPGPATH];
+
+		make_path(path, "%s", instance_path(&all[i], "passfile"));
+		for (int k = 1; k < n; k++)
+			server_passfile_put(path, all[k].port, STORAGE_ROLE,
+								kv_get_default(&repo.config, "storage_service_password", ""));
+	}
+}
+
+static void
+create_instances(void)
+{
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			n = instance_all(all);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (i == 0)
+			say("Initializing pageserver node 1 at '%s:%d' in \"%s\"", LOOPBACK, all[i].port,
+				repo.dir);
+		else
+			say("Initializing safekeeper %d at '%s:%d' in \"%s\"", all[i].id, LOOPBACK,
+				all[i].port, repo_path("%s", all[i].dir));
+		instance_create(&all[i]);
+	}
+	write_service_passfiles(all, n);
+}
+
+static void
+print_result(void)
+{
+	PQExpBufferData buf;
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			n = instance_all(all);
+
+	if (n == 1)
+		say("Laptop mode: there are no safekeepers, so one copy of the data is kept on this machine.");
+	else
+		say("Commits are kept by %d of %d safekeepers.", (n - 1) / 2 + 1, n - 1);
+	if (!output_json)
+		return;
+	json_begin(&buf);
+	json_string(&buf, "repo_dir", repo.dir);
+	json_number(&buf, "pageserver_port", all[0].port);
+	json_number(&buf, "safekeepers", n - 1);
+	for (int i = 1; i < n; i++)
+		json_number(&buf, strf("safekeeper_%d_port", i), all[i].port);
+	json_string(&buf, "auth", repo.trust ? "trust" : "scram");
+	json_end_print(&buf);
 }
 
 int
 cmd_init(Invocation *inv)
 {
 	bool		has_config;
-	int			port;
-	char		passfile[MAXPGPATH];
+	int			safekeepers = choose_safekeepers(inv);
+	Ports		ports;
 
-	check_safekeepers(inv);
 	has_config = repo_prepare(inv);
 	check_old(inv, has_config);
-	port = choose_pageserver_port(inv);
+	choose_ports(inv, safekeepers, &ports);
 	if (has_config)
 		wipe_old();
-	write_config(inv, port);
-	say("Initializing pageserver node 1 at '%s:%d' in \"%s\"", LOOPBACK, port, repo.dir);
+	write_config(inv, &ports);
 	make_directory(repo_path("run"));
 	make_directory(repo_path("endpoints"));
-	make_directory(repo_path("pageserver"));
-	run_initdb();
-	make_path(passfile, "%s", repo_path("pageserver/passfile"));
-	write_file_durably(passfile, "", 0);
-	write_instance_conf(port);
-	write_instance_hba();
-	start_pageserver();
-	install_extension();
-	stop_pageserver(false);
+	if (safekeepers > 0)
+		make_directory(repo_path("safekeepers"));
+	create_instances();
 	sync_tree(repo.dir);
 	kv_set(&repo.config, "state", "ready");
 	config_save();
-	say("Laptop mode: there are no safekeepers, so one copy of the data is kept on this machine.");
-	if (output_json)
-	{
-		PQExpBufferData buf;
-
-		json_begin(&buf);
-		json_string(&buf, "repo_dir", repo.dir);
-		json_number(&buf, "pageserver_port", port);
-		json_number(&buf, "safekeepers", 0);
-		json_string(&buf, "auth", repo.trust ? "trust" : "scram");
-		json_end_print(&buf);
-	}
+	print_result();
 	return EXIT_OK;
 }

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * cli_services.c
- *	  neon start, stop, status; neon pageserver start, stop, status, logs.
+ *	  neon start, stop, status; neon pageserver and neon safekeeper start,
+ *	  stop, status, logs.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,140 +12,11 @@
 #include <unistd.h>
 
 #include "endpoint.h"
-#include "fsutil.h"
+#include "instance.h"
 #include "output.h"
-#include "passfile.h"
 #include "repo.h"
-#include "run.h"
 
-#define START_TIMEOUT	120
-#define STOP_TIMEOUT	60
-
-/* ---- the pageserver ---- */
-
-void
-start_pageserver(void)
-{
-	const char *argv[10];
-	char		pgdata[MAXPGPATH];
-	char		log[MAXPGPATH];
-	char		program[MAXPGPATH];
-	char		port[MAXPGPATH];
-	char		passfile[MAXPGPATH];
-	char		sockets[MAXPGPATH];
-	const char *socket_dir;
-	ServerInfo	info;
-
-	make_path(pgdata, "%s", pageserver_pgdata());
-	make_path(log, "%s", pageserver_log());
-	make_path(program, "%s", pg_program("postgres"));
-	server_info(pgdata, &info);
-	if (info.state == SERVER_ORPHANED)
-		server_stop(pgdata, STOP_IMMEDIATE, 0, "the pageserver");
-	if (!port_is_free(pageserver_port()))
-		die(EXIT_GENERAL,
-			"End what listens there, or change pageserver_port in the state directory's config.",
-			"port %d of the pageserver is already in use", pageserver_port());
-	server_clear_leftovers(pgdata, pageserver_port());
-	make_path(port, "port=%d", pageserver_port());
-	make_path(passfile, "neon_pageserver.passfile=%s", repo_path("pageserver/passfile"));
-	socket_dir = socket_directory(pageserver_port());
-	make_path(sockets, "unix_socket_directories=%s", socket_dir ? strf("\"%s\"", socket_dir) : "");
-
-	/*
-	 * What depends on DIR's place and config is in postgresql.conf too, for
-	 * pg_ctl; but a copy of DIR works at another place by these.
-	 */
-	argv[0] = program;
-	argv[1] = "-D";
-	argv[2] = pgdata;
-	argv[3] = "-c";
-	argv[4] = port;
-	argv[5] = "-c";
-	argv[6] = passfile;
-	argv[7] = "-c";
-	argv[8] = sockets;
-	argv[9] = NULL;
-	server_start(argv, pgdata, log, "the pageserver", "neon pageserver logs", START_TIMEOUT);
-	if (!repo.trust)
-		user_passfile_put(socket_directory(pageserver_port()), pageserver_port(), SUPERUSER,
-						  kv_get_default(&repo.config, "pageserver_password", ""));
-}
-
-void
-stop_pageserver(bool immediate)
-{
-	char		pgdata[MAXPGPATH];
-
-	make_path(pgdata, "%s", pageserver_pgdata());
-	server_stop(pgdata, immediate ? STOP_IMMEDIATE : STOP_FAST, STOP_TIMEOUT, "the pageserver");
-}
-
-static void
-print_service(const char *service, const char *state, int port, int pid)
-{
-	PQExpBufferData buf;
-
-	if (!output_json)
-		return;
-	json_begin(&buf);
-	json_string(&buf, "service", service);
-	json_string(&buf, "status", state);
-	json_number(&buf, "port", port);
-	json_number(&buf, "pid", pid);
-	json_end_print(&buf);
-}
-
-/* False if it ran already. */
-static bool
-ensure_pageserver(void)
-{
-	int			lock = lock_acquire("pageserver", START_TIMEOUT + 10, NULL);
-	ServerInfo	info;
-	bool		started = false;
-
-	server_info(pageserver_pgdata(), &info);
-	if (info.state != SERVER_RUNNING)
-	{
-		say("Starting pageserver node 1 at '%s:%d' in \"%s\".", LOOPBACK, pageserver_port(),
-			repo_path("pageserver"));
-		start_pageserver();
-		server_info(pageserver_pgdata(), &info);
-		say("pageserver started, pid: %d", (int) info.pid);
-		started = true;
-	}
-	else
-		say("pageserver is already running, pid: %d", (int) info.pid);
-	lock_release(lock);
-	return started;
-}
-
-int
-cmd_pageserver_start(Invocation *inv)
-{
-	ServerInfo	info;
-
-	(void) ensure_pageserver();
-	server_info(pageserver_pgdata(), &info);
-	print_service("pageserver", "running", pageserver_port(), (int) info.pid);
-	return EXIT_OK;
-}
-
-int
-cmd_pageserver_stop(Invocation *inv)
-{
-	int			lock = lock_acquire("pageserver", START_TIMEOUT + 10, NULL);
-	ServerInfo	info;
-
-	server_info(pageserver_pgdata(), &info);
-	if (info.state == SERVER_STOPPED || info.state == SERVER_CRASHED)
-		die(EXIT_NOT_RUNNING, "Start it by \"neon start\".", "the pageserver is not running");
-	stop_pageserver(option_immediate(inv));
-	lock_release(lock);
-	say("pageserver stopped");
-	print_service("pageserver", "stopped", pageserver_port(), 0);
-	return EXIT_OK;
-}
+/* ---- one service, or all of a kind ---- */
 
 static const char *
 state_name(ServerState state)
@@ -162,25 +34,198 @@ state_name(ServerState state)
 	return "crashed";
 }
 
+/* The instances that "neon pageserver" or "neon safekeeper [ID]" means. */
+static int
+chosen_instances(const Invocation *inv, bool safekeepers, Instance *chosen)
+{
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			n = instance_all(all);
+	int			found = 0;
+
+	if (safekeepers && n == 1)
+		die(EXIT_GENERAL, "Make a state directory with safekeepers by \"neon init --safekeepers 3\".",
+			"\"%s\" has no safekeepers", repo.dir);
+	for (int i = 0; i < n; i++)
+	{
+		if ((all[i].id > 0) != safekeepers ||
+			(inv->nargs > 0 && strcmp(inv->arg[0], strf("%d", all[i].id)) != 0))
+			continue;
+		chosen[found++] = all[i];
+	}
+	if (found == 0)
+		die(EXIT_USAGE, strf("They are numbered from 1 to %d.", n - 1),
+			"there is no safekeeper \"%s\"", inv->arg[0]);
+	return found;
+}
+
+static void
+start_instance(const Instance *inst)
+{
+	ServerInfo	info;
+	bool		started;
+
+	server_info(instance_pgdata(inst), &info);
+	if (info.state != SERVER_RUNNING)
+	{
+		if (inst->id == 0)
+			say("Starting pageserver node 1 at '%s:%d' in \"%s\".", LOOPBACK, inst->port,
+				repo_path("%s", inst->dir));
+		else
+			say("Starting safekeeper at '%s:%d' in \"%s\".", LOOPBACK, inst->port,
+				repo_path("%s", inst->dir));
+	}
+	started = instance_start(inst);
+	server_info(instance_pgdata(inst), &info);
+	say(started ? "%s started, pid: %d" : "%s is already running, pid: %d", inst->name,
+		(int) info.pid);
+}
+
+/*
+ * One service is one JSON object, safekeepers are an array of them.  Returns
+ * whether all run.
+ */
+static bool
+print_services(const Instance *list, int n, bool as_array)
+{
+	static const char *const names[] = {"service", "id", "status", "port", "pid"};
+	Table	   *table = table_new(5, names, names);
+	bool		all_run = true;
+
+	for (int c = 1; c < 5; c++)
+	{
+		if (c != 2)
+			table_number_column(table, c);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		ServerInfo	info;
+
+		server_info(instance_pgdata(&list[i]), &info);
+		all_run &= info.state == SERVER_RUNNING;
+		table_cell(table, list[i].service);
+		table_cell(table, strf("%d", Max(list[i].id, 1)));
+		table_cell(table, state_name(info.state));
+		table_cell(table, strf("%d", list[i].port));
+		table_cell(table, strf("%d", (int) info.pid));
+	}
+	if (output_json && as_array)
+		table_print(table);
+	else if (output_json)
+		table_print_object(table);
+	return all_run;
+}
+
+static int
+services_start(Invocation *inv, bool safekeepers)
+{
+	Instance	list[MAX_SAFEKEEPERS + 1];
+	int			n = chosen_instances(inv, safekeepers, list);
+
+	for (int i = 0; i < n; i++)
+		start_instance(&list[i]);
+	(void) print_services(list, n, safekeepers);
+	return EXIT_OK;
+}
+
+static int
+services_stop(Invocation *inv, bool safekeepers)
+{
+	Instance	list[MAX_SAFEKEEPERS + 1];
+	int			n = chosen_instances(inv, safekeepers, list);
+	int			stopped = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (!instance_stop(&list[i], option_immediate(inv)))
+			continue;
+		say("%s stopped", list[i].name);
+		stopped++;
+	}
+	if (stopped == 0)
+		die(EXIT_NOT_RUNNING, "Start it by \"neon start\".", "the %s is not running",
+			n == 1 ? list[0].name : list[0].service);
+	(void) print_services(list, n, safekeepers);
+	return EXIT_OK;
+}
+
+static int
+services_status(Invocation *inv, bool safekeepers)
+{
+	Instance	list[MAX_SAFEKEEPERS + 1];
+	int			n = chosen_instances(inv, safekeepers, list);
+
+	for (int i = 0; i < n; i++)
+	{
+		ServerInfo	info;
+
+		server_info(instance_pgdata(&list[i]), &info);
+		if (info.state == SERVER_RUNNING)
+			say("%s is running at %s:%d, pid: %d", list[i].name, LOOPBACK, list[i].port,
+				(int) info.pid);
+		else
+			say("%s is not running (%s)", list[i].name, state_name(info.state));
+	}
+	return print_services(list, n, safekeepers) ? EXIT_OK : EXIT_NOT_RUNNING;
+}
+
+static int
+services_logs(Invocation *inv, bool safekeepers)
+{
+	Instance	list[MAX_SAFEKEEPERS + 1];
+	int			n = chosen_instances(inv, safekeepers, list);
+
+	if (n > 1)
+		die(EXIT_USAGE, strf("Give a number from 1 to %d.", n), "there are %d safekeepers", n);
+	server_print_log(instance_log(&list[0]), strf("the %s", list[0].name));
+	return EXIT_OK;
+}
+
+int
+cmd_pageserver_start(Invocation *inv)
+{
+	return services_start(inv, false);
+}
+
+int
+cmd_pageserver_stop(Invocation *inv)
+{
+	return services_stop(inv, false);
+}
+
 int
 cmd_pageserver_status(Invocation *inv)
 {
-	ServerInfo	info;
-
-	server_info(pageserver_pgdata(), &info);
-	print_service("pageserver", state_name(info.state), pageserver_port(), (int) info.pid);
-	if (info.state == SERVER_RUNNING)
-		say("pageserver is running at %s:%d, pid: %d", LOOPBACK, pageserver_port(), (int) info.pid);
-	else
-		say("pageserver is not running (%s)", state_name(info.state));
-	return info.state == SERVER_RUNNING ? EXIT_OK : EXIT_NOT_RUNNING;
+	return services_status(inv, false);
 }
 
 int
 cmd_pageserver_logs(Invocation *inv)
 {
-	server_print_log(pageserver_log(), "the pageserver");
-	return EXIT_OK;
+	return services_logs(inv, false);
+}
+
+int
+cmd_safekeeper_start(Invocation *inv)
+{
+	return services_start(inv, true);
+}
+
+int
+cmd_safekeeper_stop(Invocation *inv)
+{
+	return services_stop(inv, true);
+}
+
+int
+cmd_safekeeper_status(Invocation *inv)
+{
+	return services_status(inv, true);
+}
+
+int
+cmd_safekeeper_logs(Invocation *inv)
+{
+	return services_logs(inv, true);
 }
 
 /* ---- everything ---- */
@@ -222,17 +267,20 @@ int
 cmd_start(Invocation *inv)
 {
 	int			result = EXIT_OK;
-	ServerInfo	info;
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			n = instance_all(all);
 
-	(void) ensure_pageserver();
+	for (int i = 0; i < n; i++)
+		start_instance(&all[i]);
 	if (option_given(inv, OPT_ENDPOINTS))
 	{
-		int			n;
-		char	  **names = endpoint_names(&n);
+		int			nnames;
+		char	  **names = endpoint_names(&nnames);
 
-		for (int i = 0; i < n; i++)
+		for (int i = 0; i < nnames; i++)
 		{
 			Endpoint	ep;
+			ServerInfo	info;
 
 			endpoint_load(&ep, names[i]);
 			server_info(endpoint_path(&ep, "pgdata"), &info);
@@ -240,12 +288,11 @@ cmd_start(Invocation *inv)
 				for_endpoint(inv, names[i], cmd_endpoint_start, &result);
 		}
 	}
-	server_info(pageserver_pgdata(), &info);
-	print_service("pageserver", "running", pageserver_port(), (int) info.pid);
+	(void) print_services(all, 1, false);
 	return result;
 }
 
-/* Running, or dead and with something that the pageserver lacks; conn may be NULL. */
+/* Running, or dead and with something that the storage lacks; conn may be NULL. */
 static bool
 endpoint_needs_stop(PGconn *conn, const Endpoint *ep, bool immediate)
 {
@@ -257,14 +304,12 @@ endpoint_needs_stop(PGconn *conn, const Endpoint *ep, bool immediate)
 	return conn != NULL && !immediate && endpoint_needs_drain(conn, ep);
 }
 
-int
-cmd_stop(Invocation *inv)
+static void
+stop_endpoints(Invocation *inv, int *result)
 {
-	int			result = EXIT_OK;
 	int			n;
 	char	  **names = endpoint_names(&n);
 	PGconn	   *conn = ps_try_connect();
-	ServerInfo	info;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -275,7 +320,7 @@ cmd_stop(Invocation *inv)
 		if (!ep.exists || !endpoint_needs_stop(conn, &ep, option_immediate(inv)))
 			continue;
 		wanted = ep.wanted;
-		for_endpoint(inv, names[i], cmd_endpoint_stop, &result);
+		for_endpoint(inv, names[i], cmd_endpoint_stop, result);
 		/* "neon start --endpoints" shall bring it back. */
 		endpoint_load(&ep, names[i]);
 		if (ep.exists && wanted && !ep.wanted)
@@ -285,19 +330,33 @@ cmd_stop(Invocation *inv)
 		}
 	}
 	PQfinish(conn);
-	server_info(pageserver_pgdata(), &info);
-	if (info.state == SERVER_RUNNING || info.state == SERVER_ORPHANED)
-	{
-		int			lock = lock_acquire("pageserver", START_TIMEOUT + 10, NULL);
+}
 
-		stop_pageserver(option_immediate(inv));
-		lock_release(lock);
-		say("pageserver stopped");
-	}
-	else
-		say("pageserver is not running");
-	print_service("pageserver", "stopped", pageserver_port(), 0);
+int
+cmd_stop(Invocation *inv)
+{
+	int			result = EXIT_OK;
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			n = instance_all(all);
+
+	stop_endpoints(inv, &result);
+	for (int i = 0; i < n; i++)
+		say(instance_stop(&all[i], option_immediate(inv)) ? "%s stopped" : "%s is not running",
+			all[i].name);
+	(void) print_services(all, 1, false);
 	return result;
+}
+
+static void
+status_row(Table *table, const char *service, const char *pgdata, int port)
+{
+	ServerInfo	info;
+
+	server_info(pgdata, &info);
+	table_cell(table, service);
+	table_cell(table, strf("%s:%d", LOOPBACK, port));
+	table_cell(table, info.pid ? strf("%d", (int) info.pid) : NULL);
+	table_cell(table, state_name(info.state));
 }
 
 int
@@ -306,28 +365,28 @@ cmd_status(Invocation *inv)
 	static const char *const titles[] = {"SERVICE", "ADDRESS", "PID", "STATUS"};
 	static const char *const json_names[] = {"service", "address", "pid", "status"};
 	Table	   *table = table_new(4, titles, json_names);
-	ServerInfo	pageserver;
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			ninstances = instance_all(all);
+	bool		all_run = true;
 	int			n;
 	char	  **names = endpoint_names(&n);
 
 	table_number_column(table, 2);
-	server_info(pageserver_pgdata(), &pageserver);
-	table_cell(table, "pageserver");
-	table_cell(table, strf("%s:%d", LOOPBACK, pageserver_port()));
-	table_cell(table, pageserver.pid ? strf("%d", (int) pageserver.pid) : NULL);
-	table_cell(table, state_name(pageserver.state));
+	for (int i = 0; i < ninstances; i++)
+	{
+		ServerInfo	info;
+
+		status_row(table, all[i].name, instance_pgdata(&all[i]), all[i].port);
+		server_info(instance_pgdata(&all[i]), &info);
+		all_run &= info.state == SERVER_RUNNING;
+	}
 	for (int i = 0; i < n; i++)
 	{
 		Endpoint	ep;
-		ServerInfo	info;
 
 		endpoint_load(&ep, names[i]);
-		server_info(endpoint_path(&ep, "pgdata"), &info);
-		table_cell(table, strf("endpoint %s", names[i]));
-		table_cell(table, strf("%s:%d", LOOPBACK, ep.port));
-		table_cell(table, info.pid ? strf("%d", (int) info.pid) : NULL);
-		table_cell(table, state_name(info.state));
+		status_row(table, strf("endpoint %s", names[i]), endpoint_path(&ep, "pgdata"), ep.port);
 	}
 	table_print(table);
-	return pageserver.state == SERVER_RUNNING ? EXIT_OK : EXIT_NOT_RUNNING;
+	return all_run ? EXIT_OK : EXIT_NOT_RUNNING;
 }

@@ -8,6 +8,7 @@
 #include "cli.h"
 
 #include "db.h"
+#include "election.h"
 #include "endpoint.h"
 #include "fsutil.h"
 #include "neon_id.h"
@@ -72,20 +73,10 @@ save_secrets(const char *tenant)
 	config_reload();
 	for (int i = 0; i < lengthof(secret_names) && !repo.trust; i++)
 	{
-		char		hex[2 * NEON_ID_HEXLEN + 1];
-		NeonId		a;
-		NeonId		b;
 		const char *key = strf("tenant.%s.%s_password", tenant, secret_names[i]);
 
-		if (kv_get(&repo.config, key) != NULL)
-			continue;
-		if (!neon_id_generate(&a) || !neon_id_generate(&b))
-			die(EXIT_GENERAL, "Check the machine's random number source.",
-				"could not generate a password");
-		neon_id_format(&a, hex);
-		neon_id_format(&b, hex + NEON_ID_HEXLEN);
-		hex[48] = '\0';
-		kv_set(&repo.config, key, hex);
+		if (kv_get(&repo.config, key) == NULL)
+			kv_set(&repo.config, key, new_password());
 	}
 	config_save();
 	lock_release(lock);
@@ -175,6 +166,7 @@ cmd_tenant_create(Invocation *inv)
 
 	check_segsize(inv);
 	conn = ps_connect();
+	election_check_running("creating a tenant");
 	choose_id(inv, tenant);
 	if (tenant_exists(conn, tenant))
 		die(EXIT_GENERAL, "Give another id, or none.", "there is a tenant %s already", tenant);
@@ -186,6 +178,7 @@ cmd_tenant_create(Invocation *inv)
 		forget_tenant(tenant);
 	db_check(conn, res, "Look into the pageserver's log: \"neon pageserver logs\".");
 	say("tenant %s successfully created on the pageserver", tenant);
+	election_create_timeline(conn, tenant, db_value(res, 0, "timeline_id"));
 	say("Created an initial timeline '%s' at Lsn %s for tenant: %s",
 		db_value(res, 0, "timeline_id"), db_value(res, 0, "lsn"), tenant);
 	if (option_given(inv, OPT_SET_DEFAULT))
@@ -265,6 +258,17 @@ check_no_endpoints(const char *tenant, const char *timeline, const char *what)
 	}
 }
 
+static void
+delete_on_safekeepers(PGconn *conn, const char *tenant)
+{
+	int			n;
+	TimelineInfo *all = ps_timelines(conn, tenant, &n);
+
+	for (int i = 0; i < n; i++)
+		election_delete_timeline(conn, &all[i]);
+	free(all);
+}
+
 int
 cmd_tenant_delete(Invocation *inv)
 {
@@ -276,8 +280,10 @@ cmd_tenant_delete(Invocation *inv)
 	conn = ps_connect();
 	if (!tenant_exists(conn, tenant))
 		die(EXIT_GENERAL, "See \"neon tenant list\".", "there is no tenant %s", tenant);
+	delete_on_safekeepers(conn, tenant);
 	PQclear(db_exec(conn, 120, "deleting the tenant", "SELECT neon_pageserver.tenant_delete($1)",
 					1, tenant));
+	election_forget_tenant(tenant);
 	forget_tenant(tenant);
 	say("tenant %s deleted", tenant);
 	PQfinish(conn);

@@ -8,6 +8,7 @@
 #include "cli.h"
 
 #include "db.h"
+#include "election.h"
 #include "endpoint.h"
 #include "output.h"
 #include "pageserver.h"
@@ -177,6 +178,7 @@ cmd_timeline_branch(Invocation *inv)
 			at_lsn = lsn;
 	}
 	ps_branch_create(conn, &tl, name, at_lsn, at_time, id, &lsn);
+	election_create_timeline(conn, tenant, id);
 	lock_release(lock);
 	print_created(id, name, lsn, tenant, tl.name);
 	PQfinish(conn);
@@ -197,10 +199,12 @@ cmd_timeline_create(Invocation *inv)
 	if (name == NULL)
 		die(EXIT_USAGE, "Usage: neon timeline create --branch-name NAME",
 			"\"neon timeline create\" needs --branch-name");
+	election_check_running("creating a branch");
 	conn = ps_connect();
 	res = db_exec(conn, CREATE_TIMEOUT, "creating the timeline (initdb)",
 				  "SELECT * FROM neon_pageserver.timeline_create($1, $2, $3)", 3,
 				  tenant, name, creation_options(conn, inv, tenant, false));
+	election_create_timeline(conn, tenant, db_value(res, 0, "timeline_id"));
 	(void) parse_lsn(db_value(res, 0, "lsn"), &lsn);
 	print_created(db_value(res, 0, "timeline_id"), name, lsn, tenant, NULL);
 	PQclear(res);
@@ -223,6 +227,23 @@ cmd_timeline_rename(Invocation *inv)
 	return EXIT_OK;
 }
 
+/* The pageserver refuses it, too, but the safekeepers are asked first. */
+static void
+check_no_branches(PGconn *conn, const TimelineInfo *tl)
+{
+	int			n;
+	TimelineInfo *all = ps_timelines(conn, tl->tenant, &n);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (strcmp(all[i].ancestor, tl->id) == 0)
+			die(EXIT_GENERAL, "Delete its branches first.",
+				"branch \"%s\" cannot be deleted because branch \"%s\" comes from it", tl->name,
+				all[i].name);
+	}
+	free(all);
+}
+
 int
 cmd_timeline_delete(Invocation *inv)
 {
@@ -234,6 +255,8 @@ cmd_timeline_delete(Invocation *inv)
 	ps_find_timeline(conn, tenant, inv->arg[0], &tl);
 	lock = timeline_lock(tl.id);
 	check_no_endpoints(tenant, tl.id, strf("branch \"%s\"", tl.name));
+	check_no_branches(conn, &tl);
+	election_delete_timeline(conn, &tl);
 	PQclear(db_exec(conn, 120, "deleting the branch",
 					"SELECT neon_pageserver.timeline_delete($1, $2)", 2, tenant, tl.id));
 	lock_release(lock);

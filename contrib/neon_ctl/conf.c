@@ -17,7 +17,9 @@
 #include <unistd.h>
 
 #include "fsutil.h"
+#include "instance.h"
 #include "output.h"
+#include "quorum.h"
 #include "repo.h"
 #include "run.h"
 
@@ -25,13 +27,15 @@
 #define MAX_ARGS		96
 #define DEFAULT_SEGMENT_SIZE	(16 * 1024 * 1024)
 #define MIN_WAL_SEGMENTS	5
+#define INCLUDE_NEON_CONF	"include_if_exists = 'neon.conf'\n"
+#define NEON_CONF_HEAD		"# Written by neon at each start; do not change it.\n"
 
 /* Set by neon itself; not by endpoint config. */
 static const char *const guarded[] = {
 	"archive_mode", "config_file", "data_directory", "external_pid_file", "fsync", "hba_file",
 	"hot_standby", "ident_file", "max_slot_wal_keep_size", "neon.conf_dir", "neon.endpoint_id",
-	"neon.pageserver_connstring", "neon.safekeepers", "neon.storage_conninfo", "neon.tenant_id",
-	"neon.timeline_id", "port", "restart_after_crash", "unix_socket_directories", NULL
+	"neon.config_generation", "neon.pageserver_connstring", "neon.safekeeper_connstring",
+	"neon.safekeepers", "neon.storage_conninfo", "neon.tenant_id", "neon.timeline_id", "port", "restart_after_crash", "unix_socket_directories", NULL
 };
 
 /* ---- the files ---- */
@@ -69,7 +73,9 @@ conf_create(const Endpoint *ep)
 				"# A file for each day of the week, in the directory log beside this one.\n"
 				LOG_SETTINGS
 				"\n"
-				"include = 'settings.conf'\n");
+				"include = 'settings.conf'\n"
+				INCLUDE_NEON_CONF);
+	create_file(ep, "neon.conf", NEON_CONF_HEAD);
 	create_file(ep, "settings.conf", "# Written by \"neon endpoint config\".\n");
 	create_file(ep, "postgresql.auto.conf", "# Written by ALTER SYSTEM.\n");
 	create_file(ep, "pg_ident.conf", "# MAPNAME  SYSTEM-USERNAME  PG-USERNAME\n");
@@ -84,6 +90,76 @@ conf_create(const Endpoint *ep)
 			 method, everywhere, method,
 			 repo.trust ? "host    all          all           ::1/128       trust\n" : "", method);
 	create_file(ep, "pg_hba.conf", hba);
+}
+
+/* An endpoint's own postgresql.conf, which may be older than safekeepers, includes neon.conf. */
+static void
+include_neon_conf(const Endpoint *ep)
+{
+	char		path[MAXPGPATH];
+	char	   *old;
+	PQExpBufferData new;
+
+	make_path(path, "%s", endpoint_path(ep, "conf/postgresql.conf"));
+	old = read_small_file(path, CONF_LIMIT, NULL);
+	if (old != NULL && strstr(old, INCLUDE_NEON_CONF) == NULL)
+	{
+		initPQExpBuffer(&new);
+		appendPQExpBuffer(&new, "%s\n" INCLUDE_NEON_CONF, old);
+		if (PQExpBufferBroken(&new))
+			die_oom();
+		write_file_durably(path, new.data, new.len);
+		termPQExpBuffer(&new);
+	}
+	free(old);
+}
+
+/* "ID:NODE:HOST:PORT,...", in a joint configuration the old ones; the new ones. */
+static void
+append_members(PQExpBuffer buf, const NeonMembers *set)
+{
+	for (int list = 0; list < (set->joint ? 2 : 1); list++)
+	{
+		const char *separator = list ? ";" : "";
+
+		for (int i = 0; i < set->n; i++)
+		{
+			const NeonMember *m = &set->member[i];
+
+			if (set->joint && !(list ? m->is_new : m->is_old))
+				continue;
+			appendPQExpBuffer(buf, "%s%d:%s:%s:%d", separator, m->id, m->node, m->host, m->port);
+			separator = ",";
+		}
+	}
+}
+
+void
+conf_write_quorum(const Endpoint *ep, const Quorum *quorum, const char *boot_id)
+{
+	PQExpBufferData buf;
+	PQExpBufferData members;
+	char		names[NEON_QUORUM_TEXT_MAX];
+	NeonId		id;
+
+	initPQExpBuffer(&buf);
+	appendPQExpBufferStr(&buf, NEON_CONF_HEAD);
+	if (quorum != NULL)
+	{
+		(void) neon_id_parse(boot_id, &id);
+		initPQExpBuffer(&members);
+		append_members(&members, &quorum->set);
+		conf_append_setting(&buf, "neon.safekeepers", members.data);
+		appendPQExpBuffer(&buf, "neon.config_generation = " INT64_FORMAT "\n", quorum->generation);
+		conf_append_setting(&buf, "synchronous_standby_names",
+							members_quorum_text(&quorum->set, &id, names));
+		termPQExpBuffer(&members);
+	}
+	if (PQExpBufferBroken(&buf))
+		die_oom();
+	write_file_durably(endpoint_path(ep, "conf/neon.conf"), buf.data, buf.len);
+	termPQExpBuffer(&buf);
+	include_neon_conf(ep);
 }
 
 static void
@@ -169,8 +245,8 @@ line_sets(const char *line, const char *name)
 	return pg_strncasecmp(line, name, len) == 0 && strncmp(line + len, " = ", 3) == 0;
 }
 
-static void
-append_setting(PQExpBuffer buf, const char *name, const char *value)
+void
+conf_append_setting(PQExpBuffer buf, const char *name, const char *value)
 {
 	appendPQExpBuffer(buf, "%s = '", name);
 	for (; *value; value++)
@@ -233,6 +309,9 @@ conf_set(const Endpoint *ep, const char *name, const char *value)
 	PQExpBufferData answer;
 
 	check_setting_name(name);
+	if (safekeeper_count() > 0 && pg_strcasecmp(name, "synchronous_standby_names") == 0)
+		die(EXIT_USAGE, "Leave it as it is.",
+			"setting \"%s\" is made by neon and cannot be changed", "synchronous_standby_names");
 	check_wal_level(name, value);
 	make_path(path, "%s", endpoint_path(ep, "conf/settings.conf"));
 	old = read_small_file(path, CONF_LIMIT, NULL);
@@ -246,7 +325,7 @@ conf_set(const Endpoint *ep, const char *name, const char *value)
 		line += strnlen(line, len);
 	}
 	if (value != NULL)
-		append_setting(&new, name, value);
+		conf_append_setting(&new, name, value);
 	if (PQExpBufferBroken(&new))
 		die_oom();
 	write_file_durably(path, new.data, new.len);
@@ -354,7 +433,7 @@ files_mention(const Endpoint *ep, const char *name)
 		char	   *data = read_small_file(endpoint_path(ep, strf("conf/%s", files[i])),
 										   CONF_LIMIT, NULL);
 		const char *p = data;
-		int			includes = (i == 0) ? -1 : 0;	/* settings.conf is ours */
+		int			includes = (i == 0) ? -2 : 0;	/* settings.conf and neon.conf are ours */
 
 		for (; p != NULL && *p && !found; p++)
 		{
@@ -453,7 +532,7 @@ append_conn_value(PQExpBuffer buf, const char *value)
 }
 
 static void
-add_identity(Args *args, const Endpoint *ep)
+add_identity(Args *args, const Endpoint *ep, bool in_quorum)
 {
 	PQExpBufferData conn;
 
@@ -461,10 +540,23 @@ add_identity(Args *args, const Endpoint *ep)
 	add_setting(args, "neon.timeline_id", ep->timeline);
 	add_setting(args, "neon.endpoint_id", ep->name);
 	add_setting(args, "neon.conf_dir", endpoint_path(ep, "conf"));
-	add_setting(args, "neon.safekeepers", "");
+	/* What may change under a running server is in neon.conf. */
+	if (!in_quorum)
+		add_setting(args, "neon.safekeepers", "");
+	else
+	{
+		initPQExpBuffer(&conn);
+		appendPQExpBuffer(&conn, "user=tenant_%s dbname=%s sslmode=disable passfile=", ep->tenant,
+						  MAINTENANCE_DB);
+		append_conn_value(&conn, endpoint_path(ep, "passfile"));
+		if (PQExpBufferBroken(&conn))
+			die_oom();
+		add_setting(args, "neon.safekeeper_connstring", conn.data);
+		termPQExpBuffer(&conn);
+	}
 	initPQExpBuffer(&conn);
 	appendPQExpBuffer(&conn, "host=%s port=%d user=tenant_%s dbname=%s sslmode=disable passfile=",
-					  LOOPBACK, pageserver_port(), ep->tenant, MAINTENANCE_DB);
+					  LOOPBACK, instance_pageserver().port, ep->tenant, MAINTENANCE_DB);
 	append_conn_value(&conn, endpoint_path(ep, "passfile"));
 	if (PQExpBufferBroken(&conn))
 		die_oom();
@@ -488,7 +580,8 @@ add_min_wal_size(Args *args, const Endpoint *ep, const char *pgdata, const KvFil
 }
 
 const char **
-conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot, bool subscriptions)
+conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot, bool subscriptions,
+				  bool in_quorum)
 {
 	Args		args = {0, pg_malloc0(MAX_ARGS * sizeof(char *))};
 
@@ -500,7 +593,7 @@ conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot, bo
 	add_setting(&args, "ident_file", endpoint_path(ep, "conf/pg_ident.conf"));
 	add_libraries(&args, ep, pgdata);
 	add_addresses(&args, ep, pgdata);
-	add_setting(&args, "fsync", "on");
+	add_setting(&args, "fsync", in_quorum ? "off" : "on");
 	add_setting(&args, "full_page_writes", user_setting(ep, pgdata, "full_page_writes", "off"));
 	add_setting(&args, "restart_after_crash", "off");
 	add_setting(&args, "max_slot_wal_keep_size", "-1");
@@ -512,6 +605,6 @@ conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot, bo
 	add_min_wal_size(&args, ep, pgdata, boot);
 	if (!subscriptions)
 		add_setting(&args, "max_logical_replication_workers", "0");
-	add_identity(&args, ep);
+	add_identity(&args, ep, in_quorum);
 	return args.argv;
 }

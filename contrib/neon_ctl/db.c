@@ -21,9 +21,8 @@ ignore_notice(void *arg, const PGresult *result)
 {
 }
 
-/* First line of libpq's message, without what every message begins with. */
-static const char *
-connection_problem(PGconn *conn)
+const char *
+db_connection_problem(PGconn *conn)
 {
 	const char *message = PQerrorMessage(conn);
 	const char *fatal = strstr(message, "FATAL:  ");
@@ -58,28 +57,38 @@ finish_connect(PGconn *conn, int64 deadline)
 }
 
 PGconn *
-db_try_connect(int port, const char *user, const char *password, int timeout_s,
-			   const char **problem)
+db_start_connect(const char *host, int port, const char *user, const char *password)
 {
 	char		port_text[16];
 	const char *keywords[] = {"host", "port", "user", "password", "dbname", "sslmode",
 		"gssencmode", "application_name", "client_encoding", "options", NULL};
-	const char *values[] = {"127.0.0.1", port_text, user, password[0] ? password : "none", "postgres",
+	const char *values[] = {host, port_text, user, password[0] ? password : "none", "postgres",
 		"disable", "disable", "neon_ctl", "UTF8", "-c statement_timeout=0", NULL};
 	PGconn	   *conn;
 
 	/* With any password libpq looks into no passfile; trust asks for none. */
 	snprintf(port_text, sizeof(port_text), "%d", port);
 	conn = PQconnectStartParams(keywords, values, 0);
+	if (conn == NULL)
+		die_oom();
+	PQsetNoticeReceiver(conn, ignore_notice, NULL);
+	return conn;
+}
+
+PGconn *
+db_try_connect(int port, const char *user, const char *password, int timeout_s,
+			   const char **problem)
+{
+	PGconn	   *conn = db_start_connect("127.0.0.1", port, user, password);
+
 	if (!finish_connect(conn, now_ms() + (int64) timeout_s * 1000))
 	{
 		if (problem != NULL)
-			*problem = (conn != NULL && PQstatus(conn) == CONNECTION_BAD) ?
-				connection_problem(conn) : strf("no answer within %d s", timeout_s);
+			*problem = PQstatus(conn) == CONNECTION_BAD ?
+				db_connection_problem(conn) : strf("no answer within %d s", timeout_s);
 		PQfinish(conn);
 		return NULL;
 	}
-	PQsetNoticeReceiver(conn, ignore_notice, NULL);
 	return conn;
 }
 
@@ -109,7 +118,7 @@ db_wait_input(PGconn *conn, int64 deadline_ms, const char *what)
 	}
 	if (PQconsumeInput(conn) == 0)
 		die(EXIT_GENERAL, default_hint, "connection lost while %s: %s", what,
-			connection_problem(conn));
+			db_connection_problem(conn));
 }
 
 PGresult *
@@ -122,7 +131,7 @@ db_send(PGconn *conn, const char *sql, int nparams, const char *const *values,
 	PGresult   *next;
 
 	if (!PQsendQueryParams(conn, sql, nparams, NULL, values, lengths, formats, 0))
-		die(EXIT_GENERAL, default_hint, "could not send a statement: %s", connection_problem(conn));
+		die(EXIT_GENERAL, default_hint, "could not send a statement: %s", db_connection_problem(conn));
 	if (progress != NULL)
 		progress_begin(progress);
 	for (;;)
@@ -138,7 +147,7 @@ db_send(PGconn *conn, const char *sql, int nparams, const char *const *values,
 	if (progress != NULL)
 		progress_end();
 	if (result == NULL)
-		die(EXIT_GENERAL, default_hint, "no result of a statement: %s", connection_problem(conn));
+		die(EXIT_GENERAL, default_hint, "no result of a statement: %s", db_connection_problem(conn));
 	return result;
 }
 
@@ -199,7 +208,7 @@ db_check(PGconn *conn, PGresult *result, const char *fallback_hint)
 	detail = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL);
 	hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
 	if (primary == NULL)
-		die(EXIT_GENERAL, fallback_hint, "%s", connection_problem(conn));
+		die(EXIT_GENERAL, fallback_hint, "%s", db_connection_problem(conn));
 	die(EXIT_GENERAL, hint ? hint : hint_for(db_sqlstate(result), fallback_hint), "%s%s%s%s",
 		primary,
 		detail ? " (" : "", detail ? detail : "", detail ? ")" : "");

@@ -12,6 +12,15 @@
 #include "libpq-fe.h"
 
 /*
+ * Begins to connect to the database postgres; never NULL.  The caller drives
+ * it on by PQconnectPoll.
+ */
+extern PGconn *db_start_connect(const char *host, int port, const char *user, const char *password);
+
+/* First line of libpq's message, without what every message begins with, in a buffer of strf(). */
+extern const char *db_connection_problem(PGconn *conn);
+
+/*
  * Connects to 127.0.0.1:port, database postgres.  NULL if it fails within
  * timeout_s; then *problem (may be NULL) says why, in a buffer of strf().
  */

@@ -3,7 +3,8 @@
  * drain.c
  *	  Taking from a dead compute's directory what the pageserver lacks.
  *
- * In laptop mode a commit is acknowledged when it is in the compute's own
+ * With safekeepers there is nothing of that kind: a dead compute's directory is
+ * a cache.  In laptop mode a commit is acknowledged when it is in the compute's own
  * pg_wal, so before anything else may write the timeline, or the directory may
  * go away, that WAL is given to the pageserver: the ticket is taken away so
  * that nobody starts there, whatever runs is stopped, and the segments are
@@ -25,6 +26,7 @@
 
 #include "access/xlog_internal.h"
 #include "fsutil.h"
+#include "instance.h"
 #include "output.h"
 #include "repo.h"
 
@@ -321,7 +323,8 @@ drain_directory(PGconn *conn, const Endpoint *ep, XLogRecPtr accept_loss)
 	int			lock;
 
 	make_path(pgdata, "%s", endpoint_path(ep, "pgdata"));
-	if (ticket_read(pgdata, &ticket) && strcmp(ticket.kind, "primary") == 0)
+	if (safekeeper_count() == 0 && ticket_read(pgdata, &ticket) &&
+		strcmp(ticket.kind, "primary") == 0)
 	{
 		if (conn == NULL)
 			die(EXIT_NOT_RUNNING, "Start it by \"neon start\".", "the pageserver is not running");
@@ -344,7 +347,8 @@ drain_directory(PGconn *conn, const Endpoint *ep, XLogRecPtr accept_loss)
 static bool
 undrained_writer(PGconn *conn, const Endpoint *ep, TimelineInfo *tl, WriterInfo *writer)
 {
-	if (ep->kind != ENDPOINT_PRIMARY || !ps_timeline_by_id(conn, ep->tenant, ep->timeline, tl))
+	if (ep->kind != ENDPOINT_PRIMARY || safekeeper_count() > 0 ||
+		!ps_timeline_by_id(conn, ep->tenant, ep->timeline, tl))
 		return false;
 	ps_writer_get(conn, tl, writer);
 	return writer->term > 0 && writer->drained_lsn == InvalidXLogRecPtr &&

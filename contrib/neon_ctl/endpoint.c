@@ -10,6 +10,7 @@
 #include <dirent.h>
 
 #include "fsutil.h"
+#include "instance.h"
 #include "options.h"
 #include "output.h"
 #include "repo.h"
@@ -140,7 +141,12 @@ port_is_taken(int port)
 {
 	int			n;
 	char	  **names = endpoint_names(&n);
-	bool		taken = port == pageserver_port();
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			ninstances = instance_all(all);
+	bool		taken = false;
+
+	for (int i = 0; i < ninstances; i++)
+		taken |= port == all[i].port;
 
 	for (int i = 0; i < n; i++)
 	{

@@ -10,6 +10,7 @@
 
 #include "kvfile.h"
 #include "pageserver.h"
+#include "pqexpbuffer.h"
 #include "server.h"
 
 #define ENDPOINT_LOCK_TIMEOUT 300	/* seconds; more than any boot or drain */
@@ -78,6 +79,9 @@ extern void conf_create(const Endpoint *ep);
 extern void conf_set(const Endpoint *ep, const char *name, const char *value);
 extern void conf_print(const Endpoint *ep);
 
+/* A line of a configuration file, the value in single quotes. */
+extern void conf_append_setting(PQExpBuffer buf, const char *name, const char *value);
+
 /* ALTER SYSTEM's file, from and to conf/. */
 extern void conf_save_auto(const char *endpoint_name, const char *pgdata);
 extern void conf_restore_auto(const Endpoint *ep, const char *pgdata);
@@ -88,7 +92,14 @@ extern void conf_restore_auto(const Endpoint *ep, const char *pgdata);
  * subscriptions fetches anything.
  */
 extern const char **conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot,
-									  bool subscriptions);
+									  bool subscriptions, bool in_quorum);
+
+/*
+ * conf/neon.conf: the safekeepers of this boot and who of them must
+ * acknowledge; quorum NULL: none.
+ */
+struct Quorum;
+extern void conf_write_quorum(const Endpoint *ep, const struct Quorum *quorum, const char *boot_id);
 
 /* ---- drain.c ---- */
 
@@ -125,17 +136,47 @@ typedef struct TicketInfo
 	char		timeline[NEON_ID_HEXLEN + 1];
 	char		boot_id[NEON_ID_HEXLEN + 1];
 	char		kind[16];
+	uint32		term;
 } TicketInfo;
 
 extern bool ticket_read(const char *pgdata, TicketInfo *ticket);
 
+/* One boot: where, and by what right. */
+typedef struct BootPlan
+{
+	XLogRecPtr	lsn;			/* a primary of laptop mode: last_record_lsn */
+	char		boot_id[NEON_ID_HEXLEN + 1];
+	struct Quorum *quorum;		/* a primary in quorum mode, else NULL */
+	uint32		term;			/* that it won there */
+	int64		lease_end_ms;	/* when the last writer there ends to answer (now_ms) */
+	bool		for_user;		/* put the password into the user's passfile */
+} BootPlan;
+
+/* Begins a plan with a new boot id. */
+extern void boot_plan_init(BootPlan *plan);
+
 /*
  * Boots a stopped, drained endpoint: base backup, directory, ticket, right to
- * write, server, admission.  One that does not exist does so from its
- * directory on.  Holding the endpoint's lock and, for a primary,
- * the timeline's.  boot_lsn: where; a primary gets last_record_lsn.
+ * write, server, admission.  Holding the endpoint's lock and, for a primary,
+ * the timeline's.
  */
-extern void boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, XLogRecPtr boot_lsn);
+extern void boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan *plan);
+
+/* ---- claim.c ---- */
+
+/*
+ * Quorum mode: makes this boot the only one that can commit on the branch, and
+ * fills the plan.  Refuses if a primary of the branch runs and take_over is
+ * not set, else stops it.  Holding the timeline's lock.
+ */
+extern void claim_quorum(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, bool take_over,
+						 BootPlan *plan);
+
+/* The endpoint of this directory that runs as the branch's primary; false if none does. */
+extern bool live_primary(const TimelineInfo *tl, Endpoint *live);
+
+/* Ends the read lease of a boot of which no process is left; conn may be NULL. */
+extern void release_lease(PGconn *conn, const Endpoint *ep);
 
 /* A session of the endpoint's superuser; dies if it does not come. */
 extern PGconn *endpoint_connect(const Endpoint *ep, int timeout_s);

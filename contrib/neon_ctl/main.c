@@ -23,17 +23,19 @@
 
 static const Command commands[] = {
 	{NULL, "init", "", 0, 0,
-		OPT_BIT(OPT_SAFEKEEPERS) | OPT_BIT(OPT_AUTH) | OPT_BIT(OPT_PAGESERVER_PORT) | OPT_BIT(OPT_FORCE), false,
-		"Create a state directory and its pageserver.  Without safekeepers (laptop mode) it keeps one copy of the data.",
-		"  neon init\n  neon -D /var/lib/neon init --pageserver-port 0 --auth trust\n", cmd_init},
-	{NULL, "start", "", 0, 0, OPT_BIT(OPT_ENDPOINTS), true,
-		"Start the pageserver, and with --endpoints those endpoints that ran before.",
+		OPT_BIT(OPT_SAFEKEEPERS) | OPT_BIT(OPT_AUTH) | OPT_BIT(OPT_PAGESERVER_PORT) |
+		OPT_BIT(OPT_SAFEKEEPER_PORT) | OPT_BIT(OPT_FORCE), false,
+		"Create a state directory with its pageserver and its safekeepers.  Without safekeepers (laptop mode) it keeps one copy of the data.",
+		"  neon init --safekeepers 3\n  neon init --safekeepers 0\n"
+		"  neon -D /var/lib/neon init --pageserver-port 0 --safekeepers 3 --safekeeper-port 0 --auth trust\n", cmd_init},
+	{NULL, "start", "", 0, 0, OPT_BIT(OPT_ENDPOINTS) | OPT_BIT(OPT_NO_SUPERVISE), true,
+		"Start the pageserver and the safekeepers, and with --endpoints those endpoints that ran before.",
 		"  neon start\n  neon start --endpoints\n", cmd_start},
 	{NULL, "stop", "", 0, 0, MODE, true,
-		"Stop everything: endpoints, drained, then the pageserver.  -m immediate skips the draining and loses nothing.",
+		"Stop everything: endpoints, drained, then the pageserver, then the safekeepers.  -m immediate skips the draining and loses nothing.",
 		"  neon stop\n  neon stop -m immediate\n", cmd_stop},
 	{NULL, "status", "", 0, 0, 0, true,
-		"Show what runs.  Exit code 3 if the pageserver does not.",
+		"Show what runs.  Exit code 3 if the pageserver or a safekeeper does not.",
 		"  neon status\n  neon --json status\n", cmd_status},
 
 	{"pageserver", "start", "", 0, 0, 0, true,
@@ -44,6 +46,16 @@ static const Command commands[] = {
 		"Show whether it runs.  Exit code 3 if not.", "  neon pageserver status\n", cmd_pageserver_status},
 	{"pageserver", "logs", "", 0, 0, 0, true,
 		"Print its log.", "  neon pageserver logs | tail\n", cmd_pageserver_logs},
+
+	{"safekeeper", "start", "[ID]", 0, 1, 0, true,
+		"Start a safekeeper, or all.", "  neon safekeeper start\n  neon safekeeper start 2\n", cmd_safekeeper_start},
+	{"safekeeper", "stop", "[ID]", 0, 1, MODE, true,
+		"Stop a safekeeper, or all; commits wait while a majority is stopped.",
+		"  neon safekeeper stop 2\n  neon safekeeper stop 2 -m immediate\n", cmd_safekeeper_stop},
+	{"safekeeper", "status", "[ID]", 0, 1, 0, true,
+		"Show whether they run.  Exit code 3 if one does not.", "  neon safekeeper status\n", cmd_safekeeper_status},
+	{"safekeeper", "logs", "ID", 0, 1, 0, true,
+		"Print its log.", "  neon safekeeper logs 2 | tail\n", cmd_safekeeper_logs},
 
 	{"tenant", "create", "", 0, 0,
 		TENANT | OPT_BIT(OPT_SET_DEFAULT) | OPT_BIT(OPT_LOCALE) | OPT_BIT(OPT_ENCODING) |

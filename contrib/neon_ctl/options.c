@@ -37,9 +37,10 @@ static const OptionDef option_defs[OPT_COUNT] = {
 	{OPT_USER, 0, "user", VALUE_TEXT, "USER", "run servers as USER when called by root (default: postgres)"},
 	{OPT_HELP, 'h', "help", VALUE_NONE, NULL, "show this help"},
 	{OPT_VERSION, 'V', "version", VALUE_NONE, NULL, "show the version"},
-	{OPT_SAFEKEEPERS, 0, "safekeepers", VALUE_COUNT, "N", "number of safekeepers; 0 is laptop mode: one copy of the data"},
+	{OPT_SAFEKEEPERS, 0, "safekeepers", VALUE_COUNT, "N", "number of safekeepers: 1, 3, 5; 0 is laptop mode: one copy of the data"},
 	{OPT_AUTH, 0, "auth", VALUE_CHOICE, "scram|trust", "how clients prove who they are (default: scram)"},
 	{OPT_PAGESERVER_PORT, 0, "pageserver-port", VALUE_PORT, "PORT", "port of the pageserver (default: 64000; 0: any free one)"},
+	{OPT_SAFEKEEPER_PORT, 0, "safekeeper-port", VALUE_PORT, "PORT", "port of the first safekeeper, the others follow (default: 5454; 0: any free ones)"},
 	{OPT_FORCE, 0, "force", VALUE_NONE, NULL, "wipe a stopped state directory that is there already"},
 	{OPT_MODE, 'm', "mode", VALUE_CHOICE, "fast|immediate", "how to stop (default: fast)"},
 	{OPT_ENDPOINTS, 0, "endpoints", VALUE_NONE, NULL, "start those endpoints too that ran before"},
@@ -59,6 +60,7 @@ static const OptionDef option_defs[OPT_COUNT] = {
 	{OPT_EPHEMERAL, 0, "ephemeral", VALUE_NONE, NULL, "writable, but nothing that it writes is stored"},
 	{OPT_TAKE_OVER, 0, "take-over", VALUE_NONE, NULL, "stop the endpoint that writes the branch now"},
 	{OPT_ACCEPT_DATA_LOSS, 0, "accept-data-loss", VALUE_LSN, "LSN", "give up what the last writer did after this LSN"},
+	{OPT_NO_SUPERVISE, 0, "no-supervise", VALUE_NONE, NULL, "leave nothing that starts it again after a crash"},
 };
 
 static const OptionDef *

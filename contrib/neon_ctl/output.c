@@ -291,31 +291,47 @@ table_cell(Table *table, const char *value)
 	table->cells[table->ncells++] = value ? pg_strdup(value) : NULL;
 }
 
+/* The rows as JSON objects, with commas between. */
 static void
-table_print_json(Table *table)
+table_json_rows(Table *table, PQExpBuffer buf)
 {
-	PQExpBufferData buf;
-
-	initPQExpBuffer(&buf);
-	appendPQExpBufferChar(&buf, '[');
 	for (int i = 0; i < table->ncells; i++)
 	{
 		int			column = i % table->ncolumns;
 
 		if (column == 0)
-			appendPQExpBufferStr(&buf, i ? ",\n {" : "{");
+			appendPQExpBufferStr(buf, i ? ",\n {" : "{");
 		if (table->is_number[column] && table->cells[i] != NULL)
-			json_number(&buf, table->json_names[column], strtoll(table->cells[i], NULL, 10));
+			json_number(buf, table->json_names[column], strtoll(table->cells[i], NULL, 10));
 		else
-			json_string(&buf, table->json_names[column], table->cells[i]);
+			json_string(buf, table->json_names[column], table->cells[i]);
 		if (column == table->ncolumns - 1)
-			appendPQExpBufferChar(&buf, '}');
+			appendPQExpBufferChar(buf, '}');
 	}
-	appendPQExpBufferChar(&buf, ']');
+}
+
+static void
+table_print_json(Table *table, bool as_array)
+{
+	PQExpBufferData buf;
+
+	initPQExpBuffer(&buf);
+	if (as_array)
+		appendPQExpBufferChar(&buf, '[');
+	table_json_rows(table, &buf);
+	if (as_array)
+		appendPQExpBufferChar(&buf, ']');
 	if (PQExpBufferBroken(&buf))
 		die_oom();
 	puts(buf.data);
 	termPQExpBuffer(&buf);
+}
+
+void
+table_print_object(Table *table)
+{
+	Assert(table->ncells == table->ncolumns);
+	table_print_json(table, false);
 }
 
 void
@@ -358,7 +374,7 @@ table_print(Table *table)
 	progress_end();
 	if (output_json)
 	{
-		table_print_json(table);
+		table_print_json(table, true);
 		return;
 	}
 	for (int c = 0; c < table->ncolumns; c++)

@@ -58,6 +58,7 @@ extern Table *table_new(int ncolumns, const char *const *titles, const char *con
 extern void table_number_column(Table *table, int column);	/* a number in JSON */
 extern void table_cell(Table *table, const char *value);	/* NULL: absent */
 extern void table_print(Table *table);	/* as a table, or as a JSON array */
+extern void table_print_object(Table *table);	/* its one row as a JSON object */
 
 /* One JSON object of string members, printed as a document with --json only. */
 extern void json_begin(PQExpBuffer buf);

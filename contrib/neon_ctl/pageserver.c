@@ -7,76 +7,29 @@
  */
 #include "pageserver.h"
 
-#include "fsutil.h"
+#include "instance.h"
 #include "options.h"
 #include "output.h"
-#include "repo.h"
-#include "server.h"
 
 #define STATEMENT_TIMEOUT 60
 #define FEED_TIMEOUT	300
 #define SQLSTATE_DATA_CORRUPTED "XX001"
 #define CATCH_UP_TIMEOUT 600
 
-const char *
-pageserver_pgdata(void)
-{
-	return repo_path("pageserver/pgdata");
-}
-
-const char *
-pageserver_log(void)
-{
-	return repo_path("pageserver/pageserver.log");
-}
-
-int
-pageserver_port(void)
-{
-	return (int) kv_get_int(&repo.config, "pageserver_port", DEFAULT_PAGESERVER_PORT);
-}
-
 PGconn *
 ps_try_connect(void)
 {
-	ServerInfo	info;
+	Instance	inst = instance_pageserver();
 
-	server_info(pageserver_pgdata(), &info);
-	if (info.state != SERVER_RUNNING)
-		return NULL;
-	return db_try_connect(pageserver_port(), SUPERUSER,
-						  kv_get_default(&repo.config, "pageserver_password", ""), 5, NULL);
+	return instance_try_connect(&inst);
 }
 
 PGconn *
 ps_connect(void)
 {
-	ServerInfo	info;
-	const char *problem = "";
-	PGconn	   *conn;
+	Instance	inst = instance_pageserver();
 
-	server_info(pageserver_pgdata(), &info);
-	if (info.state != SERVER_RUNNING)
-		die(EXIT_NOT_RUNNING, "Start it by \"neon start\".", "the pageserver is not running");
-	progress_begin("connecting to the pageserver");
-	/* It may be recovering from a crash of one of its processes. */
-	for (int i = 0;; i++)
-	{
-		conn = db_try_connect(pageserver_port(), SUPERUSER,
-							  kv_get_default(&repo.config, "pageserver_password", ""), 5, &problem);
-		if (conn != NULL || i == 60)
-			break;
-		if (strstr(problem, "starting up") == NULL && strstr(problem, "recovery") == NULL &&
-			strstr(problem, "not yet accepting") == NULL)
-			break;
-		progress_tick();
-		pg_usleep(250000L);
-	}
-	progress_end();
-	if (conn == NULL)
-		die(EXIT_NOT_RUNNING, "Look into its log: \"neon pageserver logs\".",
-			"could not connect to pageserver %s:%d: %s", LOOPBACK, pageserver_port(), problem);
-	return conn;
+	return instance_connect(&inst);
 }
 
 const char *

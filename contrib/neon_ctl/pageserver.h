@@ -43,10 +43,6 @@ typedef struct WriterInfo
 	XLogRecPtr	drained_lsn;	/* invalid: not drained */
 } WriterInfo;
 
-extern const char *pageserver_pgdata(void);
-extern const char *pageserver_log(void);
-extern int	pageserver_port(void);
-
 /* A connection as superuser; dies with EXIT_NOT_RUNNING if there is none. */
 extern PGconn *ps_connect(void);
 

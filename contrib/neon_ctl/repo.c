@@ -23,6 +23,7 @@
 #include "run.h"
 
 #define CONFIG_FORMAT	1
+#define PASSWORD_LENGTH	48
 
 Repo		repo;
 
@@ -308,6 +309,22 @@ chosen_tenant(const Invocation *inv)
 	if (!neon_id_parse(given, &id))
 		die(EXIT_GENERAL, "Correct the config file.", "\"%s\" is no id of a tenant", given);
 	return neon_id_format(&id, hex);
+}
+
+const char *
+new_password(void)
+{
+	char		hex[2 * NEON_ID_HEXLEN + 1];
+	NeonId		a;
+	NeonId		b;
+
+	if (!neon_id_generate(&a) || !neon_id_generate(&b))
+		die(EXIT_GENERAL, "Check the machine's random number source.",
+			"could not generate a password");
+	neon_id_format(&a, hex);
+	neon_id_format(&b, hex + NEON_ID_HEXLEN);
+	hex[PASSWORD_LENGTH] = '\0';
+	return strf("%s", hex);
 }
 
 const char *

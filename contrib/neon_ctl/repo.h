@@ -20,6 +20,8 @@
 #define MAINTENANCE_DB	"postgres"
 #define LOOPBACK		"127.0.0.1"
 #define DEFAULT_PAGESERVER_PORT 64000
+#define DEFAULT_SAFEKEEPER_PORT 5454
+#define DEFAULT_SAFEKEEPERS 0	/* of a "neon init" that does not say */
 #define FIRST_ENDPOINT_PORT 55432
 
 typedef struct Repo
@@ -62,6 +64,9 @@ extern const char *socket_directory(int port);
 
 extern bool port_is_free(int port);
 extern int	any_free_port(void);
+
+/* A random password of 48 hexadecimal digits, in a buffer of strf(). */
+extern const char *new_password(void);
 
 /* Secret of a tenant: which is superuser, storage or role.  "" with --auth trust. */
 extern const char *tenant_secret(const char *tenant, const char *which);

@@ -245,6 +245,17 @@ run_server(const char *const argv[], const char *log)
 	return pid;
 }
 
+#ifdef NEON_TESTING
+void
+test_point(const char *name)
+{
+	const char *wanted = getenv("NEON_TEST_KILL_AT");
+
+	if (wanted != NULL && strcmp(wanted, name) == 0)
+		(void) kill(getpid(), SIGKILL);
+}
+#endif
+
 int64
 now_ms(void)
 {

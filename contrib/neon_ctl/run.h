@@ -45,6 +45,16 @@ extern int	run_program(const char *const argv[], PQExpBuffer output, int timeout
  */
 extern pid_t run_server(const char *const argv[], const char *log);
 
+/*
+ * A step of a command at which a test may kill it: builds with injection
+ * points end there by SIGKILL if $NEON_TEST_KILL_AT names it.
+ */
+#ifdef NEON_TESTING
+extern void test_point(const char *name);
+#else
+#define test_point(name) ((void) 0)
+#endif
+
 /* Milliseconds of a clock that only goes forward. */
 extern int64 now_ms(void);
 extern void sleep_ms(int ms);
