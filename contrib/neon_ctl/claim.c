@@ -134,6 +134,21 @@ claim_quorum(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, bool take
 	plan->lsn = election.lsn;
 }
 
+bool
+claim_is_last(PGconn *conn, const TimelineInfo *tl, const char *boot_id, uint32 *term)
+{
+	Quorum		q;
+	LastWriter	writer;
+	bool		is_last;
+
+	quorum_open(conn, tl, &q);
+	is_last = election_last_writer(&q, &writer) && strcmp(writer.boot_id, boot_id) == 0;
+	quorum_need_majority(&q, "a start");
+	quorum_close(&q);
+	*term = writer.term;
+	return is_last;
+}
+
 void
 release_lease(PGconn *conn, const Endpoint *ep)
 {

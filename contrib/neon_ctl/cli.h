@@ -55,6 +55,13 @@ extern int	cmd_endpoint_create(Invocation *inv);
 extern int	cmd_endpoint_start(Invocation *inv);
 extern int	cmd_endpoint_stop(Invocation *inv);
 extern int	cmd_endpoint_restart(Invocation *inv);
+extern int	cmd_endpoint_run(Invocation *inv);
+
+/*
+ * The same start for a supervisor, if boot_id was the last that may write the
+ * branch and was not stopped; else EXIT_SUPERSEDED.
+ */
+extern int	endpoint_reboot(const char *name, const char *boot_id);
 
 /* cli_endpoint_list.c */
 extern int	cmd_endpoint_list(Invocation *inv);

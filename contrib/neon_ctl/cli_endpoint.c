@@ -13,6 +13,7 @@
 #include "output.h"
 #include "repo.h"
 #include "run.h"
+#include "supervise.h"
 
 /*
  * A fast stop waits for the pageserver to take the last WAL; if that does not
@@ -280,7 +281,8 @@ join_or_refuse(const Invocation *inv, const Endpoint *ep, bool starting)
 	bool		changes = false;
 
 	for (int i = 0; i < OPT_COUNT; i++)
-		changes |= inv->option[i] != NULL && (OPTS_START & OPT_BIT(i)) != 0;
+		changes |= inv->option[i] != NULL && i != OPT_NO_SUPERVISE &&
+			(OPTS_START & OPT_BIT(i)) != 0;
 	if (!starting || changes)
 		die(EXIT_GENERAL, strf("Use it, or start it anew by \"neon endpoint restart %s\".",
 							   ep->name),
@@ -290,10 +292,52 @@ join_or_refuse(const Invocation *inv, const Endpoint *ep, bool starting)
 	say_started(ep);
 }
 
-int
-cmd_endpoint_start(Invocation *inv)
+/* Is there anything for a supervisor to do?  Holding the endpoint's lock. */
+static bool
+reboot_is_due(const Endpoint *ep, const ServerInfo *info, const char *boot_id)
 {
-	const char *name = inv->arg[0];
+	TicketInfo	ticket;
+	char		pgdata[MAXPGPATH];
+
+	make_path(pgdata, "%s", endpoint_path(ep, "pgdata"));
+	if (!ep->exists || !ep->wanted || info->state == SERVER_RUNNING)
+		return false;
+	if (!ticket_read(pgdata, &ticket))
+		return true;			/* its directory is gone */
+	return strcmp(ticket.boot_id, boot_id) == 0 && !was_stopped_cleanly(pgdata);
+}
+
+/* Nobody else may have got the branch since that boot.  Holding the timeline's lock. */
+static bool
+boot_is_last(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, const char *boot_id)
+{
+	uint32		term;
+	bool		is_last = true;
+
+	if (ep->kind != ENDPOINT_PRIMARY)
+		return true;
+	if (safekeeper_count() > 0)
+		is_last = claim_is_last(conn, tl, boot_id, &term);
+	else
+	{
+		WriterInfo	writer;
+
+		ps_writer_get(conn, tl, &writer);
+		term = writer.term;
+		is_last = strcmp(writer.boot_id, boot_id) == 0;
+	}
+	if (!is_last)
+		say("superseded by term %u", term);
+	return is_last;
+}
+
+/*
+ * reboot_of: NULL, or the boot that a supervisor has watched.  Returns an exit
+ * code; *booted tells whether there is a new boot.
+ */
+static int
+start_endpoint(const Invocation *inv, const char *name, const char *reboot_of, bool *booted)
+{
 	XLogRecPtr	accept_loss = InvalidXLogRecPtr;
 	BootPlan	plan;
 	char		moved[NEON_ID_HEXLEN + 1];
@@ -306,11 +350,14 @@ cmd_endpoint_start(Invocation *inv)
 	int			lock = endpoint_lock(name, &waited);
 	int			tl_lock;
 
+	*booted = false;
 	if (option_given(inv, OPT_ACCEPT_DATA_LOSS))
 		accept_loss = option_lsn(inv, OPT_ACCEPT_DATA_LOSS);
 	endpoint_load(&ep, name);
 	is_new = !ep.exists;
 	server_info(endpoint_path(&ep, "pgdata"), &info);
+	if (reboot_of != NULL && !reboot_is_due(&ep, &info, reboot_of))
+		return EXIT_SUPERSEDED;
 	if (info.state == SERVER_RUNNING)
 	{
 		join_or_refuse(inv, &ep, waited || !info.ready);
@@ -323,7 +370,10 @@ cmd_endpoint_start(Invocation *inv)
 	drain_directory(conn, &ep, accept_loss);
 	tl_lock = timeline_lock(tl.id);
 	ps_refresh(conn, &tl);
+	if (reboot_of != NULL && !boot_is_last(conn, &ep, &tl, reboot_of))
+		return EXIT_SUPERSEDED;
 	make_plan(inv, conn, &ep, &tl, accept_loss, &plan);
+	plan.for_user = reboot_of == NULL;
 	if (is_new)
 		prepare_endpoint(inv, &ep);
 	else
@@ -334,7 +384,54 @@ cmd_endpoint_start(Invocation *inv)
 	PQfinish(conn);
 	say_started(&ep);
 	lock_release(lock);
+	*booted = true;
 	return EXIT_OK;
+}
+
+int
+endpoint_reboot(const char *name, const char *boot_id)
+{
+	Invocation	inv = {0};
+	bool		booted;
+
+	return start_endpoint(&inv, name, boot_id, &booted);
+}
+
+int
+cmd_endpoint_start(Invocation *inv)
+{
+	bool		booted;
+	int			result = start_endpoint(inv, inv->arg[0], NULL, &booted);
+
+	if (booted && option_given(inv, OPT_NO_SUPERVISE))
+		supervise_end(inv->arg[0]);
+	else if (booted)
+	{
+		Endpoint	ep;
+
+		endpoint_load_existing(&ep, inv->arg[0]);
+		supervise_leave(&ep);
+	}
+	return result;
+}
+
+int
+cmd_endpoint_run(Invocation *inv)
+{
+	Endpoint	ep;
+	bool		booted;
+	Invocation	stop = {0};
+
+	(void) start_endpoint(inv, inv->arg[0], NULL, &booted);
+	endpoint_load_existing(&ep, inv->arg[0]);
+	if (!supervise_here(&ep))
+	{
+		say("Endpoint %s has been stopped or started elsewhere", ep.name);
+		return EXIT_OK;
+	}
+	stop.nargs = 1;
+	stop.arg[0] = inv->arg[0];
+	return cmd_endpoint_stop(&stop);
 }
 
 /* ---- stop ---- */
@@ -391,18 +488,33 @@ needs_drain(const Endpoint *ep)
 	return result;
 }
 
+/* Before the endpoint's lock is taken, which a boot of the supervisor's would hold. */
+static bool
+end_supervisor(const char *name)
+{
+	bool		runs;
+
+	check_endpoint_name(name);
+	runs = supervise_runs(name);
+	if (runs)
+		supervise_end(name);
+	return runs;
+}
+
 int
 cmd_endpoint_stop(Invocation *inv)
 {
 	bool		immediate = option_immediate(inv);
+	bool		supervised = end_supervisor(inv->arg[0]);
 	int			lock = endpoint_lock(inv->arg[0], NULL);
 	Endpoint	ep;
 	ServerInfo	info;
 
 	endpoint_load_existing(&ep, inv->arg[0]);
 	server_info(endpoint_path(&ep, "pgdata"), &info);
-	if (info.state != SERVER_RUNNING && info.state != SERVER_ORPHANED &&
-		(immediate || !needs_drain(&ep)))
+	if (info.state != SERVER_RUNNING && info.state != SERVER_ORPHANED && !supervised &&
+		(immediate || !needs_drain(&ep)) &&
+		!(safekeeper_count() > 0 && info.state == SERVER_CRASHED))
 		die(EXIT_NOT_RUNNING, strf("Start it by \"neon endpoint start %s\".", ep.name),
 			"endpoint \"%s\" is not running", ep.name);
 	stop_endpoint(&ep, immediate);
@@ -416,10 +528,12 @@ int
 cmd_endpoint_restart(Invocation *inv)
 {
 	bool		immediate = option_immediate(inv);
-	int			lock = endpoint_lock(inv->arg[0], NULL);
 	Endpoint	ep;
 	ServerInfo	info;
+	int			lock;
 
+	(void) end_supervisor(inv->arg[0]);
+	lock = endpoint_lock(inv->arg[0], NULL);
 	endpoint_load_existing(&ep, inv->arg[0]);
 	server_info(endpoint_path(&ep, "pgdata"), &info);
 	if (info.state == SERVER_RUNNING || info.state == SERVER_ORPHANED)

@@ -9,9 +9,11 @@
 
 #include "endpoint.h"
 #include "fsutil.h"
+#include "instance.h"
 #include "output.h"
 #include "passfile.h"
 #include "repo.h"
+#include "supervise.h"
 
 /* ---- list ---- */
 
@@ -78,12 +80,15 @@ cmd_endpoint_list(Invocation *inv)
 static void
 forget_passwords(const Endpoint *ep)
 {
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			n = instance_all(all);
 	int			lock;
 
 	if (repo.trust)
 		return;
 	lock = lock_acquire("passfile", 30, NULL);
-	server_passfile_put(repo_path("pageserver/passfile"), ep->port, STORAGE_ROLE, NULL);
+	for (int i = 0; i < n; i++)
+		server_passfile_put(instance_path(&all[i], "passfile"), ep->port, STORAGE_ROLE, NULL);
 	lock_release(lock);
 	user_passfile_remove(socket_directory(ep->port), ep->port, SUPERUSER,
 						 tenant_secret(ep->tenant, "superuser"));
@@ -93,10 +98,14 @@ int
 cmd_endpoint_destroy(Invocation *inv)
 {
 	XLogRecPtr	accept_loss = InvalidXLogRecPtr;
-	int			lock = endpoint_lock(inv->arg[0], NULL);
 	Endpoint	ep;
 	char		pgdata[MAXPGPATH];
+	int			lock;
 
+	check_endpoint_name(inv->arg[0]);
+	if (supervise_runs(inv->arg[0]))
+		supervise_end(inv->arg[0]);
+	lock = endpoint_lock(inv->arg[0], NULL);
 	endpoint_load_existing(&ep, inv->arg[0]);
 	if (option_given(inv, OPT_ACCEPT_DATA_LOSS))
 		accept_loss = option_lsn(inv, OPT_ACCEPT_DATA_LOSS);
@@ -110,6 +119,13 @@ cmd_endpoint_destroy(Invocation *inv)
 		PQfinish(conn);
 	}
 	server_stop(pgdata, STOP_IMMEDIATE, 0, strf("endpoint \"%s\"", ep.name));
+	if (ep.kind == ENDPOINT_PRIMARY && safekeeper_count() > 0)
+	{
+		PGconn	   *conn = ps_try_connect();
+
+		release_lease(conn, &ep);
+		PQfinish(conn);
+	}
 	forget_passwords(&ep);
 	/* Without this file it is no endpoint any more. */
 	remove_file_durably(endpoint_path(&ep, "conf/endpoint"));

@@ -15,6 +15,7 @@
 #include "instance.h"
 #include "output.h"
 #include "repo.h"
+#include "supervise.h"
 
 /* ---- one service, or all of a kind ---- */
 
@@ -243,6 +244,7 @@ for_endpoint(const Invocation *inv, const char *name, int (*run) (Invocation *in
 
 	memset(child_inv.option, 0, sizeof(child_inv.option));
 	child_inv.option[OPT_MODE] = inv->option[OPT_MODE];
+	child_inv.option[OPT_NO_SUPERVISE] = inv->option[OPT_NO_SUPERVISE];
 	child_inv.nargs = 1;
 	child_inv.arg[0] = name;
 	fflush(stdout);
@@ -299,7 +301,7 @@ endpoint_needs_stop(PGconn *conn, const Endpoint *ep, bool immediate)
 	ServerInfo	info;
 
 	server_info(endpoint_path(ep, "pgdata"), &info);
-	if (info.state == SERVER_RUNNING || info.state == SERVER_ORPHANED)
+	if (info.state == SERVER_RUNNING || info.state == SERVER_ORPHANED || supervise_runs(ep->name))
 		return true;
 	return conn != NULL && !immediate && endpoint_needs_drain(conn, ep);
 }

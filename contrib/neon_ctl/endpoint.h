@@ -175,6 +175,9 @@ extern void claim_quorum(PGconn *conn, const Endpoint *ep, const TimelineInfo *t
 /* The endpoint of this directory that runs as the branch's primary; false if none does. */
 extern bool live_primary(const TimelineInfo *tl, Endpoint *live);
 
+/* Was nobody promised a term after that boot?  *term is the last one. */
+extern bool claim_is_last(PGconn *conn, const TimelineInfo *tl, const char *boot_id, uint32 *term);
+
 /* Ends the read lease of a boot of which no process is left; conn may be NULL. */
 extern void release_lease(PGconn *conn, const Endpoint *ep);
 

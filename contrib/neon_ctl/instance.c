@@ -273,6 +273,7 @@ install_extension(const Instance *inst)
 					strf("CREATE EXTENSION neon_%s", inst->service), 0));
 	if (inst->id > 0)
 	{
+		PQclear(db_exec(conn, 30, NULL, "SELECT neon_safekeeper.grant_client('" STORAGE_ROLE "')", 0));
 		set_storage_password(conn);
 		note_node(inst, conn);
 	}

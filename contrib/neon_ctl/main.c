@@ -99,10 +99,13 @@ static const Command commands[] = {
 		"  neon endpoint start migration_check --branch-name migration_check\n"
 		"  neon endpoint start report --branch-name main --time '2024-05-01 12:00+00'\n"
 		"  neon endpoint start second --branch-name main --take-over\n", cmd_endpoint_start},
+	{"endpoint", "run", "NAME", 1, 1, OPTS_START & ~OPT_BIT(OPT_NO_SUPERVISE), true,
+		"Start an endpoint and stay: start it again after a crash, stop it at Ctrl-C or SIGTERM.",
+		"  neon endpoint run main\n", cmd_endpoint_run},
 	{"endpoint", "stop", "NAME", 1, 1, MODE, true,
 		"Stop an endpoint and let the pageserver have all its WAL.  -m immediate leaves that to the next start.",
 		"  neon endpoint stop main\n", cmd_endpoint_stop},
-	{"endpoint", "restart", "NAME", 1, 1, MODE, true,
+	{"endpoint", "restart", "NAME", 1, 1, MODE | OPT_BIT(OPT_NO_SUPERVISE), true,
 		"Stop an endpoint, if it runs, and start it.",
 		"  neon endpoint restart main\n", cmd_endpoint_restart},
 	{"endpoint", "list", "", 0, 0, TENANT, true,

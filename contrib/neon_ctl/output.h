@@ -21,6 +21,7 @@ typedef enum ExitCode
 	EXIT_USAGE = 2,
 	EXIT_NOT_RUNNING = 3,
 	EXIT_TIMEOUT = 4,
+	EXIT_SUPERSEDED = 5,		/* of a supervisor's child: nothing more to do */
 } ExitCode;
 
 /* Set once by main from --json: results as one JSON document, no prose. */

@@ -210,13 +210,13 @@ config_save(void)
 
 /* ---- locks ---- */
 
-static void
-note_holder(int fd)
+void
+lock_note(int lock, pid_t holder)
 {
 	char		note[64];
-	int			len = snprintf(note, sizeof(note), "%d\n", (int) getpid());
+	int			len = snprintf(note, sizeof(note), "%d\n", (int) holder);
 
-	if (ftruncate(fd, 0) < 0 || pwrite(fd, note, len, 0) != len)
+	if (ftruncate(lock, 0) < 0 || pwrite(lock, note, len, 0) != len)
 		warn("could not write into a lock file: %m");
 }
 
@@ -264,7 +264,7 @@ lock_acquire(const char *name, int timeout_s, bool *waited)
 		sleep_ms(20);
 	}
 	progress_end();
-	note_holder(fd);
+	lock_note(fd, getpid());
 	return fd;
 }
 
@@ -276,13 +276,30 @@ lock_try(const char *name)
 
 	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
 	{
-		note_holder(fd);
+		lock_note(fd, getpid());
 		return true;
 	}
 	if (errno != EWOULDBLOCK)
 		die(EXIT_GENERAL, "Check the file system.", "could not lock \"%s\": %m", path);
 	close(fd);
 	return false;
+}
+
+pid_t
+lock_holder(const char *name)
+{
+	int			fd = open_lock(repo_path("run/%s.lock", name));
+	char		note[32] = "";
+	ssize_t		n;
+	pid_t		holder = 0;
+
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+	{
+		n = pread(fd, note, sizeof(note) - 1, 0);
+		holder = n > 0 ? (pid_t) atoi(note) : -1;
+	}
+	close(fd);
+	return holder;
 }
 
 void

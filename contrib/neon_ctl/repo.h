@@ -53,6 +53,12 @@ extern void config_save(void);	/* holding the config lock */
 extern int	lock_acquire(const char *name, int timeout_s, bool *waited);
 extern void lock_release(int lock);
 
+/* Names another process as the holder, which has inherited the lock. */
+extern void lock_note(int lock, pid_t holder);
+
+/* The process that holds a lock; 0 if nobody does. */
+extern pid_t lock_holder(const char *name);
+
 /* The same without waiting, held to the end of the process; false if somebody else has it. */
 extern bool lock_try(const char *name);
 

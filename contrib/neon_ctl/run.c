@@ -108,6 +108,14 @@ reassume_server_user(void)
 			server.name);
 }
 
+void
+give_up_root(void)
+{
+	if (called_by_root() &&
+		(seteuid(0) < 0 || setgid(server.gid) < 0 || setuid(server.uid) < 0))
+		_exit(126);
+}
+
 const char *
 pg_program(const char *name)
 {
@@ -145,9 +153,7 @@ become_child(const char *const argv[], int out_fd, char **env)
 {
 	int			null_fd = open("/dev/null", O_RDONLY);
 
-	if (called_by_root() &&
-		(seteuid(0) < 0 || setgid(server.gid) < 0 || setuid(server.uid) < 0))
-		_exit(126);
+	give_up_root();
 	if (null_fd < 0 || dup2(null_fd, STDIN_FILENO) < 0 ||
 		dup2(out_fd, STDOUT_FILENO) < 0 || dup2(out_fd, STDERR_FILENO) < 0)
 		_exit(126);

@@ -28,6 +28,9 @@ extern gid_t server_gid(void);
 extern void assume_caller(void);
 extern void reassume_server_user(void);
 
+/* Root is given up for good. */
+extern void give_up_root(void);
+
 /* Full path of a program of the PostgreSQL installation that we were built for. */
 extern const char *pg_program(const char *name);
 

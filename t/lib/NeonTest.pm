@@ -36,7 +36,8 @@ my $count = 0;
 
 # ---------------------------------------------------------------- life --
 
-# Options: name, subdir (of the state directory, may hold blanks), auth.
+# Options: name, subdir (of the state directory, may hold blanks), auth,
+# supervise (endpoints are started again after a crash).
 sub new
 {
 	my ($class, %o) = @_;
@@ -49,6 +50,7 @@ sub new
 		tmp => $tmp,
 		dir => "$tmp/" . ($o{subdir} || 'state'),
 		auth => $o{auth},
+		supervise => $o{supervise},
 		ports => {},
 		children => [],
 		pid => $$
@@ -71,11 +73,21 @@ sub env
 		PGCONNECT_TIMEOUT => 60);
 }
 
+# Tests kill endpoints and look at what is left, so nothing starts them again
+# unless the object has the option "supervise".
+sub starts_endpoints
+{
+	my ($neon, @args) = @_;
+	return 0 if $neon ne 'neon' || grep { /^(--help|-h|--no-supervise|--)$/ } @args;
+	return "@args" =~ /\bendpoint (?:start|restart)\b/ || "@args" =~ /^(?:\S+ \S+ )?start .*--endpoints\b/;
+}
+
 # Runs a command; returns (exit code, stdout, stderr).
 sub command
 {
 	my ($self, $cmd, %o) = @_;
 	my ($out, $err) = ('', '');
+	$cmd = [ @$cmd, '--no-supervise' ] if !$self->{supervise} && starts_endpoints(@$cmd);
 	my $in = defined $o{stdin} ? $o{stdin} : '';
 	local %ENV = (%ENV, $self->env, %{ $o{env} || {} });
 	my $limit = $o{timeout} || $default_timeout;
