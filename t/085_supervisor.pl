@@ -75,12 +75,12 @@ $t->neon_ok([ 'endpoint', 'restart', 'main' ], 'restart');
 ok(holder('main'), 'restart leaves one');
 $t->neon_ok(['stop'], 'neon stop');
 ok(!holder('main'), 'ends it');
-is(scalar($t->left_running), 0, 'nothing is left running');
+is_deeply([ $t->left_running ], [], 'nothing is left running');
 
 $t->neon('start', '--endpoints');
 $t->poll('main', 'SELECT count(*) FROM t', '2');
 ok(holder('main'), 'start --endpoints leaves one');
 $t->neon_ok([ 'stop', '-m', 'immediate' ], 'neon stop -m immediate');
-is(scalar($t->left_running), 0, 'nothing is left running');
+is_deeply([ $t->left_running ], [], 'nothing is left running');
 
 done_testing();
