@@ -37,7 +37,8 @@ my $count = 0;
 # ---------------------------------------------------------------- life --
 
 # Options: name, subdir (of the state directory, may hold blanks), auth,
-# supervise (endpoints are started again after a crash).
+# supervise (endpoints are started again after a crash), safekeepers (how many;
+# NEON_TEST_SAFEKEEPERS runs tests that do not say it with so many).
 sub new
 {
 	my ($class, %o) = @_;
@@ -51,6 +52,7 @@ sub new
 		dir => "$tmp/" . ($o{subdir} || 'state'),
 		auth => $o{auth},
 		supervise => $o{supervise},
+		safekeepers => $o{safekeepers} // $ENV{NEON_TEST_SAFEKEEPERS} // 0,
 		ports => {},
 		children => [],
 		pid => $$
@@ -157,8 +159,9 @@ sub init
 	my ($self, %o) = @_;
 	$self->{ps_port} = $self->free_port;
 	my @auth = $self->{auth} ? ('--auth', $self->{auth}) : ();
-	return $self->neon('init', '--safekeepers', '0', '--pageserver-port', $self->{ps_port},
-		@auth, @{ $o{init} || [] });
+	my @sk = $self->{safekeepers} ? ('--safekeeper-port', '0') : ();
+	return $self->neon('init', '--safekeepers', $self->{safekeepers}, @sk,
+		'--pageserver-port', $self->{ps_port}, @auth, @{ $o{init} || [] });
 }
 
 # Options: branch, lsn, time, ephemeral, args => [...].
@@ -195,6 +198,7 @@ sub endpoint_stop
 sub port { $_[0]{ports}{ $_[1] } || croak "endpoint \"$_[1]\" was never started" }
 sub set_port { $_[0]{ports}{ $_[1] } = $_[2] }
 sub pgdata { "$_[0]{dir}/endpoints/$_[1]/pgdata" }
+sub sk_pgdata { "$_[0]{dir}/safekeepers/$_[1]/pgdata" }
 sub ps_pgdata { "$_[0]{dir}/pageserver/pgdata" }
 
 # A TCP port of 127.0.0.1 that nobody listens on, below the ephemeral range.
