@@ -14,6 +14,9 @@
 #include "neon_testpoint.h"
 #include "node.h"
 #include "receivers.h"
+#include "retain.h"
+#include "serve.h"
+#include "slot.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
@@ -36,6 +39,9 @@ static const SafekeeperPart parts[] = {
 	{"wal", skwal_define_gucs, NULL, NULL, NULL, NULL},
 	{"stream", skstream_define_gucs, skstream_shmem_size, skstream_shmem_init,
 	skstream_register_workers, NULL},
+	{"slot", skslot_define_gucs, skslot_shmem_size, skslot_shmem_init, NULL, NULL},
+	{"serve", serve_define_gucs, readers_shmem_size, readers_shmem_init, NULL, serve_install_hooks},
+	{"retain", retain_define_gucs, NULL, NULL, retain_register_worker, NULL},
 #ifdef NEON_TESTING
 	{"testpoint", define_testpoints, NULL, NULL, NULL, NULL},
 #endif

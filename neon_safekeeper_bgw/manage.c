@@ -16,6 +16,7 @@
 #include "neon_durable.h"
 #include "neon_testpoint.h"
 #include "skwal_private.h"
+#include "slot.h"
 
 #define WAL_TLI		1
 
@@ -171,7 +172,7 @@ sk_create(SkState *st, const char *head, size_t len)
 	if (tl == NULL)
 	{
 		sk_lock_registry();
-		if (sk_find(&st->tenant, &st->timeline) == NULL)
+		if (sk_lookup(&st->tenant, &st->timeline) == NULL)
 		{
 			complete_state(st, with_head);
 			make_files(st, head, len);
@@ -246,6 +247,7 @@ delete_known(SkTimeline *tl, uint64 generation, bool force)
 	SpinLockRelease(&tl->shared->mutex);
 	sk_op_end(tl);
 	remove_files(tl);
+	skslot_forget_timeline(&tl->tenant, &tl->timeline);
 	sk_unregister(tl);
 	sk_unlock(tl);
 }
@@ -253,7 +255,7 @@ delete_known(SkTimeline *tl, uint64 generation, bool force)
 void
 sk_delete(const NeonId *tenant, const NeonId *timeline, uint64 generation, bool force)
 {
-	SkTimeline *tl = sk_find(tenant, timeline);
+	SkTimeline *tl = sk_lookup(tenant, timeline);
 	SkTimeline	gone = {.tenant = *tenant,.timeline = *timeline};
 
 	if (tl != NULL && sk_status(tl) != SK_DELETED)

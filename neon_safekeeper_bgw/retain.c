@@ -271,11 +271,7 @@ visit(SkTimeline *tl, void *arg)
 	CHECK_FOR_INTERRUPTS();
 	PG_TRY();
 	{
-		SkStatus	status = sk_status(tl);
-
-		if (status == SK_DELETED)
-			skslot_forget_timeline(&tl->tenant, &tl->timeline);
-		else if (status == SK_ACTIVE)
+		if (sk_status(tl) == SK_ACTIVE)
 			look_after(tl);
 	}
 	PG_CATCH();

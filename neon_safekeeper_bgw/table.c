@@ -327,7 +327,7 @@ sk_handle_current(const SkTimeline *tl)
 }
 
 SkTimeline *
-sk_find(const NeonId *tenant, const NeonId *timeline)
+sk_lookup(const NeonId *tenant, const NeonId *timeline)
 {
 	SkTimeline *tl = NULL;
 	int			i;
@@ -378,7 +378,7 @@ check_tombstone(const NeonId *tenant, const NeonId *timeline)
 SkTimeline *
 sk_open_if_known(const NeonId *tenant, const NeonId *timeline)
 {
-	SkTimeline *tl = sk_find(tenant, timeline);
+	SkTimeline *tl = sk_lookup(tenant, timeline);
 
 	if (tl == NULL)
 	{

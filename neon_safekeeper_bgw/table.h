@@ -338,7 +338,7 @@ extern void sk_lock_registry(void);
 extern void sk_unlock_registry(void);
 
 /* The slot's handle without opening it; NULL if there is none. */
-extern SkTimeline *sk_find(const NeonId *tenant, const NeonId *timeline);
+extern SkTimeline *sk_lookup(const NeonId *tenant, const NeonId *timeline);
 
 /* Is the slot still this handle's? */
 extern bool sk_handle_current(const SkTimeline *tl);

@@ -4,3 +4,5 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION
 	neon_safekeeper.receive(neon_safekeeper.id, neon_safekeeper.id, bigint, int, text, text)
 	TO neon_tenant;
+GRANT SELECT ON neon_safekeeper.stat_replication, neon_safekeeper.replication_slots TO pg_monitor;
+GRANT EXECUTE ON FUNCTION neon_safekeeper.readers(), neon_safekeeper.slots() TO pg_monitor;
