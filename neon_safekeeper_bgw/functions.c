@@ -14,6 +14,7 @@
 #include "funcapi.h"
 #include "manage.h"
 #include "neon_sqlutil.h"
+#include "receivers.h"
 #include "skwal.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"

@@ -59,4 +59,15 @@ extern Size skstream_shmem_size(void);
 extern void skstream_shmem_init(void);
 extern void skstream_register_workers(void);
 
+/* ---- copy.c ---- */
+
+/*
+ * What elected() does last: has the timeline's worker copy up to x from the
+ * donor (conninfo; NULL or empty: from any peer that counts) and waits until
+ * that is durable, a higher term was promised, or the time is over.  The
+ * caller looks at the positions.  Holds no lock.
+ */
+extern void sk_copy_to_x(SkTimeline *tl, uint32 term, XLogRecPtr x, const char *donor,
+						 int timeout_ms);
+
 #endif							/* NEON_SK_RECEIVERS_H */
