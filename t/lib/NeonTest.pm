@@ -14,6 +14,7 @@ package NeonTest;
 use strict;
 use warnings;
 use Carp;
+use Fcntl;
 use File::Basename;
 use File::Path qw(make_path remove_tree);
 use IO::Socket::INET;
@@ -201,18 +202,20 @@ sub pgdata { "$_[0]{dir}/endpoints/$_[1]/pgdata" }
 sub sk_pgdata { "$_[0]{dir}/safekeepers/$_[1]/pgdata" }
 sub ps_pgdata { "$_[0]{dir}/pageserver/pgdata" }
 
-# A TCP port of 127.0.0.1 that nobody listens on, below the ephemeral range.
-my %given;
+# A TCP port of 127.0.0.1 that nobody listens on, below the ephemeral range
+# and the range of PostgreSQL::Test, given to no other test of this run.
 sub free_port
 {
+	my $given = "$ENV{TESTDATADIR}/ports";
+
+	mkdir $given;
 	for (1 .. 500)
 	{
-		my $p = 20000 + int(rand(12000));
-		next if $given{$p};
+		my $p = 6000 + int(rand(4000));
+		sysopen(my $mine, "$given/$p", O_CREAT | O_EXCL) or next;
 		my $s = IO::Socket::INET->new(
 			LocalAddr => '127.0.0.1', LocalPort => $p, Proto => 'tcp', Listen => 1) or next;
 		close $s;
-		$given{$p} = 1;
 		return $p;
 	}
 	croak 'no free port';
@@ -664,6 +667,7 @@ package NeonTest::Vanilla;
 use strict;
 use warnings;
 use Carp;
+use Fcntl;
 use File::Basename;
 use File::Path qw(remove_tree);
 
