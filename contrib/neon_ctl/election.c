@@ -45,10 +45,8 @@ create_tenant_role(Quorum *q)
 
 	snprintf(role, sizeof(role), "tenant_%s", q->tenant);
 	quorum_ask(q, ASK_TIMEOUT_MS, GRACE_MS, NULL, NULL,
-			   strf("DO $$ BEGIN CREATE ROLE %s LOGIN REPLICATION;"
+			   strf("DO $$ BEGIN CREATE ROLE %s LOGIN REPLICATION IN ROLE neon_tenant;"
 					" EXCEPTION WHEN duplicate_object THEN NULL; END $$", role), 0);
-	quorum_ask(q, ASK_TIMEOUT_MS, GRACE_MS, NULL, NULL,
-			   "SELECT neon_safekeeper.grant_client($1)", 1, role);
 	for (int i = 0; i < q->set.n && !repo.trust; i++)
 	{
 		PGconn	   *conn = q->member[i].conn;

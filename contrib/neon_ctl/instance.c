@@ -265,15 +265,10 @@ install_extension(const Instance *inst)
 {
 	PGconn	   *conn = instance_connect(inst);
 
-	if (inst->id > 0)
-		PQclear(db_exec(conn, 30, NULL,
-						"DO $$ BEGIN CREATE ROLE " STORAGE_ROLE " LOGIN REPLICATION;"
-						" EXCEPTION WHEN duplicate_object THEN NULL; END $$", 0));
 	PQclear(db_exec(conn, 60, strf("installing the extension neon_%s", inst->service),
 					strf("CREATE EXTENSION neon_%s", inst->service), 0));
 	if (inst->id > 0)
 	{
-		PQclear(db_exec(conn, 30, NULL, "SELECT neon_safekeeper.grant_client('" STORAGE_ROLE "')", 0));
 		set_storage_password(conn);
 		note_node(inst, conn);
 	}
