@@ -280,10 +280,6 @@ neon_sk_elected(PG_FUNCTION_ARGS)
 
 	check_superuser("elected");
 	sql_refuse_transaction_block("elected");
-	if (!PG_ARGISNULL(6))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("copying WAL from another safekeeper is not supported in this version")));
 	history_arg(fcinfo, 5, &history);
 	tl = timeline_arg(fcinfo);
 	sk_elected(tl, generation_arg(fcinfo, 2), term_arg(fcinfo, 3),
