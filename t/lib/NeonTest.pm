@@ -202,6 +202,24 @@ sub pgdata { "$_[0]{dir}/endpoints/$_[1]/pgdata" }
 sub sk_pgdata { "$_[0]{dir}/safekeepers/$_[1]/pgdata" }
 sub ps_pgdata { "$_[0]{dir}/pageserver/pgdata" }
 
+# The data directory of an endpoint, of "pageserver" or of "safekeeper N".
+sub data_dir
+{
+	my ($self, $ep) = @_;
+	return $self->ps_pgdata if $ep eq 'pageserver';
+	return $ep =~ /^safekeeper (\d)$/ ? $self->sk_pgdata($1) : $self->pgdata($ep);
+}
+
+# A line of the state directory's file "config".
+sub config
+{
+	my ($self, $key) = @_;
+	open my $f, '<', "$self->{dir}/config" or croak "$self->{dir}/config: $!";
+	my ($value) = map { /^\Q$key\E\s*=\s*(.*?)\s*$/ ? $1 : () } <$f>;
+	close $f;
+	return $value // croak "no \"$key\" in $self->{dir}/config";
+}
+
 # A TCP port of 127.0.0.1 that nobody listens on, below the ephemeral range
 # and the range of PostgreSQL::Test, given to no other test of this run.
 sub free_port
@@ -226,11 +244,12 @@ sub free_port
 sub connstr
 {
 	my ($self, $ep, $db) = @_;
-	my $port = $ep eq 'pageserver' ? $self->{ps_port} : $self->port($ep);
+	my $port = $ep eq 'pageserver' ? $self->{ps_port}
+	  : $ep =~ /^safekeeper (\d)$/ ? $self->config("safekeeper.$1.port") : $self->port($ep);
 	return "host=127.0.0.1 port=$port user=cloud_admin dbname='" . ($db || 'postgres') . "'";
 }
 
-# Runs SQL at an endpoint, or at "pageserver"; (exit code, stdout, stderr).
+# Runs SQL at an endpoint, at "pageserver" or "safekeeper N"; (exit code, stdout, stderr).
 sub psql_raw
 {
 	my ($self, $ep, $sql, %o) = @_;
@@ -386,8 +405,7 @@ sub num_lsn
 sub postmaster_pid
 {
 	my ($self, $ep) = @_;
-	my $d = $ep eq 'pageserver' ? $self->ps_pgdata : $self->pgdata($ep);
-	open my $f, '<', "$d/postmaster.pid" or return undef;
+	open my $f, '<', $self->data_dir($ep) . '/postmaster.pid' or return undef;
 	my $pid = <$f>;
 	close $f;
 	return undef unless defined $pid && $pid =~ /^(\d+)$/;
@@ -447,7 +465,7 @@ sub alive
 	return defined $s && $s ne 'Z' && $s ne 'X';
 }
 
-# kill -9 of the postmaster of an endpoint or of "pageserver"; its children
+# kill -9 of a postmaster (endpoint, "pageserver", "safekeeper N"); its children
 # follow by themselves, which is waited for unless nowait is given.
 sub kill9
 {
