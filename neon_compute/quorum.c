@@ -16,6 +16,7 @@
 
 #include <float.h>
 
+#include "access/parallel.h"
 #include "coordinator.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -68,8 +69,11 @@ check_safekeepers(char **newval, void **extra, GucSource source)
 	NeonMembers members;
 	const char *problem;
 
-	/* at the start, quorum_check_settings refuses: here PostgreSQL would go on with "" */
-	if (process_shared_preload_libraries_in_progress)
+	/*
+	 * At the start, quorum_check_settings refuses: here PostgreSQL would go
+	 * on with "".  A parallel worker sets "" first, then its leader's value.
+	 */
+	if (process_shared_preload_libraries_in_progress || InitializingParallelWorker)
 		return true;
 	if ((**newval != '\0') != in_quorum_mode)
 	{
@@ -214,7 +218,7 @@ check_standby_names(char **newval, void **extra, GucSource source)
 {
 	if (prev_check_standby_names && !prev_check_standby_names(newval, extra, source))
 		return false;
-	if (demands_majority(*extra))
+	if (demands_majority(*extra) || InitializingParallelWorker)
 		return true;
 	free(*extra);
 	*extra = NULL;
