@@ -21,6 +21,7 @@
 #include "access/xlog_internal.h"
 #include "coordinator.h"
 #include "miscadmin.h"
+#include "neon_library.h"
 #include "pageserver.h"
 #include "pgstat.h"
 #include "port/atomics.h"
@@ -123,14 +124,7 @@ coordinator_register_worker(void)
 
 	if (!storage_needed() && neon_boot.kind != NEON_STATIC)
 		return;
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = 1;
-	strlcpy(worker.bgw_name, "neon coordinator", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "neon coordinator", BGW_MAXLEN);
-	strlcpy(worker.bgw_library_name, "neon", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "neon_coordinator_main", BGW_MAXLEN);
+	library_worker(&worker, "neon", "neon_coordinator_main", "neon coordinator");
 	RegisterBackgroundWorker(&worker);
 }
 

@@ -26,6 +26,7 @@
 #include "common/file_perm.h"
 #include "files.h"
 #include "miscadmin.h"
+#include "neon_library.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -173,14 +174,9 @@ neon_files_register_worker(void)
 {
 	BackgroundWorker worker;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
+	library_worker(&worker, "neon", "neon_file_creator_main", "neon file creator");
 	worker.bgw_start_time = BgWorkerStart_PostmasterStart;
 	worker.bgw_restart_time = WORKER_RESTART_SECONDS;
-	strlcpy(worker.bgw_name, "neon file creator", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "neon file creator", BGW_MAXLEN);
-	strlcpy(worker.bgw_library_name, "neon", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "neon_file_creator_main", BGW_MAXLEN);
 	RegisterBackgroundWorker(&worker);
 }
 

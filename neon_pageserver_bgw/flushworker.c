@@ -10,6 +10,7 @@
 
 #include "init.h"
 #include "miscadmin.h"
+#include "neon_library.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -64,15 +65,10 @@ flushworker_register_workers(void)
 {
 	for (int i = 0; i < flush_workers; i++)
 	{
-		BackgroundWorker worker = {0};
+		BackgroundWorker worker;
 
-		worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
-		worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-		worker.bgw_restart_time = 1;
-		strlcpy(worker.bgw_library_name, "neon_pageserver", BGW_MAXLEN);
-		strlcpy(worker.bgw_function_name, "flushworker_main", BGW_MAXLEN);
+		library_worker(&worker, "neon_pageserver", "flushworker_main", "neon layer writer");
 		snprintf(worker.bgw_name, BGW_MAXLEN, "neon layer writer %d", i + 1);
-		strlcpy(worker.bgw_type, "neon layer writer", BGW_MAXLEN);
 		RegisterBackgroundWorker(&worker);
 	}
 }

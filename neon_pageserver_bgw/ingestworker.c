@@ -16,6 +16,7 @@
 #include "ingestworker.h"
 #include "miscadmin.h"
 #include "neon_bootrec.h"
+#include "neon_library.h"
 #include "neon_receive.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -94,14 +95,9 @@ ingestworker_start(int row, const NeonId *timeline)
 	BackgroundWorker worker;
 	char		hex[NEON_ID_HEXLEN + 1];
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	library_worker(&worker, "neon_pageserver", "neon_ingest_main", "neon ingest");
 	worker.bgw_restart_time = RESTART_SECONDS;
-	strlcpy(worker.bgw_library_name, "neon_pageserver", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "neon_ingest_main", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "neon ingest %s", neon_id_format(timeline, hex));
-	strlcpy(worker.bgw_type, "neon ingest", BGW_MAXLEN);
 	worker.bgw_main_arg = Int32GetDatum(row);
 	memcpy(worker.bgw_extra, timeline, sizeof(NeonId));
 	return RegisterDynamicBackgroundWorker(&worker, NULL);
@@ -112,14 +108,8 @@ ingest_register_worker(void)
 {
 	BackgroundWorker worker;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	library_worker(&worker, "neon_pageserver", "neon_recovery_main", "neon pageserver recovery");
 	worker.bgw_restart_time = RESTART_SECONDS;
-	strlcpy(worker.bgw_library_name, "neon_pageserver", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "neon_recovery_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "neon pageserver recovery", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "neon pageserver recovery", BGW_MAXLEN);
 	RegisterBackgroundWorker(&worker);
 }
 

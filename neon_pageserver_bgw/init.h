@@ -8,19 +8,6 @@
 #ifndef NEON_PS_INIT_H
 #define NEON_PS_INIT_H
 
-/*
- * A part of the library; any function may be NULL.  shmem_init runs in the
- * postmaster (again after a crash of a backend) and does no I/O.
- */
-typedef struct PageserverPart
-{
-	const char *name;
-	void		(*define_gucs) (void);
-	Size		(*shmem_size) (void);
-	void		(*shmem_init) (void);
-	void		(*register_workers) (void);
-} PageserverPart;
-
 /* timeline.c */
 extern void timeline_define_gucs(void);
 extern Size timeline_shmem_size(void);

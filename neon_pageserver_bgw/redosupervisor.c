@@ -32,6 +32,7 @@
 #include "common/file_utils.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "neon_library.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -82,15 +83,10 @@ PGDLLEXPORT void redo_supervisor_main(Datum arg);
 void
 redopool_register_worker(void)
 {
-	BackgroundWorker worker = {0};
+	BackgroundWorker worker;
 
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
+	library_worker(&worker, REDOPOOL_LIBRARY, "redo_supervisor_main", "neon redo supervisor");
 	worker.bgw_start_time = BgWorkerStart_ConsistentState;
-	worker.bgw_restart_time = 1;
-	strlcpy(worker.bgw_name, "neon redo supervisor", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "neon redo supervisor", BGW_MAXLEN);
-	strlcpy(worker.bgw_library_name, REDOPOOL_LIBRARY, BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "redo_supervisor_main", BGW_MAXLEN);
 	RegisterBackgroundWorker(&worker);
 }
 

@@ -14,6 +14,7 @@
 #include "init.h"
 #include "miscadmin.h"
 #include "neon_durable.h"
+#include "neon_library.h"
 #include "pgstat.h"
 #include "nodes/pg_list.h"
 #include "postmaster/bgworker.h"
@@ -36,15 +37,9 @@ extern PGDLLEXPORT void supervisor_main(Datum arg);
 void
 supervisor_register_worker(void)
 {
-	BackgroundWorker worker = {0};
+	BackgroundWorker worker;
 
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = 1;
-	strlcpy(worker.bgw_library_name, "neon_pageserver", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "supervisor_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "neon storage supervisor", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "neon storage supervisor", BGW_MAXLEN);
+	library_worker(&worker, "neon_pageserver", "supervisor_main", "neon storage supervisor");
 	RegisterBackgroundWorker(&worker);
 }
 

@@ -25,6 +25,7 @@
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "neon_diskfull.h"
+#include "neon_library.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "sqlutil.h"
@@ -403,14 +404,11 @@ start_worker(dsm_segment *seg)
 	BackgroundWorker worker;
 	BackgroundWorkerHandle *handle;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	library_worker(&worker, "neon_pageserver", "neon_tenant_worker_main",
+				   "neon pageserver tenant creation");
+	worker.bgw_flags |= BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_ConsistentState;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, "neon_pageserver", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "neon_tenant_worker_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "neon pageserver tenant creation", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "neon pageserver tenant creation", BGW_MAXLEN);
 	worker.bgw_main_arg = UInt32GetDatum(dsm_segment_handle(seg));
 	worker.bgw_notify_pid = MyProcPid;
 	if (!RegisterDynamicBackgroundWorker(&worker, &handle))

@@ -8,20 +8,6 @@
 #ifndef NEON_SK_INIT_H
 #define NEON_SK_INIT_H
 
-/*
- * A part of the library; any function may be NULL.  shmem_init runs in the
- * postmaster (again after a crash of a backend) and does no I/O.
- */
-typedef struct SafekeeperPart
-{
-	const char *name;
-	void		(*define_gucs) (void);
-	Size		(*shmem_size) (void);
-	void		(*shmem_init) (void);
-	void		(*register_workers) (void);
-	void		(*install_hooks) (void);
-} SafekeeperPart;
-
 /* table.c */
 extern void sktable_define_gucs(void);
 extern Size sktable_shmem_size(void);

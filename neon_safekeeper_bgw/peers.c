@@ -17,6 +17,7 @@
 #include <libpq-fe.h>
 
 #include "miscadmin.h"
+#include "neon_library.h"
 #include "neon_receive.h"
 #include "peers.h"
 #include "pgstat.h"
@@ -108,14 +109,7 @@ peers_register_worker(void)
 {
 	BackgroundWorker worker;
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = 1;
-	strlcpy(worker.bgw_library_name, "neon_safekeeper", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "wal_peers_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_name, "neon wal peers", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "neon wal peers", BGW_MAXLEN);
+	library_worker(&worker, "neon_safekeeper", "wal_peers_main", "neon wal peers");
 	RegisterBackgroundWorker(&worker);
 }
 

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "neon_library.h"
 #include "peers.h"
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"
@@ -212,14 +213,9 @@ start_worker(int index, const NeonId *timeline)
 	BackgroundWorker worker;
 	char		hex[NEON_ID_HEXLEN + 1];
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	library_worker(&worker, "neon_safekeeper", "wal_receiver_main", "neon wal receiver");
 	worker.bgw_restart_time = RESTART_SECONDS;
-	strlcpy(worker.bgw_library_name, "neon_safekeeper", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "wal_receiver_main", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "neon wal receiver %s", neon_id_format(timeline, hex));
-	strlcpy(worker.bgw_type, "neon wal receiver", BGW_MAXLEN);
 	worker.bgw_main_arg = Int32GetDatum(index);
 	memcpy(worker.bgw_extra, timeline, sizeof(NeonId));
 	return RegisterDynamicBackgroundWorker(&worker, NULL);

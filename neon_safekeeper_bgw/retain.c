@@ -22,6 +22,7 @@
 
 #include "access/xlog_internal.h"
 #include "miscadmin.h"
+#include "neon_library.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -322,13 +323,7 @@ retain_register_worker(void)
 {
 	BackgroundWorker worker;
 
-	memset(&worker, 0, sizeof(worker));
-	strlcpy(worker.bgw_name, "neon_safekeeper retention", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "neon_safekeeper retention", BGW_MAXLEN);
-	strlcpy(worker.bgw_library_name, "neon_safekeeper", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "neon_safekeeper_retain_main", BGW_MAXLEN);
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	library_worker(&worker, "neon_safekeeper", "neon_safekeeper_retain_main", "neon wal retention");
 	worker.bgw_restart_time = 5;
 	RegisterBackgroundWorker(&worker);
 }
