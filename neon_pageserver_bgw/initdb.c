@@ -205,7 +205,31 @@ child_reap(Child *child, TimestampTz deadline, const char *program)
 	}
 }
 
-/* What the user should read: without the blank lines and the success text. */
+/* The first line that tells of an error; the whole text if there is none. */
+static char *
+first_complaint(char *text)
+{
+	static const char *const marks[] = {"error: ", "ERROR: ", "FATAL: ", "PANIC: "};
+	char	   *line = text;
+
+	while (line != NULL)
+	{
+		char	   *next = strchr(line, '\n');
+		size_t		len = next ? next - line : strlen(line);
+
+		for (int i = 0; i < lengthof(marks); i++)
+		{
+			char	   *mark = strstr(line, marks[i]);
+
+			if (mark != NULL && mark < line + len)
+				return line;
+		}
+		line = next ? next + 1 : NULL;
+	}
+	return text;
+}
+
+/* What the user should read: the complaint without blank lines at its end. */
 static char *
 tidy_output(StringInfo output)
 {
@@ -217,7 +241,7 @@ tidy_output(StringInfo output)
 	for (char *p = output->data; *p; p++)
 		if (IS_HIGHBIT_SET(*p))
 			*p = '?';
-	return output->data;
+	return first_complaint(output->data);
 }
 
 static void
