@@ -43,6 +43,44 @@ $t->neon_fails([ 'endpoint', 'stop', 'main' ], qr/not running/, qr/endpoint star
 $t->endpoint_start('main');
 is(count() . $t->psql('main', 'SELECT count(*) FROM u'), '20021', 'a long record and a switch of segments');
 
+# ---- the last record ends with its page: the next page was never written ----
+
+# Fills the page up; true if nobody else wrote meanwhile and all is flushed.
+sub fill_page
+{
+	$t->psql('main', <<~'SQL');
+	DO $$
+	DECLARE
+		before pg_lsn;
+		overhead numeric;
+		room numeric;
+	BEGIN
+		LOOP
+			before := pg_current_wal_insert_lsn();
+			PERFORM pg_logical_emit_message(false, 'x', repeat('x', 800));
+			overhead := pg_current_wal_insert_lsn() - before - 800;
+			room := 8192 - (pg_current_wal_insert_lsn() - '0/0') % 8192;
+			EXIT WHEN overhead < 100 AND room BETWEEN 600 AND 5000;
+		END LOOP;
+		PERFORM pg_logical_emit_message(false, 'x', repeat('x', (room - overhead)::int));
+	END $$;
+	SQL
+	return eval { $t->poll('main', q{SELECT pg_current_wal_flush_lsn() - '0/0' = pg_current_wal_insert_lsn() - '0/0' - 24
+		AND (pg_current_wal_flush_lsn() - '0/0') % 8192 = 0}, 't', timeout => 5) };
+}
+my $filled;
+for (1 .. 20)
+{
+	last if $filled = fill_page();
+}
+ok($filled, 'a record ends where its page does');
+my $page_end = $t->psql('main', 'SELECT pg_current_wal_flush_lsn()');
+$t->wait_for_lsn('main', $page_end);
+kill 'KILL', $t->postmaster_pid('main');
+is($t->psql('pageserver', "SELECT last_record_lsn FROM neon_pageserver.timelines WHERE name = 'main'"), $page_end,
+	'the pageserver has it, and nothing behind it');
+$t->neon_ok([ $t->endpoint_args('main') ], 'start after it');
+
 # ---- damaged WAL ----
 
 hold_stream();

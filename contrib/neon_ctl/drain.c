@@ -107,6 +107,18 @@ end_of_own_pages(const WalFiles *wal, XLogRecPtr from)
 }
 
 /*
+ * Is it right that the page which begins at "end" was never written?  It is if
+ * the page before it was.  The segment before a segment's start may be gone.
+ */
+static bool
+is_end_of_page(const WalFiles *wal, XLogRecPtr end)
+{
+	if (XLogSegmentOffset(end, wal->segsize) == 0)
+		return true;
+	return end % XLOG_BLCKSZ == 0 && end_of_own_pages(wal, end - XLOG_BLCKSZ) == end;
+}
+
+/*
  * The record that begins at "end" may be incomplete: of one that fills several
  * pages, whole pages are written before it is all there.  Returns the end of
  * the pages that can be such a beginning; own pages behind them cannot.
@@ -260,7 +272,7 @@ feed_directory(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer, c
 	if (stat(wal.dir, &st) < 0)
 		return strf("the last writer's WAL directory \"%s\" is missing", wal.dir);
 	own_end = end_of_own_pages(&wal, tl->last_record_lsn);
-	if (own_end <= tl->last_record_lsn && XLogSegmentOffset(tl->last_record_lsn, wal.segsize) != 0)
+	if (own_end <= tl->last_record_lsn && !is_end_of_page(&wal, tl->last_record_lsn))
 		return strf("WAL at %s is missing in \"%s\"", lsn_text(tl->last_record_lsn), wal.dir);
 	*end = feed(conn, tl, writer, &wal, tl->last_record_lsn, own_end, &problem);
 	if (problem != NULL)
