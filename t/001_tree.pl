@@ -7,12 +7,12 @@ use Test::More;
 
 my $top = $ENV{NEON_TEST_TOP};
 
-for my $d (qw(common neon_walredo neon_pageserver_bgw neon_compute contrib/neon_ctl contrib/neon_test_utils contrib/bench contrib/demo))
+for my $d (qw(common neon_walredo neon_pageserver_bgw neon_compute contrib/neon_ctl contrib/neon_test_utils contrib/bench contrib/demo contrib/wal_model neon_safekeeper_bgw))
 {
 	ok(-s "$top/$d/README.md", "$d has a README.md");
 }
 ok(-s "$top/$_", $_) for qw(LICENSE README.md CONTRIBUTING.md docs/architecture.md docs/source-tree.md docs/glossary.md
-  docs/settings.md docs/server-memory.md docs/limits.md docs/leaving.md docs/operations.md);
+  docs/wal-service.md docs/settings.md docs/server-memory.md docs/limits.md docs/leaving.md docs/operations.md);
 
 my (@long, @marks);
 find(

@@ -1,0 +1,79 @@
+# WalModel: the model of the WAL service (contrib/wal_model/wal.pml), compiled
+# with some bounds, and run with or without one of its rules.
+#
+#   my $model = WalModel->new(LAUNCHERS => 2, LENGTH => 2);
+#   $model->holds('name'); $model->fails_without('NOPERSIST');
+package WalModel;
+
+use strict;
+use warnings;
+use Cwd qw(getcwd);
+use File::Temp;
+use Test::More;
+
+my $source = "$ENV{NEON_TEST_TOP}/contrib/wal_model";
+
+# Numbers of the rules, from the model itself.
+sub rules
+{
+	open my $f, '<', "$source/wal.pml" or die "wal.pml: $!";
+	return map { /^#define ([A-Z0-9]+)\s+(\d+)\s+\/\* (?:R|an entry|a cut|a member|no rule)/ ? ($1 => $2) : () } <$f>;
+}
+
+my %left_out;
+sub never_left_out { my %rules = rules(); return grep { !$left_out{$_} } sort keys %rules }
+
+# Options: bounds of the model; -NAME => value: for the compiler.
+sub new
+{
+	my ($class, %options) = @_;
+	my %gcc = (SAFETY => '', NOREDUCE => '', HC4 => '', map { /^-(.*)/ ? ($1 => delete $options{$_}) : () } keys %options);
+	my $dir = File::Temp->newdir;
+	my $define = sub { my ($d) = @_; map { "-D$_" . ($d->{$_} ne '' ? "=$d->{$_}" : '') } sort keys %$d };
+	my $cwd = getcwd;
+	chdir "$dir" or die;
+	my $ok = system("spin @{[ $define->(\%options) ]} -a $source/wal.pml >spin.out 2>&1 && "
+		  . "gcc -O1 -w @{[ $define->(\%gcc) ]} -o pan pan.c >gcc.out 2>&1") == 0;
+	diag(`cat spin.out gcc.out`) unless $ok;
+	chdir $cwd or die;
+	die "the model could not be compiled" unless $ok;
+	my $name = join ' ', map { lc($_) . ($options{$_} ne '' ? " $options{$_}" : '') } sort keys %options;
+	return bless { dir => $dir, name => $name, rules => { rules() } }, $class;
+}
+
+# { errors, states, assertion, complete } of a search.
+sub search
+{
+	my ($self, %o) = @_;
+	my $cwd = getcwd;
+	chdir "$self->{dir}" or die;
+	$left_out{ $o{without} // '' } = 1;
+	local $ENV{WITHOUT} = $o{without} ? $self->{rules}{ $o{without} } // die $o{without} : 0;
+	my $out = `timeout -s INT @{[ $o{seconds} // 300 ]} ./pan -E -m20000 -w@{[ $o{hash_bits} // 22 ]} 2>&1`;
+	chdir $cwd or die;
+	my ($errors) = $out =~ /errors: (\d+)/;
+	my ($states) = $out =~ /^\s*(\S+) states, stored/m;
+	my ($assertion) = $out =~ /(assertion violated .*?)(?: \(at depth|$)/m;
+	return {
+		errors => $errors // -1, states => $states // 0, assertion => $assertion // '', output => $out,
+		complete => $out !~ /Search not completed|max search depth too small|memory (?:limit|bound)|out of memory/i };
+}
+
+# The whole state space without an error; bounded: as far as the time goes.
+sub holds
+{
+	my ($self, %o) = @_;
+	my $r = $self->search(%o);
+	my $good = $r->{errors} == 0 && ($r->{complete} || $o{bounded}) && $r->{states} > 100;
+	ok($good, "$self->{name}: holds in $r->{states} states" . ($r->{complete} ? '' : ', not all of them')) or diag($r->{output});
+	return $good;
+}
+
+sub fails_without
+{
+	my ($self, $rule, %o) = @_;
+	my $r = $self->search(without => $rule, %o);
+	return ok($r->{errors} > 0 && $r->{assertion} ne '', "$self->{name}: fails without $rule, after $r->{states} states") || diag($r->{output});
+}
+
+1;
