@@ -49,7 +49,7 @@
 #define REMINDER_MS				60000
 
 #define COMMIT_QUERY \
-	"SELECT pageserver_lsn, promised, floor FROM neon_safekeeper.commit($1, $2, $3::bigint, $4::int, $5::pg_lsn, $6::int)"
+	"SELECT pageserver_lsn, promised, floor, lease_granted FROM neon_safekeeper.commit($1, $2, $3::bigint, $4::int, $5::pg_lsn, $6::int)"
 #define RECEIVE_QUERY \
 	"SELECT neon_safekeeper.receive($1, $2, $3::bigint, $4::int, $5::text, $6::text)"
 
@@ -612,7 +612,7 @@ check_term(const char *text)
 static void
 handle_commit(Link *link, const PGresult *result)
 {
-	if (PQntuples(result) != 1 || PQnfields(result) != 3)
+	if (PQntuples(result) != 1 || PQnfields(result) != 4)
 	{
 		set_problem(link, "unexpected answer of neon_safekeeper.commit()", NULL);
 		return;
@@ -621,7 +621,8 @@ handle_commit(Link *link, const PGresult *result)
 	check_term(PQgetvalue(result, 0, 2));
 	if (!PQgetisnull(result, 0, 0))
 		quorum_set_pageserver_lsn(parse_lsn(PQgetvalue(result, 0, 0)));
-	if (strtoul(PQgetvalue(result, 0, 1), NULL, 10) == neon_boot.term)
+	/* a member that still catches up grants nothing, and the next launcher would not wait for it */
+	if (strcmp(PQgetvalue(result, 0, 3), "t") == 0)
 		link->lease_until = link->sent_at +
 			(uint64) link->sent_lease_ms * NEON_LEASE_USED_PERCENT / 100;
 	if (link->status.streaming)

@@ -3,10 +3,10 @@
  * copy.c
  *	  WAL from peers (R8), and the term that a member missed.
  *
- * Below the donor's commit_lsn a long way goes by standard streaming: that WAL
- * is final.  The rest, and short ways, by tail(): a piece comes with the
- * history that the donor had when it was read, and is used only as far as both
- * histories are one.  A donor may be truncated while we copy.
+ * Below the commit_lsn of a donor of the same term a long way goes by standard
+ * streaming: that WAL is final.  The rest, and short ways, by tail(): a piece
+ * comes with the history that the donor had when it was read, and is used only
+ * as far as both histories are one.  A donor may be truncated while we copy.
  *
  *-------------------------------------------------------------------------
  */
@@ -327,8 +327,18 @@ copy_committed(Fetch *f, Donor *d, WalWriter *writer, XLogRecPtr upto)
 		return;
 	if (receiver_identify(receiver, f->tl->system_identifier, FETCH_CONNECT_MS, &f->problem) &&
 		receiver_start(receiver, NULL, writer->received, FETCH_CONNECT_MS, &f->problem))
-		(void) fetch_stream(f, receiver, writer, Min(upto, receiver_position(receiver)));
+		(void) fetch_stream(f, receiver, writer, Min(upto, d->commit_lsn));
 	receiver_close(receiver);
+}
+
+/*
+ * What was committed when the donor had promised this very term is in the log
+ * of the term.  What a donor of a later term commits need not be.
+ */
+static bool
+worth_streaming(Fetch *f, Donor *d, WalWriter *writer)
+{
+	return d->promised == f->order.term && d->commit_lsn > writer->flushed + STREAM_FROM;
 }
 
 /* As much as this donor can give. */
@@ -342,7 +352,7 @@ copy_from(Fetch *f, Donor *d, XLogRecPtr upto)
 	bool		more = true;
 
 	walwriter_begin(&writer, f->tl, f->order.term, d->conninfo);
-	if (d->commit_lsn > writer.flushed + STREAM_FROM)
+	if (worth_streaming(f, d, &writer))
 	{
 		copy_committed(f, d, &writer, upto);
 		/* what a broken stream left behind the last record is fetched again */

@@ -203,26 +203,29 @@ persist_lease(SkTimeline *tl, uint32 lease_ms)
 }
 
 /* A promise may have come since the guard was looked at: it is looked at again. */
-static void
+static bool
 grant_lease(SkTimeline *tl, uint32 term, uint32 lease_ms)
 {
 	SkShared   *s = tl->shared;
 	uint64		now = sk_clock_ms();
 	const SkTerm *last;
+	bool		granted;
 
 	SpinLockAcquire(&s->mutex);
 	last = skhistory_last(&s->st.history);
-	if (s->status == SK_ACTIVE && s->st.promised == term && s->stop_term <= term &&
+	granted = s->status == SK_ACTIVE && s->st.promised == term && s->stop_term <= term &&
 		s->st.lease_ms >= lease_ms && last != NULL && last->term == term &&
-		s->flush_lsn >= last->start)
+		s->flush_lsn >= last->start;
+	if (granted)
 	{
 		s->lease_term = term;
 		s->lease_until = Max(s->lease_until, now + lease_ms);
 	}
 	SpinLockRelease(&s->mutex);
+	return granted;
 }
 
-static void
+static bool
 renew_lease(SkTimeline *tl, uint64 generation, uint32 term, uint32 lease_ms)
 {
 	SkPositions p;
@@ -232,16 +235,18 @@ renew_lease(SkTimeline *tl, uint64 generation, uint32 term, uint32 lease_ms)
 	sk_get_state(tl, &st);
 	if (!p.counts || p.promised != term || p.stop_term > term ||
 		!lease_generation_ok(&st, generation))
-		return;
+		return false;
 	if (st.lease_ms < lease_ms)
 		persist_lease(tl, lease_ms);
-	grant_lease(tl, term, lease_ms);
+	return grant_lease(tl, term, lease_ms);
 }
 
-void
+bool
 sk_commit(SkTimeline *tl, uint64 generation, uint32 term, XLogRecPtr lsn, uint32 lease_ms,
 		  SkPositions *result)
 {
+	bool		granted;
+
 	SkPositions p;
 
 	sk_check_healthy(tl);
@@ -249,10 +254,10 @@ sk_commit(SkTimeline *tl, uint64 generation, uint32 term, XLogRecPtr lsn, uint32
 	if (generation > p.generation)
 		sk_check_generation(tl, generation);
 	(void) sk_raise_commit(tl, term, lsn);
-	if (lease_ms > 0)
-		renew_lease(tl, generation, term, lease_ms);
+	granted = lease_ms > 0 && renew_lease(tl, generation, term, lease_ms);
 	sk_note_active(tl);
 	sk_get_positions(tl, result);
+	return granted;
 }
 
 /* Only the lease of this term ends: one of another compute runs on. */

@@ -34,9 +34,10 @@ extern void sk_elected(SkTimeline *tl, uint64 generation, uint32 term, XLogRecPt
 
 /*
  * R12 and the read lease: lease_ms > 0 renews it if promised = term and this
- * member counts.
+ * member counts; true if so.  A lease that was not granted here is not waited
+ * for by the next launcher: the compute must not count on it.
  */
-extern void sk_commit(SkTimeline *tl, uint64 generation, uint32 term, XLogRecPtr lsn,
+extern bool sk_commit(SkTimeline *tl, uint64 generation, uint32 term, XLogRecPtr lsn,
 					  uint32 lease_ms, SkPositions *result);
 
 extern void sk_release(SkTimeline *tl, uint64 generation, uint32 term);

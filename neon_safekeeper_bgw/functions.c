@@ -298,18 +298,20 @@ neon_sk_commit(PG_FUNCTION_ARGS)
 {
 	NeonId		tenant = sql_id_arg(fcinfo, 0, "tenant");
 	SkPositions p;
+	bool		granted;
 	Row			row = {.n = 0};
 
 	sk_check_tenant_role(&tenant, false);
 	sql_refuse_transaction_block("commit");
 	check_not_null(fcinfo, 5, "lease_ms");
-	sk_commit(timeline_arg(fcinfo), generation_arg(fcinfo, 2), term_arg(fcinfo, 3),
+	granted = sk_commit(timeline_arg(fcinfo), generation_arg(fcinfo, 2), term_arg(fcinfo, 3),
 			  lsn_arg(fcinfo, 4, "LSN"), Max(PG_GETARG_INT32(5), 0), &p);
 	add_lsn(&row, p.flush_lsn);
 	add_lsn(&row, p.commit_lsn);
 	add_lsn(&row, p.pageserver.received_lsn);
 	add(&row, Int32GetDatum(p.promised));
 	add(&row, Int32GetDatum(p.floor));
+	add(&row, BoolGetDatum(granted));
 	return row_datum(fcinfo, &row);
 }
 

@@ -89,6 +89,7 @@ typedef struct Stream
 	Fetch	   *fetch;
 	Receiver   *receiver;
 	WalWriter  *writer;
+	XLogRecPtr	stop_at;		/* nothing from here on is taken; 0: no end */
 	bool		reply_requested;
 	bool		pinged;
 	bool		disk_full;
@@ -117,6 +118,26 @@ reply(Stream *s, bool request_reply, char **problem)
 	return true;
 }
 
+static bool
+reached_stop(const Stream *s, XLogRecPtr lsn)
+{
+	return s->stop_at != InvalidXLogRecPtr && lsn >= s->stop_at;
+}
+
+/* The bytes of a message, but those from stop_at on. */
+static bool
+take_wal(Stream *s, const ReceiverMessage *message, char **problem)
+{
+	size_t		len = message->len;
+
+	if (reached_stop(s, message->start + len) && !reached_stop(s, message->start))
+		len = s->stop_at - message->start;
+	if (!walwriter_take(s->writer, message->start, message->data, len, problem))
+		return false;
+	s->fetch->progress = true;
+	return true;
+}
+
 /* Takes what has arrived, up to a batch. */
 static bool
 take_batch(Stream *s, bool *idle, char **problem)
@@ -124,7 +145,7 @@ take_batch(Stream *s, bool *idle, char **problem)
 	XLogRecPtr	before = s->writer->received;
 
 	*idle = false;
-	while (s->writer->received - before < BATCH_BYTES)
+	while (s->writer->received - before < BATCH_BYTES && !reached_stop(s, s->writer->received))
 	{
 		ReceiverMessage message;
 		ReceiverResult result = receiver_next(s->receiver, &message);
@@ -143,10 +164,8 @@ take_batch(Stream *s, bool *idle, char **problem)
 		s->pinged = false;
 		if (result == RECEIVER_KEEPALIVE)
 			s->reply_requested = s->reply_requested || message.reply_requested;
-		else if (!walwriter_take(s->writer, message.start, message.data, message.len, problem))
+		else if (!take_wal(s, &message, problem))
 			return false;
-		else
-			s->fetch->progress = true;
 	}
 	return true;
 }
@@ -255,7 +274,7 @@ fetch_stream(Fetch *f, Receiver *receiver, WalWriter *writer, XLogRecPtr stop_at
 	MemoryContext loop_context = AllocSetContextCreate(CurrentMemoryContext, "WAL stream",
 													   ALLOCSET_DEFAULT_SIZES);
 	MemoryContext outer = MemoryContextSwitchTo(loop_context);
-	Stream		s = {f, receiver, writer, .reply_requested = true};
+	Stream		s = {f, receiver, writer, .stop_at = stop_at, .reply_requested = true};
 	FetchResult result = FETCH_STOP;
 	char	   *problem = NULL;
 
@@ -270,7 +289,7 @@ fetch_stream(Fetch *f, Receiver *receiver, WalWriter *writer, XLogRecPtr stop_at
 			result = FETCH_FAILED;
 			break;
 		}
-		if (stop_at != InvalidXLogRecPtr && writer->flushed >= stop_at)
+		if (reached_stop(&s, writer->flushed))
 		{
 			result = FETCH_DONE;
 			break;
