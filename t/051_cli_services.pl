@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 use File::Find;
+use IPC::Run qw(start timeout);
 use JSON::PP;
 use NeonTest;
 use Test::More;
@@ -19,7 +20,7 @@ umask 0;
 my $out = $t->init;
 umask 022;
 like($out, qr/Initializing pageserver node 1 at '127\.0\.0\.1:$t->{ps_port}'/, 'init says where');
-like($out, qr/[Ll]aptop mode.*one copy/, 'and that there is one copy');
+like($out, $t->quorum ? qr/kept by 2 of 3 safekeepers/ : qr/[Ll]aptop mode.*one copy/, 'and how many copies there are');
 $t->neon_fails([ 'init', '--pageserver-port', '0' ], qr/already/, qr/--force/, 'a second init');
 $u->init;
 
@@ -32,7 +33,7 @@ ok(!-e $t->dir . '/pageserver/initdb.password', "initdb's password file is gone"
 unlike(slurp($t->dir . '/pageserver/pgdata/postmaster.opts') . $t->neon('pageserver', 'logs'),
 	qr/$password/, 'no password in options or log');
 is(mode($t->{passfile}), '0600', "the user's passfile is his own");
-like(slurp($t->{passfile}), qr/\A127\.0\.0\.1:$t->{ps_port}:\*:cloud_admin:$password\n/, 'with the line of the pageserver');
+like(slurp($t->{passfile}), qr/^127\.0\.0\.1:$t->{ps_port}:\*:cloud_admin:$password$/m, 'with the line of the pageserver');
 
 # ---- start, status ----
 
@@ -102,10 +103,26 @@ is(-s "$log.old", 11 * 1024 * 1024, 'a large one is put aside');
 cmp_ok(-s $log, '<', 1024 * 1024, 'for a new one');
 $t->neon_fails([ 'init', '--force' ], qr/is running/, qr/neon stop/, 'init --force while it runs');
 $t->neon('stop');
-$t->neon_ok([ 'init', '--force', '--pageserver-port', $t->{ps_port} ], 'init --force');
+$t->neon_ok([ 'init', '--force', $t->init_safekeepers, '--pageserver-port', $t->{ps_port} ], 'init --force');
 $t->neon('start');
 is_deeply(decode_json($t->neon('tenant', 'list', '--json')), [], 'wipes it');
 is($t->psql('pageserver', "SELECT string_agg(setting, ' ' ORDER BY name) FROM pg_settings WHERE name ~ '^log_(rot|trunc)'"), '1440 0 on', 'log files are overwritten after a week');
+
+# ---- an init that fails or is killed leaves nothing running ----
+
+my $broken = $t->tmp . '/broken';
+my @broken = ('-D', $broken, 'init', $t->init_safekeepers, '--pageserver-port', '0');
+sub broken_runs { return grep { index(readlink("/proc/$_/cwd") || '', "$broken/") == 0 || index(NeonTest::cmdline($_), "$broken/") >= 0 } map { m{(\d+)$} } glob '/proc/[0-9]*' }
+$t->neon_fails(\@broken, qr/could not connect/, qr/./, 'init whose sessions are refused', env => { PGCHANNELBINDING => 'require' });
+is(join(' ', broken_runs()), '', 'leaves nothing running');
+like(slurp("$broken/pageserver/pageserver.log"), qr/ready to accept|redirecting log output/, 'although it was started');
+$t->neon_fails([ '-D', $broken, 'start' ], qr/did not come to its end/, qr/--force/, 'what it left cannot be started');
+my $init = start([ 'neon', @broken, '--force' ], '>', '/dev/null', '2>', '/dev/null', timeout(120));
+$t->wait_for('an instance of the init to run', sub { -e "$broken/pageserver/pgdata/postmaster.pid" || !$init->pumpable });
+$init->kill_kill(grace => 0);
+$t->wait_for('its end', sub { !broken_runs() });
+pass('a killed init neither');
+$t->neon_ok([ @broken, '--force' ], 'which can be done anew');
 
 # ---- the port ----
 
@@ -114,7 +131,7 @@ my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $t->{ps_por
 $t->neon_fails(['start'], qr/port $t->{ps_port}.*in use/, qr/./, "the pageserver's port is in use");
 $t->neon_fails([ 'init', '--force', '--pageserver-port', $t->{ps_port} ], qr/in use/, qr/--pageserver-port/, 'also for init');
 my $new = $t->tmp . '/new';
-my @init = ('-D', $new, 'init', '--pageserver-port', $t->{ps_port});
+my @init = ('-D', $new, 'init', $t->init_safekeepers, '--pageserver-port', $t->{ps_port});
 $t->neon_fails(\@init, qr/in use/, qr/--pageserver-port/, 'init of a new directory with such a port');
 ok(!-e $new, 'leaves no directory behind');
 mkdir $new or die;

@@ -221,6 +221,17 @@ print_result(void)
 	json_end_print(&buf);
 }
 
+/* At exit: if it failed in the middle, the instance that was being made runs. */
+static void
+stop_instances(void)
+{
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			n = instance_all(all);
+
+	for (int i = 0; i < n; i++)
+		(void) server_try_stop(instance_pgdata(&all[i]), STOP_IMMEDIATE, 0, all[i].name);
+}
+
 int
 cmd_init(Invocation *inv)
 {
@@ -238,6 +249,8 @@ cmd_init(Invocation *inv)
 	make_directory(repo_path("endpoints"));
 	if (safekeepers > 0)
 		make_directory(repo_path("safekeepers"));
+	children_end_with_us = true;
+	atexit(stop_instances);
 	create_instances();
 	sync_tree(repo.dir);
 	kv_set(&repo.config, "state", "ready");

@@ -149,7 +149,7 @@ election_create(PGconn *ps, const TimelineInfo *tl, Quorum *q)
 	for (int i = 0; i < q->set.n; i++)
 		q->member[i].skip = false;
 	if (!quorum_is_majority(q, has_it))
-		die(EXIT_NOT_RUNNING, "Start the safekeepers by \"neon start\", then repeat this.",
+		die(EXIT_NOT_RUNNING, quorum_hint(q),
 			"branch \"%s\" is not on a majority of its safekeepers: %s", tl->name,
 			quorum_problems(q));
 }
@@ -512,7 +512,7 @@ election_delete_timeline(PGconn *ps, const TimelineInfo *tl)
 		gone[i] = quorum_answered(q, i) ||
 			strcmp(quorum_sqlstate(q, i), SQLSTATE_UNKNOWN) == 0;
 	if (!quorum_is_majority(q, gone))
-		die(EXIT_NOT_RUNNING, "Start the safekeepers by \"neon start\", then repeat this.",
+		die(EXIT_NOT_RUNNING, quorum_hint(q),
 			"branch \"%s\" is not deleted on a majority of its safekeepers: %s", q->branch,
 			quorum_problems(q));
 	quorum_close(q);

@@ -463,11 +463,32 @@ quorum_problems(const Quorum *q)
 	return result;
 }
 
+const char *
+quorum_hint(const Quorum *q)
+{
+	int			id = 0;
+
+	for (int i = 0; i < q->set.n; i++)
+	{
+		Instance	inst = instance_safekeeper(q->set.member[i].id);
+		ServerInfo	info;
+
+		if (q->member[i].problem[0] == '\0')
+			continue;
+		server_info(instance_pgdata(&inst), &info);
+		if (info.state != SERVER_RUNNING)
+			return "Start the safekeepers by \"neon start\", then repeat this.";
+		if (id == 0)
+			id = inst.id;
+	}
+	return strf("Look into its log: \"neon safekeeper logs %d\", and repeat this.", id);
+}
+
 void
 quorum_need_majority(const Quorum *q, const char *what)
 {
 	if (!answered_majority(q))
-		die(EXIT_NOT_RUNNING, "Start the safekeepers by \"neon start\"; see \"neon safekeeper status\".",
+		die(EXIT_NOT_RUNNING, quorum_hint(q),
 			"%s needs a majority of the safekeepers of branch \"%s\": %s", what, q->branch,
 			quorum_problems(q));
 }

@@ -91,6 +91,9 @@ extern void quorum_positions(Quorum *q, Position *positions);
 /* "safekeeper 2 (127.0.0.1:5455): connection refused; ...", in a buffer of strf(). */
 extern const char *quorum_problems(const Quorum *q);
 
+/* What to do about that: in a buffer of strf() or constant. */
+extern const char *quorum_hint(const Quorum *q);
+
 /* Dies unless a majority answered. */
 extern void quorum_need_majority(const Quorum *q, const char *what);
 

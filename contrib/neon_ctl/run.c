@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <pwd.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -21,6 +22,8 @@
 #include "output.h"
 
 extern char **environ;
+
+bool		children_end_with_us = false;
 
 static struct
 {
@@ -149,11 +152,14 @@ clean_environment(void)
 
 /* In the child, between fork and exec.  Gives root up for good. */
 static void
-become_child(const char *const argv[], int out_fd, char **env)
+become_child(const char *const argv[], int out_fd, char **env, pid_t parent)
 {
 	int			null_fd = open("/dev/null", O_RDONLY);
 
 	give_up_root();
+	/* Giving up root would forget it, exec does not. */
+	if (children_end_with_us && (prctl(PR_SET_PDEATHSIG, SIGQUIT) < 0 || getppid() != parent))
+		_exit(126);
 	if (null_fd < 0 || dup2(null_fd, STDIN_FILENO) < 0 ||
 		dup2(out_fd, STDOUT_FILENO) < 0 || dup2(out_fd, STDERR_FILENO) < 0)
 		_exit(126);
@@ -171,6 +177,7 @@ static pid_t
 fork_child(const char *const argv[], int out_fd, bool new_session)
 {
 	char	  **env = clean_environment();
+	pid_t		parent = getpid();
 	pid_t		pid;
 
 	fflush(stdout);
@@ -182,7 +189,7 @@ fork_child(const char *const argv[], int out_fd, bool new_session)
 	{
 		if (new_session)
 			(void) setsid();
-		become_child(argv, out_fd, env);
+		become_child(argv, out_fd, env, parent);
 	}
 	free(env);
 	return pid;

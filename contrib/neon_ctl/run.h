@@ -35,6 +35,12 @@ extern void give_up_root(void);
 extern const char *pg_program(const char *name);
 
 /*
+ * True from the moment when no program, server or not, may outlive this
+ * command, however it ends: then it gets SIGQUIT.
+ */
+extern bool children_end_with_us;
+
+/*
  * Runs a program to its end as the server's user, with no shell, in "/", with
  * an environment without PG* variables.  Its stdout and stderr are appended to
  * output.  Returns the exit status, or -1 after a signal or timeout.

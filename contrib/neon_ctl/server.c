@@ -248,17 +248,18 @@ wait_until_unused(const char *pgdata, const PidFile *pidfile, int timeout_ms)
 	return true;
 }
 
-void
-server_stop(const char *pgdata, StopMode mode, int fast_timeout_s, const char *what)
+bool
+server_try_stop(const char *pgdata, StopMode mode, int fast_timeout_s, const char *what)
 {
 	PidFile		pidfile;
 	bool		alive = read_pid_file(pgdata, &pidfile) && postmaster_alive(pgdata, &pidfile);
+	bool		stopped = true;
 
 	if (!server_in_use(pgdata) && !alive)
 	{
 		if (is_directory(pgdata))
 			remove_leftovers(pgdata, &pidfile);
-		return;
+		return true;
 	}
 	progress_begin(strf("stopping %s", what));
 	if (alive && mode == STOP_FAST)
@@ -267,7 +268,7 @@ server_stop(const char *pgdata, StopMode mode, int fast_timeout_s, const char *w
 		if (wait_until_unused(pgdata, &pidfile, fast_timeout_s * 1000))
 		{
 			progress_end();
-			return;
+			return true;
 		}
 	}
 	if (alive)
@@ -276,13 +277,20 @@ server_stop(const char *pgdata, StopMode mode, int fast_timeout_s, const char *w
 	{
 		/* SIGKILL ends stopped processes too. */
 		(void) server_processes(pgdata, SIGKILL);
-		if (!wait_until_unused(pgdata, &pidfile, KILL_TIMEOUT_MS))
-			die(EXIT_TIMEOUT, "Look for processes of this server that hang, and end them.",
-				"%s does not stop: processes are still attached to its shared memory", what);
+		stopped = wait_until_unused(pgdata, &pidfile, KILL_TIMEOUT_MS);
 	}
-	if (is_directory(pgdata))
+	if (stopped && is_directory(pgdata))
 		remove_leftovers(pgdata, &pidfile);
 	progress_end();
+	return stopped;
+}
+
+void
+server_stop(const char *pgdata, StopMode mode, int fast_timeout_s, const char *what)
+{
+	if (!server_try_stop(pgdata, mode, fast_timeout_s, what))
+		die(EXIT_TIMEOUT, "Look for processes of this server that hang, and end them.",
+			"%s does not stop: processes are still attached to its shared memory", what);
 }
 
 /* ---- start ---- */

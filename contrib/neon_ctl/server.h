@@ -48,6 +48,9 @@ extern bool server_in_use(const char *pgdata);
  */
 extern void server_stop(const char *pgdata, StopMode mode, int fast_timeout_s, const char *what);
 
+/* The same; false instead of the end. */
+extern bool server_try_stop(const char *pgdata, StopMode mode, int fast_timeout_s, const char *what);
+
 /*
  * Removes lock files of a killed postmaster, of its directory and of its
  * socket, since PostgreSQL would only ask whether there is a process of that

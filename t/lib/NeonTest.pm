@@ -64,6 +64,10 @@ sub new
 	return $self;
 }
 
+# Are commits kept by safekeepers?  Then nothing that matters is only in an
+# endpoint's directory.
+sub quorum { return $_[0]{safekeepers} > 0 }
+
 sub dir { $_[0]{dir} }
 sub tmp { $_[0]{tmp} }
 
@@ -155,14 +159,19 @@ sub quickstart
 	return $self;
 }
 
+# Options of "neon init".
+sub init_safekeepers
+{
+	my ($self) = @_;
+	return ('--safekeepers', $self->{safekeepers}, $self->quorum ? ('--safekeeper-port', '0') : ());
+}
+
 sub init
 {
 	my ($self, %o) = @_;
 	$self->{ps_port} = $self->free_port;
 	my @auth = $self->{auth} ? ('--auth', $self->{auth}) : ();
-	my @sk = $self->{safekeepers} ? ('--safekeeper-port', '0') : ();
-	return $self->neon('init', '--safekeepers', $self->{safekeepers}, @sk,
-		'--pageserver-port', $self->{ps_port}, @auth, @{ $o{init} || [] });
+	return $self->neon('init', $self->init_safekeepers, '--pageserver-port', $self->{ps_port}, @auth, @{ $o{init} || [] });
 }
 
 # Options: branch, lsn, time, ephemeral, args => [...].
