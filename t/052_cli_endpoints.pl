@@ -26,7 +26,7 @@ is_deeply([ @$info{qw(endpoint address branch_name status)} ],
 	[ 'main', '127.0.0.1:' . $t->port('main'), 'main', 'running' ], 'endpoint list');
 like($t->neon('endpoint', 'list'), qr/^ ENDPOINT +ADDRESS +TIMELINE +BRANCH NAME +LSN +STATUS$/m, 'its head is that of Neon');
 is($t->psql('main', "SELECT string_agg(setting, ',' ORDER BY name) FROM pg_settings WHERE name IN ('fsync', 'full_page_writes', 'restart_after_crash')"),
-	'on,off,off', 'safety settings');
+	$t->quorum ? 'off,off,off' : 'on,off,off', 'safety settings');
 
 # ---- settings are kept ----
 
@@ -73,7 +73,6 @@ $t->wait_for('the crash to be seen', sub { status('main') eq 'crashed' });
 $t->neon_ok([ 'timeline', 'branch', '--branch-name', 'of_the_dead' ], 'branch of a dead endpoint');
 $t->endpoint_start('dead', branch => 'of_the_dead');
 is(count('dead'), 15, 'has all that it acknowledged');
-is(join(' ', grep { -e } sort keys %shared), '', 'what the dead one had in shared memory is removed');
 my $line = '127.0.0.1:' . $t->port('dead') . ':*:cloud_admin:';
 like(slurp($t->{passfile}), qr/\A\Q$line\E\w+$/m, 'its line is the first of the passfile');
 open my $passfile, '>>', $t->{passfile} or die;
@@ -82,30 +81,65 @@ close $passfile;
 $t->neon('endpoint', 'destroy', 'dead');
 is(join(',', slurp($t->{passfile}) =~ /^\Q$line\E(\w+)$/mg), 'anothers', 'destroy takes our line away and leaves others');
 is(status('dead'), 'absent', 'destroy');
+if ($t->quorum)
+{
+	$t->endpoint_start('main');
+	$t->kill9('main');
+}
+is(join(' ', grep { -e } sort keys %shared), '', 'what the dead one had in shared memory is removed');
 remove_tree($t->pgdata('main'));
 $t->endpoint_start('main');
-is(count('main'), 15, 'a drained directory may be missing');
+is(count('main'), 15, 'a directory that nothing is missing from may be missing');
 
 $t->psql('main', 'INSERT INTO t VALUES (0)');
 $t->neon('endpoint', 'stop', 'main', '-m', 'immediate');
-rename $t->pgdata('main'), $t->tmp . '/kept' or die;
-my $err;
-for my $case ([ 'endpoint', 'start', 'main' ], [ 'endpoint', 'stop', 'main' ], [ 'endpoint', 'destroy', 'main' ],
-	[ 'timeline', 'branch', '--branch-name', 'x' ], [ 'endpoint', 'start', 'thief', '--take-over' ])
-{
-	$err = $t->neon_fails($case, qr/missing.*would be lost/, qr/--accept-data-loss/, "@$case: an undrained directory is missing");
-}
-my ($lsn) = $err =~ /--accept-data-loss ([0-9A-F]+\/[0-9A-F]+)/;
-$t->neon_fails([ 'endpoint', 'start', 'main', '--accept-data-loss', '0/1' ], qr/has branch "main" up to/, qr/\Q$lsn\E/, 'a wrong LSN accepted');
-rename $t->tmp . '/kept', $t->pgdata('main') or die;
-$t->endpoint_start('main');
-is(count('main'), 16, 'the directory is back, and nothing is lost');
+$t->quorum ? without_directory() : undrained();
 
-$t->neon('endpoint', 'stop', 'main', '-m', 'immediate');
-remove_tree($t->pgdata('main'));
-($lsn) = $t->neon_fails([ 'endpoint', 'start', 'main' ], qr/missing/, qr/--accept-data-loss/, 'gone for good') =~ /--accept-data-loss ([0-9A-F\/]+)/;
-$t->endpoint_start('main', args => [ '--accept-data-loss', $lsn ]);
-cmp_ok(count('main'), '>=', 15, 'started without what is lost');
+# With safekeepers a data directory is a cache.
+sub without_directory
+{
+	remove_tree($t->pgdata('main'));
+	$t->neon_ok([ 'timeline', 'branch', '--branch-name', 'x' ], 'a branch of an endpoint without its directory');
+	$t->endpoint_start('x', branch => 'x');
+	is(count('x'), 16, 'has all that it acknowledged');
+	$t->neon('endpoint', 'destroy', 'x');
+	$t->endpoint_start('main');
+	is(count('main'), 16, 'so has the endpoint itself');
+	$t->kill9('main');
+	remove_tree($t->pgdata('main'));
+	$t->endpoint_start('thief', branch => 'main', take_over => 1);
+	is(count('thief'), 16, 'and another in its place');
+	$t->neon('endpoint', 'destroy', 'thief');
+	$t->neon_ok([ 'endpoint', 'destroy', 'main' ], 'destroy of one without its directory');
+	$t->neon('endpoint', 'create', 'main', '--port', $t->port('main'));
+	$t->neon('endpoint', 'start', 'main');
+	$t->psql('main', q{ALTER SYSTEM SET work_mem = '5MB'});
+	$t->psql('main', 'SELECT pg_reload_conf()');
+	return;
+}
+
+sub undrained
+{
+	rename $t->pgdata('main'), $t->tmp . '/kept' or die;
+	my $err;
+	for my $case ([ 'endpoint', 'start', 'main' ], [ 'endpoint', 'stop', 'main' ], [ 'endpoint', 'destroy', 'main' ],
+		[ 'timeline', 'branch', '--branch-name', 'x' ], [ 'endpoint', 'start', 'thief', '--take-over' ])
+	{
+		$err = $t->neon_fails($case, qr/missing.*would be lost/, qr/--accept-data-loss/, "@$case: an undrained directory is missing");
+	}
+	my ($lsn) = $err =~ /--accept-data-loss ([0-9A-F]+\/[0-9A-F]+)/;
+	$t->neon_fails([ 'endpoint', 'start', 'main', '--accept-data-loss', '0/1' ], qr/has branch "main" up to/, qr/\Q$lsn\E/, 'a wrong LSN accepted');
+	rename $t->tmp . '/kept', $t->pgdata('main') or die;
+	$t->endpoint_start('main');
+	is(count('main'), 16, 'the directory is back, and nothing is lost');
+
+	$t->neon('endpoint', 'stop', 'main', '-m', 'immediate');
+	remove_tree($t->pgdata('main'));
+	($lsn) = $t->neon_fails([ 'endpoint', 'start', 'main' ], qr/missing/, qr/--accept-data-loss/, 'gone for good') =~ /--accept-data-loss ([0-9A-F\/]+)/;
+	$t->endpoint_start('main', args => [ '--accept-data-loss', $lsn ]);
+	cmp_ok(count('main'), '>=', 15, 'started without what is lost');
+	return;
+}
 
 # ---- a process that hangs ----
 
@@ -155,7 +189,7 @@ $t->neon_fails([ 'timeline', 'delete', 'main' ], qr/./, qr/./, 'a branch with br
 # ---- static and ephemeral ----
 
 $t->psql('main', 'INSERT INTO t VALUES (7)');
-$lsn = $t->insert_lsn('main');
+my $lsn = $t->insert_lsn('main');
 $t->psql('main', 'INSERT INTO t VALUES (8)');
 $t->endpoint_start('static', branch => 'restored', lsn => $lsn);
 is(count('static'), $rows + 1, 'a static endpoint is where it was told');
@@ -214,7 +248,7 @@ $t->neon('pageserver', 'stop');
 $t->neon_fails([ 'endpoint', 'start', 'scratch' ], qr/pageserver is not running/, qr/neon start/, 'start without a pageserver');
 my ($rc, undef, $warning) = $t->command([ 'neon', 'endpoint', 'stop', 'main' ]);
 is($rc, 0, 'stop without a pageserver');
-like($warning, qr/not drained/, 'says that it is not drained');
+like($warning, $t->quorum ? qr/\A\z/ : qr/not drained/, 'says whether it is not drained');
 $t->neon_ok(['stop'], 'neon stop');
 $t->neon_ok([ 'start', '--endpoints' ], 'start --endpoints');
 is(status('static'), 'running', 'starts what ran');

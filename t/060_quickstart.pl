@@ -11,8 +11,8 @@ mkdir $t->tmp . '/a path';
 chmod 0755, $t->tmp . '/a path';
 
 $t->{ps_port} = $t->free_port;
-my $out = $t->neon_ok([ 'init', '--pageserver-port', $t->{ps_port} ], 'init without --safekeepers');
-like($out, qr/laptop/i, 'init says that it is laptop mode');
+my $out = $t->init;
+like($out, $t->quorum ? qr/kept by 2 of 3/ : qr/laptop/i, 'init says how many copies there are');
 my $mode = (stat($t->dir . '/config'))[2] & 0777;
 is($mode, 0600, 'the configuration is private');
 $t->neon_ok(['start'], 'start');
@@ -36,7 +36,7 @@ isnt($rc, 0, 'and not without the password');
 
 $t->psql('main', 'CREATE TABLE t(key int PRIMARY KEY, value text)');
 $t->psql('main', "INSERT INTO t VALUES (1, 'main')");
-is($t->psql('main', 'SHOW fsync'), 'on', 'fsync');
+is($t->psql('main', 'SHOW fsync'), $t->quorum ? 'off' : 'on', 'fsync');
 is($t->psql('main', 'SHOW data_directory'), $t->pgdata('main'), 'data directory');
 
 # a row acknowledged just before the branch is on it, each time

@@ -119,7 +119,25 @@ $t->endpoint_start('main');
 check('clean stop, directory removed');
 $t->amcheck('main', 'amcheck');
 
-# killed, and the directory lost before anything was drained: refused
+# killed, and the directory lost before anything was drained: refused in laptop
+# mode, and nothing to safekeepers
+$t->quorum ? lose_cache() : lose_directory();
+
+sub lose_cache
+{
+	for my $i (1 .. 2)
+	{
+		my $c = load();
+		$t->kill9('main', nowait => $i == 2);
+		remove_tree($t->pgdata('main'));
+		$t->endpoint_start('main');
+		$c->stop;
+		check("kill -9 and directory removed, $i");
+	}
+	return;
+}
+
+sub lose_directory
 {
 	my $c = load();
 	my ($sender) = $t->children_of($t->postmaster_pid('main'), qr/walsender/);
@@ -154,6 +172,7 @@ $t->amcheck('main', 'amcheck');
 	ok($lsn, 'the hint has the LSN') or diag($err);
 	$t->neon_ok([ 'endpoint', 'start', 'main', '--accept-data-loss', $lsn || '0/0' ], 'the loss is accepted');
 	check('after an accepted loss');
+	return;
 }
 
 # prepared transactions survive

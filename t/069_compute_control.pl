@@ -117,43 +117,67 @@ is($t->psql('by_sql', 'SELECT string_agg(a::text, $$,$$) FROM b'), '1', 'a branc
 is($t->psql('by_sql', "SELECT ancestor_id FROM neon.branches WHERE current"), $t->timeline('main'), 'it knows its ancestor');
 $t->endpoint_stop('by_sql');
 
-# a storage that hangs
-my $ps = $t->postmaster_pid('pageserver');
-my ($ingest) = $t->children_of($ps, qr/neon ingest/);
-$t->signal('STOP', $ingest);
-like($t->psql_fails('main', "CREATE TABLE w AS SELECT g, repeat('x', 1000) FROM generate_series(1, 100000) g",
-		qr/ERROR:  pageserver 127.0.0.1:$t->{ps_port} is too far behind/, 'a writer too far ahead'),
-	qr/DETAIL:.*16 MB.*HINT/s, 'is told the limit');
-is($t->psql('main', 'SELECT count(*) FROM b'), '2', 'readers go on');
-$t->signal('CONT', $ingest);
-$t->poll('main', 'SELECT streaming AND unflushed_bytes < 1000000 FROM neon.status');
-$t->psql('main', "CREATE TABLE w AS SELECT g, repeat('x', 1000) FROM generate_series(1, 30000) g");
-is($t->psql('main', 'SELECT count(*) FROM w'), '30000', 'writers go on when it does');
-
-# a fast stop does not wait for it longer than for its connection
-($ingest) = $t->children_of($ps, qr/neon ingest/);
-$t->signal('STOP', $ingest);
-$t->psql('main', 'INSERT INTO b VALUES (3)');
-my $t0 = time();
-($rc, $out, $err) = $t->command([ 'pg_ctl', '-D', $t->pgdata('main'), '-m', 'fast', '-w', 'stop' ]);
-is($rc, 0, 'a fast stop') or diag($err);
-cmp_ok(time() - $t0, '<', 30, 'in time');
-$t->signal('CONT', $ingest);
-$t->endpoint_start('main');
-is($t->psql('main', 'SELECT count(*) FROM b'), '3', 'which loses nothing');
-
-# another writer
-my ($tenant, $timeline) = ($t->tenant, $t->timeline('main'));
-my $term = $t->psql('main', 'SELECT term FROM neon.status');
-my $boot_id = $t->psql('pageserver', "SELECT boot_id FROM neon_pageserver.writer_get('$tenant', '$timeline')");
-$t->wait_ingest('main');
-my $last = $t->timeline_field('main', 'last_record_lsn');
-$t->psql('pageserver', "SELECT neon_pageserver.writer_drained('$tenant', '$timeline', '$boot_id', '$last')");
-$t->psql('pageserver', "SELECT neon_pageserver.writer_acquire('$tenant', '$timeline', $term, $term + 1, 'other', '"
-	  . '5' x 32 . "', '$last', 'endpoints/other/pgdata', 'elsewhere')");
-$t->wait_for('the superseded compute', sub { !$t->postmaster_pid('main') });
-my $log = $t->neon('endpoint', 'logs', 'main');
-my $next = $term + 1;
-like($log, qr/LOG:  superseded by term $next\n/, 'a superseded compute says so and ends');
-
+$t->quorum ? superseded_by_election() : laptop();
 done_testing();
+
+# a majority promised a higher term to somebody else
+sub superseded_by_election
+{
+	my ($tenant, $timeline) = ($t->tenant, $t->timeline('main'));
+	my $next = 1 + $t->psql('main', 'SELECT term FROM neon.status');
+	for my $i (1, 3)
+	{
+		$t->psql("safekeeper $i", <<"SQL");
+SELECT promised FROM neon_safekeeper.timelines t, neon_safekeeper.promise(tenant_id, timeline_id, generation, $next, 'elsewhere')
+WHERE tenant_id::text = '$tenant' AND timeline_id::text = '$timeline'
+SQL
+	}
+	$t->wait_for('the superseded compute', sub { !$t->postmaster_pid('main') });
+	like($t->neon('endpoint', 'logs', 'main'), qr/LOG:  superseded by term $next\n/, 'a superseded compute says so and ends');
+	$t->endpoint_start('main');
+	is($t->psql('main', 'SELECT count(*) FROM b'), '2', 'and another one goes on');
+	return;
+}
+
+sub laptop
+{
+	# a storage that hangs
+	my $ps = $t->postmaster_pid('pageserver');
+	my ($ingest) = $t->children_of($ps, qr/neon ingest/);
+	$t->signal('STOP', $ingest);
+	like($t->psql_fails('main', "CREATE TABLE w AS SELECT g, repeat('x', 1000) FROM generate_series(1, 100000) g",
+			qr/ERROR:  pageserver 127.0.0.1:$t->{ps_port} is too far behind/, 'a writer too far ahead'),
+		qr/DETAIL:.*16 MB.*HINT/s, 'is told the limit');
+	is($t->psql('main', 'SELECT count(*) FROM b'), '2', 'readers go on');
+	$t->signal('CONT', $ingest);
+	$t->poll('main', 'SELECT streaming AND unflushed_bytes < 1000000 FROM neon.status');
+	$t->psql('main', "CREATE TABLE w AS SELECT g, repeat('x', 1000) FROM generate_series(1, 30000) g");
+	is($t->psql('main', 'SELECT count(*) FROM w'), '30000', 'writers go on when it does');
+
+	# a fast stop does not wait for it longer than for its connection
+	($ingest) = $t->children_of($ps, qr/neon ingest/);
+	$t->signal('STOP', $ingest);
+	$t->psql('main', 'INSERT INTO b VALUES (3)');
+	my $t0 = time();
+	($rc, $out, $err) = $t->command([ 'pg_ctl', '-D', $t->pgdata('main'), '-m', 'fast', '-w', 'stop' ]);
+	is($rc, 0, 'a fast stop') or diag($err);
+	cmp_ok(time() - $t0, '<', 30, 'in time');
+	$t->signal('CONT', $ingest);
+	$t->endpoint_start('main');
+	is($t->psql('main', 'SELECT count(*) FROM b'), '3', 'which loses nothing');
+
+	# another writer
+	my ($tenant, $timeline) = ($t->tenant, $t->timeline('main'));
+	my $term = $t->psql('main', 'SELECT term FROM neon.status');
+	my $boot_id = $t->psql('pageserver', "SELECT boot_id FROM neon_pageserver.writer_get('$tenant', '$timeline')");
+	$t->wait_ingest('main');
+	my $last = $t->timeline_field('main', 'last_record_lsn');
+	$t->psql('pageserver', "SELECT neon_pageserver.writer_drained('$tenant', '$timeline', '$boot_id', '$last')");
+	$t->psql('pageserver', "SELECT neon_pageserver.writer_acquire('$tenant', '$timeline', $term, $term + 1, 'other', '"
+		  . '5' x 32 . "', '$last', 'endpoints/other/pgdata', 'elsewhere')");
+	$t->wait_for('the superseded compute', sub { !$t->postmaster_pid('main') });
+	my $log = $t->neon('endpoint', 'logs', 'main');
+	my $next = $term + 1;
+	like($log, qr/LOG:  superseded by term $next\n/, 'a superseded compute says so and ends');
+	return;
+}

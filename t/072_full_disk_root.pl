@@ -20,7 +20,7 @@ BEGIN
 use NeonTest;
 use PostgreSQL::Test::Utils;
 
-my $t = NeonTest->new;
+my $t = NeonTest->new(safekeepers => 0);
 $t->init;
 my $neon = $t->ps_pgdata . '/neon';
 mkdir $neon;

@@ -11,7 +11,7 @@ use Time::HiRes qw(sleep);
 plan skip_all => 'no libraries with injection points' unless PowerCut::available();
 
 my $rounds = $NeonTest::long ? 12 : 2;
-my $t = NeonTest->new;
+my $t = NeonTest->new(safekeepers => 0);
 $t->init;
 my $dir = realpath($t->dir);
 my @watched = ("$dir/.", "$dir/pageserver/pgdata/neon");
