@@ -16,7 +16,7 @@ SHELL = /bin/bash
 PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
 export PG_CONFIG
 PARTS = common neon_walredo neon_pageserver_bgw neon_compute \
-	contrib/neon_ctl contrib/neon_test_utils contrib/powercut neon_pageserver_bgw/test \
+	contrib/neon_ctl contrib/neon_test_utils contrib/powercut contrib/faultrun neon_pageserver_bgw/test \
 	neon_safekeeper_bgw neon_safekeeper_bgw/test
 TESTS ?=
 JOBS ?= $(shell echo $$(($$(nproc) + 1)))
@@ -68,7 +68,7 @@ check: install build-clang build-testing
 check-long: install build-clang build-testing
 	@NEON_TEST_LONG=1 .ci/run-tests --jobs $(JOBS) $(TESTS)
 soak: install build-testing
-	@NEON_TEST_SOAK_HOURS=$(HOURS) .ci/run-tests --jobs 1 t/soak_model.pl t/soak.pl
+	@NEON_TEST_SOAK_HOURS=$(HOURS) .ci/run-tests --jobs 2 t/soak_model.pl t/soak.pl t/090_faults_root.pl
 check-pgsrc: install
 	@test -f "$(PGSRC)/src/test/regress/parallel_schedule" || \
 		{ echo "error: PGSRC=\"$(PGSRC)\" is no PostgreSQL source tree" >&2; \
