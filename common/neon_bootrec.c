@@ -158,3 +158,18 @@ bootrec_is_of_boot(XLogReaderState *record, const NeonId *boot_id)
 {
 	return memcmp(XLogRecGetData(record) + BOOT_ID_OFFSET, boot_id->b, BOOTREC_ID_SIZE) == 0;
 }
+
+NeonId
+bootrec_boot_id(XLogReaderState *record)
+{
+	NeonId		boot_id = {{0}};
+
+	memcpy(boot_id.b, XLogRecGetData(record) + BOOT_ID_OFFSET, BOOTREC_ID_SIZE);
+	return boot_id;
+}
+
+bool
+bootrec_same_boot(const NeonId *a, const NeonId *b)
+{
+	return memcmp(a->b, b->b, BOOTREC_ID_SIZE) == 0;
+}

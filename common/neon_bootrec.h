@@ -42,4 +42,10 @@ extern uint32 bootrec_term(XLogReaderState *record);
 /* True if the record, which is a boot record, is that of this boot. */
 extern bool bootrec_is_of_boot(XLogReaderState *record, const NeonId *boot_id);
 
+/* What a boot record holds of its boot id, with zeros behind it. */
+extern NeonId bootrec_boot_id(XLogReaderState *record);
+
+/* Are the parts of two boot ids that a boot record holds the same? */
+extern bool bootrec_same_boot(const NeonId *a, const NeonId *b);
+
 #endif							/* NEON_BOOTREC_H */

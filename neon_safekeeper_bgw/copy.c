@@ -352,6 +352,9 @@ copy_from(Fetch *f, Donor *d, XLogRecPtr upto)
 	bool		more = true;
 
 	walwriter_begin(&writer, f->tl, f->order.term, d->conninfo);
+	ereport(LOG,
+			(errmsg("copying WAL from %X/%X on from a peer", LSN_FORMAT_ARGS(writer.flushed)),
+			 errdetail_internal("%s", d->conninfo)));
 	if (worth_streaming(f, d, &writer))
 	{
 		copy_committed(f, d, &writer, upto);

@@ -85,18 +85,17 @@ skreader_follow(SkReader *r, XLogRecPtr limit, const char **problem)
 }
 
 bool
-skreader_boot_record(SkTimeline *tl, XLogRecPtr x, XLogRecPtr limit, const NeonId *boot_id,
-					 uint32 *term, bool *same_boot)
+skreader_boot_record(SkTimeline *tl, XLogRecPtr x, XLogRecPtr limit, uint32 *term,
+					 NeonId *boot_id)
 {
 	SkReader   *r = skreader_open(tl, x);
 
 	*term = 0;
-	*same_boot = false;
 	r->cursor->limit = limit;
 	if (walcursor_next(r->cursor) == WALCURSOR_RECORD)
 		*term = bootrec_term(r->cursor->reader);
 	if (*term != 0)
-		*same_boot = bootrec_is_of_boot(r->cursor->reader, boot_id);
+		*boot_id = bootrec_boot_id(r->cursor->reader);
 	skreader_close(r);
 	return *term != 0;
 }

@@ -414,15 +414,30 @@ take_boot_record(Fetch *f, Receiver *receiver, WalWriter *writer)
 	return FETCH_DONE;
 }
 
-/* The log goes beyond the term's start: its boot record must be this compute's. */
+/*
+ * The log goes beyond the term's start: its boot record must be this compute's.
+ * One that retention has removed is remembered; a member that was made later
+ * never had it, and trusts the compute's word and the peers' log.
+ */
 static bool
-stored_boot_record_matches(Fetch *f, XLogRecPtr x, XLogRecPtr end)
+stored_boot_record_matches(Fetch *f, const SkPositions *p)
 {
+	SkState    *st = palloc(sizeof(SkState));
 	uint32		term;
-	bool		same_boot;
+	NeonId		boot_id;
+	bool		same;
 
-	return skreader_boot_record(f->tl, x, end, &f->order.boot_id, &term, &same_boot) &&
-		term == f->order.term && same_boot;
+	sk_get_state(f->tl, st);
+	if (p->term_start >= st->wal_start)
+		same = skreader_boot_record(f->tl, p->term_start, p->flush_lsn, &term, &boot_id) &&
+			term == f->order.term && bootrec_same_boot(&boot_id, &f->order.boot_id);
+	else if (p->term_start < st->start_lsn)
+		same = true;
+	else
+		same = st->boot_term == f->order.term &&
+			bootrec_same_boot(&st->boot_id, &f->order.boot_id);
+	pfree(st);
+	return same;
 }
 
 /* ---- the compute ---- */
@@ -482,7 +497,7 @@ stream_with(Fetch *f, Receiver *receiver, WalWriter *writer, const char *slot)
 	sk_get_positions(f->tl, &p);
 	if (!p.counts || p.term != f->order.term)
 		return failed(f, pstrdup("this member does not count for the term"));
-	if (p.flush_lsn > p.term_start && !stored_boot_record_matches(f, p.term_start, p.flush_lsn))
+	if (p.flush_lsn > p.term_start && !stored_boot_record_matches(f, &p))
 		return failed(f, psprintf("the record at %X/%X is not the boot record of this compute",
 								  LSN_FORMAT_ARGS(p.term_start)));
 	if (!receiver_start(receiver, slot, writer->received, FETCH_CONNECT_MS, &f->problem))
@@ -623,6 +638,17 @@ worth_another_attempt(Fetch *f, Attempts *a)
 	return true;
 }
 
+/* A compute that has gone is no problem of the timeline's, as long as nothing is missing here. */
+static void
+give_up(Fetch *f)
+{
+	SkPositions p;
+
+	sk_get_positions(f->tl, &p);
+	if (p.promised == f->order.term && p.flush_lsn >= Max(f->order.upto, p.term_start))
+		sk_set_problem(f->tl, "");
+}
+
 static void
 log_if_superseded(Fetch *f)
 {
@@ -656,6 +682,8 @@ carry_out(Fetch *f)
 	} while (result == FETCH_FAILED && worth_another_attempt(f, &attempts));
 	if (result == FETCH_STOP)
 		log_if_superseded(f);
+	else if (result == FETCH_FAILED)
+		give_up(f);
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextDelete(context);
 }

@@ -463,6 +463,17 @@ skwal_truncate(SkTimeline *tl, XLogRecPtr lsn)
 	SpinLockRelease(&s->mutex);
 }
 
+/* The boot record of the running term goes: what R10 asks for is kept in the state. */
+static void
+remember_boot(SkTimeline *tl, SkState *st, XLogRecPtr new_start)
+{
+	const SkTerm *last = skhistory_last(&st->history);
+
+	if (last && last->start >= st->wal_start && last->start < new_start &&
+		!skreader_boot_record(tl, last->start, sk_flush_lsn(tl), &st->boot_term, &st->boot_id))
+		st->boot_term = 0;
+}
+
 XLogRecPtr
 skwal_remove_below(SkTimeline *tl, XLogRecPtr lsn)
 {
@@ -476,6 +487,7 @@ skwal_remove_below(SkTimeline *tl, XLogRecPtr lsn)
 	sk_get_state(tl, &st);
 	if (segment_start(tl, first) <= st.wal_start)
 		return st.wal_start;
+	remember_boot(tl, &st, segment_start(tl, first));
 	st.wal_start = segment_start(tl, first);
 	sk_op_begin(tl);
 	sk_persist(tl, &st, "wal-start");

@@ -75,10 +75,10 @@ extern XLogRecPtr skreader_follow(SkReader *r, XLogRecPtr limit, const char **pr
 extern void skreader_close(SkReader *r);
 
 /*
- * R10: the term of the boot record at x, and whether it is that of this boot.
+ * R10: the term of the boot record at x and what it holds of the boot id.
  * False if there is none, or not all of it below limit yet.
  */
 extern bool skreader_boot_record(SkTimeline *tl, XLogRecPtr x, XLogRecPtr limit,
-								 const NeonId *boot_id, uint32 *term, bool *same_boot);
+								 uint32 *term, NeonId *boot_id);
 
 #endif							/* NEON_SK_SKWAL_H */

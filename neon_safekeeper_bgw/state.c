@@ -156,6 +156,8 @@ encode_body(StringInfo buf, const SkState *st)
 	codec_put_u64(buf, st->acked_lsn);
 	codec_put_u64(buf, st->wal_start);
 	codec_put_u64(buf, st->clean_end);
+	codec_put_u32(buf, st->boot_term);
+	codec_put_bytes(buf, st->boot_id.b, NEON_ID_BYTES);
 	codec_put_u8(buf, st->deleted);
 	put_text(buf, st->damage);
 }
@@ -180,6 +182,8 @@ decode_body(Cursor *c, SkState *st)
 	st->acked_lsn = cursor_u64(c);
 	st->wal_start = cursor_u64(c);
 	st->clean_end = cursor_u64(c);
+	st->boot_term = cursor_u32(c);
+	cursor_copy(c, st->boot_id.b, NEON_ID_BYTES);
 	st->deleted = cursor_u8(c) != 0;
 	get_text(c, st->damage, sizeof(st->damage));
 	return c->ok && cursor_left(c) == 0;

@@ -78,6 +78,8 @@ typedef struct SkState
 	XLogRecPtr	acked_lsn;		/* a lower bound of what was reported as durable */
 	XLogRecPtr	wal_start;		/* WAL below this is not here */
 	XLogRecPtr	clean_end;		/* flush_lsn of a clean stop, nothing written since; else 0 */
+	uint32		boot_term;		/* whose boot record was removed; 0: none was */
+	NeonId		boot_id;		/* what that record held of its boot id (R10) */
 	bool		deleted;		/* a tombstone */
 	char		damage[SK_DETAIL_MAX];	/* why it may not vote any more, or "" */
 } SkState;
