@@ -188,7 +188,8 @@ check_disk(Stream *s)
 		ereport(LOG,
 				(errcode(ERRCODE_DISK_FULL),
 				 errmsg("no more WAL is taken, because the disk is nearly full"),
-				 errdetail("Less than neon_safekeeper.min_free_disk is free.")));
+				 errdetail("Less than neon_safekeeper.min_free_disk is free below \"%s/neon\".", DataDir),
+				 errhint("Make space there: receiving goes on by itself.")));
 	}
 	else
 	{

@@ -57,7 +57,8 @@ skwal_disk_has_space(void)
 {
 	struct statvfs fs;
 
-	if (statvfs(".", &fs) != 0)
+	/* it may be a file system of its own */
+	if (statvfs("neon", &fs) != 0)
 		return true;
 	return (uint64) fs.f_bavail * fs.f_frsize >= (uint64) min_free_disk_mb * 1024 * 1024;
 }
