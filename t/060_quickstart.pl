@@ -11,7 +11,7 @@ mkdir $t->tmp . '/a path';
 chmod 0755, $t->tmp . '/a path';
 
 $t->{ps_port} = $t->free_port;
-my $out = $t->init;
+my $out = $t->neon('init', '--pageserver-port', $t->{ps_port}, $t->quorum ? ('--safekeeper-port', '0') : ('--safekeepers', '0'));
 like($out, $t->quorum ? qr/kept by 2 of 3/ : qr/laptop/i, 'init says how many copies there are');
 my $mode = (stat($t->dir . '/config'))[2] & 0777;
 is($mode, 0600, 'the configuration is private');

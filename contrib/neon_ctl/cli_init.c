@@ -157,7 +157,7 @@ choose_safekeepers(const Invocation *inv)
 			"Use 1, 3 or 5, or 0: laptop mode, which keeps one copy of the data.",
 			"%d is no number of safekeepers", n);
 	if (n == 0 && option_given(inv, OPT_SAFEKEEPER_PORT))
-		die(EXIT_USAGE, "Leave it out, or give --safekeepers 3.",
+		die(EXIT_USAGE, "Leave out one of the two.",
 			"without safekeepers there is no use for --safekeeper-port");
 	return n;
 }

@@ -25,9 +25,9 @@ static const Command commands[] = {
 	{NULL, "init", "", 0, 0,
 		OPT_BIT(OPT_SAFEKEEPERS) | OPT_BIT(OPT_AUTH) | OPT_BIT(OPT_PAGESERVER_PORT) |
 		OPT_BIT(OPT_SAFEKEEPER_PORT) | OPT_BIT(OPT_FORCE), false,
-		"Create a state directory with its pageserver and its safekeepers.  Without safekeepers (laptop mode) it keeps one copy of the data.",
-		"  neon init --safekeepers 3\n  neon init --safekeepers 0\n"
-		"  neon -D /var/lib/neon init --pageserver-port 0 --safekeepers 3 --safekeeper-port 0 --auth trust\n", cmd_init},
+		"Create a state directory with its pageserver and its safekeepers, three unless told.  Without any (laptop mode) there is one copy of the WAL.",
+		"  neon init\n  neon init --safekeepers 0\n"
+		"  neon -D /var/lib/neon init --pageserver-port 0 --safekeeper-port 0 --auth trust\n", cmd_init},
 	{NULL, "start", "", 0, 0, OPT_BIT(OPT_ENDPOINTS) | OPT_BIT(OPT_NO_SUPERVISE), true,
 		"Start the pageserver and the safekeepers, and with --endpoints those endpoints that ran before.",
 		"  neon start\n  neon start --endpoints\n", cmd_start},

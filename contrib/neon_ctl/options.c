@@ -37,7 +37,7 @@ static const OptionDef option_defs[OPT_COUNT] = {
 	{OPT_USER, 0, "user", VALUE_TEXT, "USER", "run servers as USER when called by root (default: postgres)"},
 	{OPT_HELP, 'h', "help", VALUE_NONE, NULL, "show this help"},
 	{OPT_VERSION, 'V', "version", VALUE_NONE, NULL, "show the version"},
-	{OPT_SAFEKEEPERS, 0, "safekeepers", VALUE_COUNT, "N", "number of safekeepers: 1, 3, 5; 0 is laptop mode: one copy of the data"},
+	{OPT_SAFEKEEPERS, 0, "safekeepers", VALUE_COUNT, "N", "number of safekeepers: 1, 3 (default), 5; 0 is laptop mode: one copy of the data"},
 	{OPT_AUTH, 0, "auth", VALUE_CHOICE, "scram|trust", "how clients prove who they are (default: scram)"},
 	{OPT_PAGESERVER_PORT, 0, "pageserver-port", VALUE_PORT, "PORT", "port of the pageserver (default: 64000; 0: any free one)"},
 	{OPT_SAFEKEEPER_PORT, 0, "safekeeper-port", VALUE_PORT, "PORT", "port of the first safekeeper, the others follow (default: 5454; 0: any free ones)"},

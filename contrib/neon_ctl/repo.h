@@ -21,7 +21,7 @@
 #define LOOPBACK		"127.0.0.1"
 #define DEFAULT_PAGESERVER_PORT 64000
 #define DEFAULT_SAFEKEEPER_PORT 5454
-#define DEFAULT_SAFEKEEPERS 0	/* of a "neon init" that does not say */
+#define DEFAULT_SAFEKEEPERS 3	/* of a "neon init" that does not say */
 #define FIRST_ENDPOINT_PORT 55432
 
 typedef struct Repo
