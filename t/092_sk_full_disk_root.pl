@@ -1,0 +1,130 @@
+# Safekeepers whose disks are full, one and then two of three: they take no more
+# WAL and say so, nothing stops or is invalidated, commits wait for a majority,
+# and all goes on by itself when there is space again.  The neon/ directories
+# are small file systems in a mount namespace of this test's own.
+use strict;
+use warnings;
+
+BEGIN
+{
+	use Test::More;
+	plan skip_all => 'needs root, to mount a small file system' if $> != 0;
+	if (!$ENV{NEON_TEST_OWN_MOUNTS})
+	{
+		$ENV{NEON_TEST_OWN_MOUNTS} = 1;
+		my $why = `unshare -m true 2>&1`;
+		plan skip_all => "needs a mount namespace: $why" if $? != 0;
+		exec 'unshare', '-m', $^X, (map { ('-I', $_) } @INC), $0;
+	}
+}
+use NeonQuorum;
+use NeonTest;
+use Time::HiRes qw(sleep);
+
+my $t = NeonTest->new(safekeepers => 3);
+$t->init;
+my ($uid, $gid) = (getpwnam('postgres'))[ 2, 3 ];
+for my $id (1, 2)
+{
+	my $neon = $t->sk_pgdata($id) . '/neon';
+	my $why = `cp -a '$neon' '$neon.saved' && mount -t tmpfs -o size=200m,mode=0700,uid=$uid,gid=$gid neon_test '$neon' 2>&1 && cp -a '$neon.saved/.' '$neon/'`;
+	plan skip_all => "a file system cannot be mounted here: $why" if $? != 0;
+}
+$t->neon('start');
+$t->psql("safekeeper $_", "ALTER SYSTEM SET neon_safekeeper.min_free_disk = '20MB'; SELECT pg_reload_conf()") for 1 .. 3;
+$t->neon('tenant', 'create', '--set-default', '--wal-segsize', '1');
+$t->endpoint_start('main');
+$t->psql('main', 'CREATE EXTENSION neon; CREATE TABLE a (i int, t text)');
+NeonQuorum::wait_streaming($t, 'main', 3);
+my $rows = 0;
+
+# The disk of a safekeeper has so much space left.
+sub leave
+{
+	my ($id, $kb) = @_;
+	my $neon = $t->sk_pgdata($id) . '/neon';
+	unlink "$neon/filler";
+	my $free = (split ' ', (`df -k --output=avail '$neon'`)[1])[0];
+	system("head -c " . ($free - $kb) * 1024 . " /dev/zero > '$neon/filler' 2>/dev/null");
+}
+sub make_space { my ($id) = @_; unlink $t->sk_pgdata($id) . '/neon/filler' }
+
+# 1 MB
+sub insert_sql { $rows += 1000; return "INSERT INTO a SELECT i, repeat('x', 900) FROM generate_series($rows - 999, $rows) i" }
+
+# A log line, and the problem in the view.
+sub says_full
+{
+	my ($id) = @_;
+	my $log = '';
+	$t->wait_for("the log line of safekeeper $id",
+		sub { $log .= NeonQuorum::new_log($t, $id); $log =~ /no more WAL is taken, because the disk is nearly full.*DETAIL:.*HINT:/s });
+	pass("safekeeper $id says so");
+	is($t->psql("safekeeper $id", 'SELECT problem FROM neon_safekeeper.timelines'), 'the disk is nearly full', 'also in the view');
+}
+
+sub slots { return $t->psql('main', "SELECT count(*) FROM pg_replication_slots WHERE active AND wal_status IN ('reserved', 'extended')") }
+
+# ---- one ----
+NeonQuorum::new_log($t, $_) for 1 .. 3;
+leave(1, 5000);
+$t->psql('main', insert_sql());
+says_full(1);
+$t->psql('main', insert_sql());
+pass('commits go on with one full disk');
+is(slots(), 3, 'it streams still, its slot is valid');
+
+# ---- two of three: a majority ----
+leave(2, 5000);
+my $session = $t->session('main');
+$session->send(insert_sql());
+says_full(2);
+is($session->answer(3), undef, 'a commit waits');
+is($t->psql('main', 'SELECT count(*) FROM a'), $rows - 1000, 'and nobody sees it');
+is(slots(), 3, 'all stream still, no slot is lost');
+
+# both die with it, and boot when there is space
+$t->kill9('main');
+$session->close;
+$t->kill9('safekeeper 1');
+$t->neon('safekeeper', 'start', 1);
+make_space($_) for 1, 2;
+$t->endpoint_start('main');
+my $there = $t->psql('main', 'SELECT count(*) FROM a');
+ok($there == $rows || $there == $rows - 1000, 'what was not acknowledged is there as a whole or not at all');
+$rows = $there;
+
+# ---- a majority again, the compute goes on ----
+NeonQuorum::wait_streaming($t, 'main', 3);
+NeonQuorum::new_log($t, $_) for 1 .. 3;
+leave($_, 5000) for 1, 2;
+$session = $t->session('main');
+$session->send(insert_sql() . q(; SELECT 'done'));
+says_full($_) for 1, 2;
+make_space(2);
+is($session->answer, 'done', 'the waiting commit ends well when there is space on one');
+is($t->psql("safekeeper 2", 'SELECT problem FROM neon_safekeeper.timelines'), '', 'which has no problem any more');
+$session->close;
+
+# ---- not a byte is free: no PANIC, and back by itself ----
+leave(1, 0);
+$t->psql('main', insert_sql());
+$t->kill9('safekeeper 1');
+$t->neon('safekeeper', 'start', 1);
+$t->psql('main', insert_sql());
+make_space(1);
+NeonQuorum::wait_streaming($t, 'main', 3);
+pass('safekeeper 1 is back in the quorum');
+is($t->psql('main', 'SELECT count(*) FROM a'), $rows, 'all rows are there');
+for my $id (1 .. 3)
+{
+	my $log = NeonTest::Vanilla::slurp("$t->{dir}/safekeepers/$id/safekeeper.log");
+	$log .= NeonTest::Vanilla::slurp($_) for glob "$t->{dir}/safekeepers/$id/log/*.log";
+	unlike($log, qr/PANIC|is damaged/, "safekeeper $id has neither crashed nor damaged anything");
+}
+$t->endpoint_stop('main');
+$t->wait_for('equal positions',
+	sub { my %p = map { NeonQuorum::positions($t, 'main', $_, 'flush_lsn, commit_lsn') => 1 } 1 .. 3; keys %p == 1 });
+NeonQuorum::check_wal($t, 'main', 'at the end');
+
+done_testing();
