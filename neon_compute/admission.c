@@ -183,6 +183,20 @@ end_stale_holder(const char *name)
 	}
 }
 
+/*
+ * It would release commits by the majority of an older configuration.  A
+ * process has what the postmaster had read when it was forked.
+ */
+static void
+check_generation(void)
+{
+	if (neon_config_generation < quorum_wanted_generation())
+		ereport(FATAL,
+				(errcode(ERRCODE_CANNOT_CONNECT_NOW),
+				 errmsg("this server has not read configuration %d of the safekeepers yet",
+						quorum_wanted_generation())));
+}
+
 static void
 admit_storage(const Port *port)
 {
@@ -192,6 +206,8 @@ admit_storage(const Port *port)
 		return;
 	SetConfigOption("wal_sender_timeout", quorum_mode() ? MEMBER_SENDER_TIMEOUT : STORAGE_SENDER_TIMEOUT,
 					PGC_USERSET, PGC_S_OVERRIDE);
+	if (quorum_mode())
+		check_generation();
 	if (quorum_mode() && name != NULL && quorum_is_member_name(name))
 		end_stale_holder(name);
 }

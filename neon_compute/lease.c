@@ -70,6 +70,12 @@ lease_held(void)
 	return lease_until == NULL || boottime_ms() < pg_atomic_read_u64(lease_until);
 }
 
+uint64
+lease_until_ms(void)
+{
+	return lease_until ? pg_atomic_read_u64(lease_until) : 0;
+}
+
 int
 lease_left_ms(void)
 {

@@ -28,6 +28,9 @@ extern bool lease_held(void);
 /* Milliseconds, 0 if it is over or none is needed. */
 extern int	lease_left_ms(void);
 
+/* When it ends, in boottime_ms(); 0: it was never granted. */
+extern uint64 lease_until_ms(void);
+
 /* FATAL 57P03 for a new client without a lease. */
 extern void lease_check_connection(void);
 

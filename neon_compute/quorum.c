@@ -42,13 +42,15 @@ int			neon_read_lease = 5000;
 double		neon_max_ingest_lag = 0;
 int			neon_safekeeper_wal_keep = 10240;
 
+static int	applied_generation_setting;
 static char *term_setting;
 static char *boot_id_setting;
 
 typedef struct QuorumShared
 {
 	pg_atomic_uint64 pageserver_lsn;	/* only rises */
-	pg_atomic_uint32 applied_generation;
+	pg_atomic_uint32 wanted_generation;	/* WAL senders of older ones have to go */
+	pg_atomic_uint32 applied_generation;	/* and have gone */
 	LWLock	   *lock;			/* protects the fields below */
 	int			n;
 	MemberStatus status[NEON_MEMBERS_UNION_MAX];
@@ -88,6 +90,15 @@ check_safekeepers(char **newval, void **extra, GucSource source)
 	return true;
 }
 
+static const char *
+show_applied_generation(void)
+{
+	static char text[16];
+
+	snprintf(text, sizeof(text), "%d", in_quorum_mode && shared ? quorum_applied_generation() : 0);
+	return text;
+}
+
 static void
 define_member_settings(void)
 {
@@ -104,6 +115,10 @@ define_member_settings(void)
 							"Generation of the configuration that names the safekeepers.",
 							NULL, &neon_config_generation, 0, 0, INT_MAX,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon.applied_generation",
+							"Generation of the configuration by which all WAL senders count the safekeepers.",
+							NULL, &applied_generation_setting, 0, 0, INT_MAX,
+							PGC_INTERNAL, GUC_NOT_IN_SAMPLE, NULL, NULL, show_applied_generation);
 	DefineCustomIntVariable("neon.safekeeper_wal_keep",
 							"WAL that is kept for a safekeeper that does not stream.",
 							"Beyond it, the safekeeper has to get from the others what a majority has.",
@@ -320,6 +335,7 @@ quorum_shmem_startup(void)
 	{
 		memset(shared, 0, sizeof(QuorumShared));
 		pg_atomic_init_u64(&shared->pageserver_lsn, neon_boot.boot_lsn);
+		pg_atomic_init_u32(&shared->wanted_generation, neon_config_generation);
 		pg_atomic_init_u32(&shared->applied_generation, neon_config_generation);
 		shared->lock = &GetNamedLWLockTranche("neon_quorum")->lock;
 	}
@@ -348,6 +364,18 @@ quorum_set_pageserver_lsn(XLogRecPtr lsn)
 {
 	if (lsn > pg_atomic_read_u64(&shared->pageserver_lsn))
 		pg_atomic_write_u64(&shared->pageserver_lsn, lsn);
+}
+
+void
+quorum_set_wanted_generation(int generation)
+{
+	pg_atomic_write_u32(&shared->wanted_generation, generation);
+}
+
+int
+quorum_wanted_generation(void)
+{
+	return pg_atomic_read_u32(&shared->wanted_generation);
 }
 
 void

@@ -74,6 +74,10 @@ extern int	quorum_status(MemberStatus status[NEON_MEMBERS_UNION_MAX]);
 /* "safekeeper 2 (HOST:PORT) and ..." that lack WAL from lsn on; palloc'd. */
 extern char *quorum_name_laggards(XLogRecPtr lsn);
 
+/* No WAL sender may begin that has read an older configuration. */
+extern void quorum_set_wanted_generation(int generation);
+extern int	quorum_wanted_generation(void);
+
 /* Of the configuration that no WAL sender of an older one is left for. */
 extern void quorum_set_applied_generation(int generation);
 extern int	quorum_applied_generation(void);

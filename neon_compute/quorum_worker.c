@@ -23,6 +23,7 @@
 #include "peer.h"
 #include "pgstat.h"
 #include "quorum.h"
+#include "quorum_config.h"
 #include "quorum_source.h"
 #include "replication/slot.h"
 #include "replication/syncrep.h"
@@ -47,19 +48,24 @@
 #define MAX_RECEIVE_BACKOFF_MS	5000
 #define STRANGER_MS				2000
 #define REMINDER_MS				60000
+#define ADOPT_RETRY_MS			1000
 
 #define COMMIT_QUERY \
-	"SELECT pageserver_lsn, promised, floor, lease_granted FROM neon_safekeeper.commit($1, $2, $3::bigint, $4::int, $5::pg_lsn, $6::int)"
+	"SELECT pageserver_lsn, promised, floor, generation, lease_granted FROM neon_safekeeper.commit($1, $2, $3::bigint, $4::int, $5::pg_lsn, $6::int)"
 #define RECEIVE_QUERY \
 	"SELECT neon_safekeeper.receive($1, $2, $3::bigint, $4::int, $5::text, $6::text)"
+#define CONFIGURATION_QUERY \
+	"SELECT generation, members FROM neon_safekeeper.configuration($1, $2)"
 
 typedef enum Request
 {
 	REQUEST_NONE,
 	REQUEST_PREPARE_COMMIT,
 	REQUEST_PREPARE_RECEIVE,
+	REQUEST_PREPARE_CONFIGURATION,
 	REQUEST_COMMIT,
 	REQUEST_RECEIVE,
+	REQUEST_CONFIGURATION,
 } Request;
 
 /* A member, the connection to it and its slot. */
@@ -81,6 +87,8 @@ typedef struct Link
 	uint64		next_receive;	/* not before */
 	int			receive_backoff_ms;
 
+	int			generation;		/* of its configuration, as it said last */
+
 	/* the slot */
 	bool		slot_seen;		/* it existed in this process's life */
 	uint64		stranger_since; /* held by what is no member; 0: it is not */
@@ -95,6 +103,7 @@ static struct
 	NeonMembers members;
 	Link	   *link[NEON_MEMBERS_UNION_MAX];	/* in the order of members */
 	int			generation;
+	uint64		adopting_at;	/* a newer configuration was asked for last */
 	XLogRecPtr	flush_lsn;		/* of a majority */
 	uint64		started_at;
 	uint64		advanced_at;	/* it advanced last */
@@ -235,7 +244,21 @@ end_walsenders(void)
 		kill(own.leaving[i], SIGTERM);
 }
 
-/* Once none of them is left, the configuration is in force. */
+/* The lease that a majority has granted. */
+static uint64
+majority_lease(void)
+{
+	uint64		leases[NEON_MEMBERS_UNION_MAX];
+
+	for (int i = 0; i < own.members.n; i++)
+		leases[i] = own.link[i]->lease_until;
+	return members_majority_value(&own.members, leases);
+}
+
+/*
+ * Once none of them is left, and the majority of this configuration has granted
+ * all of the lease that is in use, the configuration is in force.
+ */
 static void
 check_leaving(void)
 {
@@ -246,7 +269,7 @@ check_leaving(void)
 		return;
 	while (own.n_leaving > 0 && !find_walsender(own.leaving[own.n_leaving - 1], &flush, &counts))
 		own.n_leaving--;
-	if (own.n_leaving > 0)
+	if (own.n_leaving > 0 || majority_lease() < lease_until_ms())
 		return;
 	quorum_set_applied_generation(own.generation);
 	ereport(LOG,
@@ -274,8 +297,19 @@ adopt_settings(void)
 	if (own.generation != neon_config_generation)
 	{
 		own.generation = neon_config_generation;
+		quorum_set_wanted_generation(own.generation);
 		end_walsenders();
+		for (int i = 0; i < own.members.n; i++)
+			own.link[i]->sent_at = 0;
 	}
+}
+
+/* A member has a newer configuration: its text is asked for, from one at a time. */
+static bool
+configuration_is_due(const Link *link, uint64 now)
+{
+	return link->generation > own.generation &&
+		(own.adopting_at == 0 || now - own.adopting_at >= ADOPT_RETRY_MS);
 }
 
 /* ----------
@@ -486,17 +520,15 @@ publish(void)
 {
 	MemberStatus status[NEON_MEMBERS_UNION_MAX];
 	uint64		streaming[NEON_MEMBERS_UNION_MAX];
-	uint64		leases[NEON_MEMBERS_UNION_MAX];
 	bool		majority;
 
 	for (int i = 0; i < own.members.n; i++)
 	{
 		status[i] = own.link[i]->status;
 		streaming[i] = status[i].streaming;
-		leases[i] = own.link[i]->lease_until;
 	}
 	quorum_publish(status, own.members.n);
-	lease_set_until(members_majority_value(&own.members, leases));
+	lease_set_until(majority_lease());
 	majority = members_majority_value(&own.members, streaming) != 0;
 	coordinator_set_streaming(majority);
 	if (majority)
@@ -573,6 +605,16 @@ send_receive(Link *link, uint64 now)
 }
 
 static void
+ask_configuration(Link *link, uint64 now)
+{
+	const char *params[] = {neon_tenant_id_setting, neon_timeline_id_setting};
+
+	own.adopting_at = now;
+	link->request = REQUEST_CONFIGURATION;
+	peer_execute(&link->peer, "configuration", lengthof(params), params, REQUEST_TIMEOUT_MS);
+}
+
+static void
 start_request(Link *link, uint64 now)
 {
 	if (link->peer.state == PEER_CLOSED)
@@ -584,6 +626,8 @@ start_request(Link *link, uint64 now)
 		link->request = REQUEST_PREPARE_COMMIT;
 		peer_prepare(&link->peer, "commit", COMMIT_QUERY, REQUEST_TIMEOUT_MS);
 	}
+	else if (configuration_is_due(link, now))
+		ask_configuration(link, now);
 	else if (commit_is_due(link, known_commit_lsn(), now))
 		send_commit(link, now);
 	else if (!link->status.streaming && now >= link->next_receive)
@@ -612,21 +656,39 @@ check_term(const char *text)
 static void
 handle_commit(Link *link, const PGresult *result)
 {
-	if (PQntuples(result) != 1 || PQnfields(result) != 4)
+	if (PQntuples(result) != 1 || PQnfields(result) != 5)
 	{
 		set_problem(link, "unexpected answer of neon_safekeeper.commit()", NULL);
 		return;
 	}
 	check_term(PQgetvalue(result, 0, 1));
 	check_term(PQgetvalue(result, 0, 2));
+	link->generation = atoi(PQgetvalue(result, 0, 3));
 	if (!PQgetisnull(result, 0, 0))
 		quorum_set_pageserver_lsn(parse_lsn(PQgetvalue(result, 0, 0)));
 	/* a member that still catches up grants nothing, and the next launcher would not wait for it */
-	if (strcmp(PQgetvalue(result, 0, 3), "t") == 0)
+	if (strcmp(PQgetvalue(result, 0, 4), "t") == 0)
 		link->lease_until = link->sent_at +
 			(uint64) link->sent_lease_ms * NEON_LEASE_USED_PERCENT / 100;
 	if (link->status.streaming)
 		link->status.problem[0] = '\0';
+}
+
+static void
+handle_configuration(Link *link, const PGresult *result)
+{
+	char	   *problem = NULL;
+	int			generation;
+
+	if (PQntuples(result) != 1 || PQnfields(result) != 2)
+	{
+		set_problem(link, "unexpected answer of neon_safekeeper.configuration()", NULL);
+		return;
+	}
+	generation = atoi(PQgetvalue(result, 0, 0));
+	if (generation > own.generation &&
+		!quorum_config_write(generation, PQgetvalue(result, 0, 1), &problem))
+		ereport(LOG, (errmsg("%s", problem)));
 }
 
 /* The error as text; ends the server if another compute has taken over. */
@@ -665,12 +727,19 @@ handle_result(Link *link, const PGresult *result)
 			peer_prepare(&link->peer, "receive", RECEIVE_QUERY, REQUEST_TIMEOUT_MS);
 			break;
 		case REQUEST_PREPARE_RECEIVE:
+			link->request = REQUEST_PREPARE_CONFIGURATION;
+			peer_prepare(&link->peer, "configuration", CONFIGURATION_QUERY, REQUEST_TIMEOUT_MS);
+			break;
+		case REQUEST_PREPARE_CONFIGURATION:
 			link->prepared = true;
 			link->sent_at = 0;
 			peer_succeeded(&link->peer);
 			break;
 		case REQUEST_COMMIT:
 			handle_commit(link, result);
+			break;
+		case REQUEST_CONFIGURATION:
+			handle_configuration(link, result);
 			break;
 		case REQUEST_RECEIVE:
 		case REQUEST_NONE:

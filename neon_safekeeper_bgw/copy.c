@@ -333,12 +333,17 @@ copy_committed(Fetch *f, Donor *d, WalWriter *writer, XLogRecPtr upto)
 
 /*
  * What was committed when the donor had promised this very term is in the log
- * of the term.  What a donor of a later term commits need not be.
+ * of the term.  What a donor of a later term commits need not be.  A learner
+ * has no term, and all up to where it copies is committed.
  */
 static bool
 worth_streaming(Fetch *f, Donor *d, WalWriter *writer)
 {
-	return d->promised == f->order.term && d->commit_lsn > writer->flushed + STREAM_FROM;
+	SkPositions p;
+
+	sk_get_positions(f->tl, &p);
+	return !p.member ||
+		(d->promised == f->order.term && d->commit_lsn > writer->flushed + STREAM_FROM);
 }
 
 /* As much as this donor can give. */

@@ -38,8 +38,8 @@ promise_locked(SkTimeline *tl, SkState *st, uint32 term, const char *launcher)
 	sk_stop_writer(tl, term);
 	sk_get_state(tl, st);
 	st->promised = term;
-	if (launcher != NULL)
-		strlcpy(st->launcher, launcher, sizeof(st->launcher));
+	/* whose term it is, is not known here if the promise was not asked for */
+	strlcpy(st->launcher, launcher ? launcher : "", sizeof(st->launcher));
 	sk_op_begin(tl);
 	sk_persist(tl, st, "promise");
 	sk_op_end(tl);
@@ -174,14 +174,14 @@ sk_elected(SkTimeline *tl, uint64 generation, uint32 term, XLogRecPtr x,
 /* ---- commit and the read lease ---- */
 
 /*
- * May a compute that knows this generation hold a lease here?  In a joint
- * configuration every election asks a majority of the old set too.
+ * May a compute that knows this generation hold a lease here?  The one before
+ * will do: of it and this one, one is joint, and a majority of a joint one is a
+ * majority of either of its neighbours.
  */
 static bool
 lease_generation_ok(const SkState *st, uint64 generation)
 {
-	return generation == st->config.generation ||
-		(st->config.joint && generation + 1 == st->config.generation);
+	return generation == st->config.generation || generation + 1 == st->config.generation;
 }
 
 /* The longest lease is on disk before it is granted. */
@@ -295,6 +295,7 @@ adopt_config(SkTimeline *tl, SkState *st, const SkConfig *config)
 		sk_stop_writer(tl, config->floor);
 		sk_get_state(tl, st);
 		st->promised = config->floor;
+		st->launcher[0] = '\0';
 	}
 	st->config = *config;
 	sk_op_begin(tl);
@@ -318,4 +319,65 @@ sk_members(SkTimeline *tl, const SkConfig *config)
 		adopt_config(tl, &st, config);
 	sk_unlock(tl);
 	sk_note_active(tl);
+}
+
+/* ---- learners ---- */
+
+static void
+check_learner(SkTimeline *tl)
+{
+	SkPositions p;
+
+	sk_get_positions(tl, &p);
+	if (p.member)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this safekeeper is a member of the timeline's configuration"),
+				 sk_errdetail_state(tl)));
+}
+
+/* All that a learner has is committed, so every committed log goes on from it. */
+static void
+check_continues(SkTimeline *tl, const SkState *st, const SkHistory *history)
+{
+	XLogRecPtr	flush_lsn = sk_flush_lsn(tl);
+
+	if (skhistory_common(&st->history, flush_lsn, history, st->commit_lsn) < flush_lsn)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the given history is not that of the WAL that was learnt"),
+				 sk_errdetail_state(tl)));
+}
+
+uint32
+sk_follow(SkTimeline *tl, uint64 generation, const SkHistory *history)
+{
+	uint32		term = skhistory_last(history)->term;
+	SkState		st;
+
+	lock_opened(tl);
+	sk_check_healthy(tl);
+	sk_check_generation(tl, generation);
+	check_learner(tl);
+	sk_get_state(tl, &st);
+	if (skhistory_last(&st.history)->term < term)
+	{
+		check_continues(tl, &st, history);
+		if (st.promised < term)
+			promise_locked(tl, &st, term, NULL);
+		else
+			sk_stop_writer(tl, 0);
+		sk_get_state(tl, &st);
+		st.history = *history;
+		if (!skhistory_compact(&st.history, st.commit_lsn))
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("too many terms above the WAL that was learnt")));
+		sk_op_begin(tl);
+		sk_persist(tl, &st, "follow");
+		sk_op_end(tl);
+	}
+	sk_unlock(tl);
+	sk_note_active(tl);
+	return st.promised;
 }

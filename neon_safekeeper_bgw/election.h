@@ -45,4 +45,10 @@ extern void sk_release(SkTimeline *tl, uint64 generation, uint32 term);
 /* §8: adopts a configuration of a higher generation; promised rises to its floor. */
 extern void sk_members(SkTimeline *tl, const SkConfig *config);
 
+/*
+ * §8: a learner takes on the history of WAL that is committed, to copy that
+ * WAL; its promise rises to the last term of it.  Returns the promised term.
+ */
+extern uint32 sk_follow(SkTimeline *tl, uint64 generation, const SkHistory *history);
+
 #endif							/* NEON_SK_ELECTION_H */

@@ -311,6 +311,7 @@ neon_sk_commit(PG_FUNCTION_ARGS)
 	add_lsn(&row, p.pageserver.received_lsn);
 	add(&row, Int32GetDatum(p.promised));
 	add(&row, Int32GetDatum(p.floor));
+	add(&row, Int64GetDatum(p.generation));
 	add(&row, BoolGetDatum(granted));
 	return row_datum(fcinfo, &row);
 }

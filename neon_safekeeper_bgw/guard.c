@@ -50,6 +50,17 @@ sk_check_generation(SkTimeline *tl, uint64 generation)
 				 sk_errdetail_state(tl)));
 }
 
+/* A compute reads its settings again a moment after the members adopt a generation. */
+void
+sk_check_compute_generation(SkTimeline *tl, uint64 generation)
+{
+	SkPositions p;
+
+	sk_get_positions(tl, &p);
+	if (generation + 1 != p.generation)
+		sk_check_generation(tl, generation);
+}
+
 void
 sk_check_member(SkTimeline *tl)
 {

@@ -16,6 +16,7 @@
 
 #include <libpq-fe.h>
 
+#include "election.h"
 #include "miscadmin.h"
 #include "neon_library.h"
 #include "neon_receive.h"
@@ -30,7 +31,9 @@
 #include "storage/shmem.h"
 #include "storage/spin.h"
 #include "tcop/tcopprot.h"
+#include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
@@ -58,6 +61,7 @@ typedef struct PeerLink
 	TimestampTz needed_at;		/* last time an active timeline had this peer */
 	StringInfoData tenants;		/* of the next question: active timelines, as array texts */
 	StringInfoData timelines;
+	StringInfoData generations; /* of their configurations here */
 	struct PeerLink *next;
 } PeerLink;
 
@@ -227,7 +231,7 @@ begin_connecting(PeerLink *link)
 /* ---- whom to ask about what ---- */
 
 static void
-need_members(const SkMemberSet *set, SkTimeline *tl)
+need_members(const SkMemberSet *set, SkTimeline *tl, uint64 generation)
 {
 	char		hex[NEON_ID_HEXLEN + 1];
 
@@ -245,15 +249,17 @@ need_members(const SkMemberSet *set, SkTimeline *tl)
 						 neon_id_format(&tl->tenant, hex));
 		appendStringInfo(&link->timelines, "%s%s", link->timelines.len ? "," : "",
 						 neon_id_format(&tl->timeline, hex));
+		appendStringInfo(&link->generations, "%s" UINT64_FORMAT, link->generations.len ? "," : "",
+						 generation);
 	}
 }
 
 static void
 need_config(const SkConfig *config, SkTimeline *tl)
 {
-	need_members(&config->members, tl);
+	need_members(&config->members, tl, config->generation);
 	if (config->joint)
-		need_members(&config->new_members, tl);
+		need_members(&config->new_members, tl, config->generation);
 }
 
 static void
@@ -290,6 +296,7 @@ collect(void)
 	{
 		initStringInfo(&link->tenants);
 		initStringInfo(&link->timelines);
+		initStringInfo(&link->generations);
 	}
 	/* who is met for the first time is asked in the next round */
 	sk_foreach(true, need_peers_of, NULL);
@@ -302,15 +309,19 @@ ask(PeerLink *link)
 
 	initStringInfo(&sql);
 	appendStringInfo(&sql,
-					 "WITH active AS (SELECT * FROM neon_safekeeper.positions()),"
-					 " wanted AS (SELECT p.* FROM unnest('{%s}'::text[], '{%s}'::text[]) a(t, l),"
-					 " LATERAL neon_safekeeper.positions(a.t, a.l) p"
+					 "WITH asked AS (SELECT * FROM unnest('{%s}'::text[], '{%s}'::text[], '{%s}'::bigint[]) a(t, l, g)),"
+					 " active AS (SELECT * FROM neon_safekeeper.positions()),"
+					 " wanted AS (SELECT p.* FROM asked a, LATERAL neon_safekeeper.positions(a.t, a.l) p"
 					 " WHERE NOT EXISTS (SELECT FROM active x WHERE x.tenant_id = a.t AND x.timeline_id = a.l))"
 					 " SELECT neon_safekeeper.node_uuid(), tenant_id, timeline_id, generation, promised,"
-					 " last_log_term, flush_lsn, commit_lsn, wal_start, counts, pageserver_lsn"
-					 " FROM (SELECT * FROM active UNION ALL SELECT * FROM wanted) p",
+					 " last_log_term, flush_lsn, commit_lsn, wal_start, counts, pageserver_lsn,"
+					 " CASE WHEN a.g IS NULL OR a.g < generation THEN"
+					 "  (SELECT c.config FROM neon_safekeeper.configuration(tenant_id, timeline_id) c) END"
+					 " FROM (SELECT * FROM active UNION ALL SELECT * FROM wanted) p"
+					 " LEFT JOIN asked a ON a.t = tenant_id AND a.l = timeline_id",
 					 link->tenants.data ? link->tenants.data : "",
-					 link->timelines.data ? link->timelines.data : "");
+					 link->timelines.data ? link->timelines.data : "",
+					 link->generations.data ? link->generations.data : "");
 	if (PQsendQuery(link->conn, sql.data))
 		set_state(link, LINK_ASKED);
 	else
@@ -372,6 +383,32 @@ fetch_if_behind(SkTimeline *tl, const PeerLink *link, const SkPeer *peer)
 	receivers_order_copy(tl, peer->promised, upto, peers_conninfo(&link->member, conninfo));
 }
 
+/*
+ * A member that missed a change of the configuration gets it from a peer that
+ * persisted it: whoever delivers it, it was decided by the pageserver.
+ */
+static void
+adopt_newer_config(SkTimeline *tl, const SkState *st, const char *json)
+{
+	SkConfig   *config = palloc(sizeof(SkConfig));
+	Datum		jb = DirectFunctionCall1(jsonb_in, CStringGetDatum(json));
+	char	   *problem = NULL;
+
+	if (!skconfig_from_jsonb(DatumGetJsonbP(jb), config, &problem))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("a peer sent an invalid configuration of members"),
+				 errdetail_internal("%s", problem)));
+	if (config->generation > st->config.generation)
+	{
+		sk_members(tl, config);
+		ereport(LOG,
+				(errmsg("generation " UINT64_FORMAT " of the members of a timeline was learnt from a peer",
+						config->generation)));
+	}
+	pfree(config);
+}
+
 static void
 note_row(PGresult *result, int row, const PeerLink *link)
 {
@@ -396,6 +433,8 @@ note_row(PGresult *result, int row, const PeerLink *link)
 	sk_get_state(tl, st);
 	if (skconfig_member(&st->config, &node) != NULL)
 	{
+		if (!PQgetisnull(result, row, 11) && sk_status(tl) == SK_ACTIVE)
+			adopt_newer_config(tl, st, PQgetvalue(result, row, 11));
 		fill_peer(result, row, link, &peer);
 		sk_note_peer(tl, &peer);
 		memset(&ps, 0, sizeof(ps));
@@ -447,7 +486,7 @@ take_answer(PeerLink *link)
 			set_state(link, LINK_IDLE);
 			return;
 		}
-		if (PQresultStatus(result) == PGRES_TUPLES_OK && PQnfields(result) == 11)
+		if (PQresultStatus(result) == PGRES_TUPLES_OK && PQnfields(result) == 12)
 		{
 			for (int i = 0; i < PQntuples(result); i++)
 				note_row_guarded(result, i, link);

@@ -554,7 +554,8 @@ one_round(Fetch *f)
 	FetchResult result;
 
 	sk_get_positions(f->tl, &p);
-	if (p.promised < f->order.term || p.term < f->order.term)
+	/* a learner was given the history that it copies */
+	if (p.member && (p.promised < f->order.term || p.term < f->order.term))
 	{
 		result = copy_learn_term(f);
 		if (result != FETCH_DONE)

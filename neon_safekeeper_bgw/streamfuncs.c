@@ -68,7 +68,7 @@ neon_sk_receive(PG_FUNCTION_ARGS)
 
 	tl = sk_open(&tenant, &timeline);
 	sk_check_healthy(tl);
-	sk_check_generation(tl, PG_GETARG_INT64(2));
+	sk_check_compute_generation(tl, PG_GETARG_INT64(2));
 	sk_check_member(tl);
 	check_term(tl, term);
 	/* a member that missed the election learns of the term first: the worker does that */

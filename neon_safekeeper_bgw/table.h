@@ -187,6 +187,7 @@ extern uint64 sk_clock_ms(void);
 
 extern void sk_check_healthy(SkTimeline *tl);	/* NS003 if damaged */
 extern void sk_check_generation(SkTimeline *tl, uint64 generation); /* NS002 unless own */
+extern void sk_check_compute_generation(SkTimeline *tl, uint64 generation); /* or the one before */
 extern void sk_check_member(SkTimeline *tl);	/* NS002 if a learner */
 extern void sk_check_counts(SkTimeline *tl, uint32 term);	/* R9: NS001, or 55000 */
 

@@ -86,12 +86,8 @@ stop_primaries(const Endpoint *ep, const TimelineInfo *tl, bool take_over)
 	}
 }
 
-/*
- * A lease that is alive although no process of ours holds it: of a compute that
- * was killed, then it is ended; of one elsewhere, then it is respected.
- */
-static void
-end_lease(Quorum *q, const TimelineInfo *tl, bool take_over)
+void
+claim_end_lease(Quorum *q, const TimelineInfo *tl, bool take_over)
 {
 	LastWriter	writer;
 
@@ -121,7 +117,7 @@ claim_quorum(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, bool take
 	quorum_open(conn, tl, q);
 	election_create(conn, tl, q);
 	stop_primaries(ep, tl, take_over);
-	end_lease(q, tl, take_over);
+	claim_end_lease(q, tl, take_over);
 	snprintf(writer, sizeof(writer), "endpoint=%s boot_id=%s pgdata=endpoints/%s/pgdata", ep->name,
 			 plan->boot_id, ep->name);
 	election_run(conn, tl, q, writer, &election);

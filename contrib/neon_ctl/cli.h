@@ -26,6 +26,11 @@ extern int	cmd_safekeeper_stop(Invocation *inv);
 extern int	cmd_safekeeper_status(Invocation *inv);
 extern int	cmd_safekeeper_logs(Invocation *inv);
 
+/* cli_member.c */
+extern int	cmd_safekeeper_add(Invocation *inv);
+extern int	cmd_safekeeper_replace(Invocation *inv);
+extern int	cmd_safekeeper_remove(Invocation *inv);
+
 /* cli_tenant.c */
 extern int	cmd_tenant_create(Invocation *inv);
 extern int	cmd_tenant_list(Invocation *inv);

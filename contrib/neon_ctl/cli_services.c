@@ -54,8 +54,8 @@ chosen_instances(const Invocation *inv, bool safekeepers, Instance *chosen)
 		chosen[found++] = all[i];
 	}
 	if (found == 0)
-		die(EXIT_USAGE, strf("They are numbered from 1 to %d.", n - 1),
-			"there is no safekeeper \"%s\"", inv->arg[0]);
+		die(EXIT_USAGE, "See \"neon safekeeper status\".", "there is no safekeeper \"%s\"",
+			inv->arg[0]);
 	return found;
 }
 
@@ -176,7 +176,8 @@ services_logs(Invocation *inv, bool safekeepers)
 	int			n = chosen_instances(inv, safekeepers, list);
 
 	if (n > 1)
-		die(EXIT_USAGE, strf("Give a number from 1 to %d.", n), "there are %d safekeepers", n);
+		die(EXIT_USAGE, "Give the number of one; see \"neon safekeeper status\".",
+			"there are %d safekeepers", n);
 	server_print_log(instance_log(&list[0]), strf("the %s", list[0].name));
 	return EXIT_OK;
 }

@@ -37,40 +37,52 @@ generation_text(const Quorum *q)
 
 /* ---- creating ---- */
 
+static const char *
+create_role_sql(const char *tenant)
+{
+	return strf("DO $$ BEGIN CREATE ROLE tenant_%s LOGIN REPLICATION IN ROLE neon_tenant;"
+				" EXCEPTION WHEN duplicate_object THEN NULL; END $$", tenant);
+}
+
+static void
+set_role_password(PGconn *conn, const char *tenant)
+{
+	char		role[NEON_ID_HEXLEN + 16];
+	char	   *verifier;
+
+	if (repo.trust)
+		return;
+	snprintf(role, sizeof(role), "tenant_%s", tenant);
+	verifier = PQencryptPasswordConn(conn, tenant_secret(tenant, "role"), role, "scram-sha-256");
+	if (verifier == NULL)
+		die(EXIT_GENERAL, "Try again.", "could not hash a password: %s", PQerrorMessage(conn));
+	PQclear(db_exec(conn, 30, NULL, strf("ALTER ROLE %s PASSWORD '%s'", role, verifier), 0));
+	PQfreemem(verifier);
+}
+
+void
+election_create_role(PGconn *conn, const char *tenant)
+{
+	PQclear(db_exec(conn, 30, NULL, create_role_sql(tenant), 0));
+	set_role_password(conn, tenant);
+}
+
 /* The role by which the tenant's computes come. */
 static void
 create_tenant_role(Quorum *q)
 {
-	char		role[NEON_ID_HEXLEN + 16];
-
-	snprintf(role, sizeof(role), "tenant_%s", q->tenant);
-	quorum_ask(q, ASK_TIMEOUT_MS, GRACE_MS, NULL, NULL,
-			   strf("DO $$ BEGIN CREATE ROLE %s LOGIN REPLICATION IN ROLE neon_tenant;"
-					" EXCEPTION WHEN duplicate_object THEN NULL; END $$", role), 0);
-	for (int i = 0; i < q->set.n && !repo.trust; i++)
+	quorum_ask(q, ASK_TIMEOUT_MS, GRACE_MS, NULL, NULL, create_role_sql(q->tenant), 0);
+	for (int i = 0; i < q->set.n; i++)
 	{
-		PGconn	   *conn = q->member[i].conn;
-		char	   *verifier;
-
-		if (conn == NULL || !quorum_answered(q, i))
-			continue;
-		verifier = PQencryptPasswordConn(conn, tenant_secret(q->tenant, "role"), role,
-										 "scram-sha-256");
-		if (verifier == NULL)
-			die(EXIT_GENERAL, "Try again.", "could not hash a password: %s", PQerrorMessage(conn));
-		PQclear(db_exec(conn, 30, NULL, strf("ALTER ROLE %s PASSWORD '%s'", role, verifier), 0));
-		PQfreemem(verifier);
+		if (q->member[i].conn != NULL && quorum_answered(q, i))
+			set_role_password(q->member[i].conn, q->tenant);
 	}
 }
 
-/*
- * The true bytes of the first segment below the start, as a bytea's text, or
- * NULL: then the segment is zeros there.  malloc'd.
- */
-static char *
-read_head(PGconn *ps, const TimelineInfo *tl)
+char *
+election_read_head(PGconn *ps, const TimelineInfo *tl, XLogRecPtr lsn)
 {
-	uint32		len = (uint32) (tl->start_lsn % tl->segment_size);
+	uint32		len = (uint32) (lsn % tl->segment_size);
 	PGresult   *res;
 	const char *value;
 	char	   *head;
@@ -79,15 +91,15 @@ read_head(PGconn *ps, const TimelineInfo *tl)
 		return NULL;
 	res = db_exec(ps, 60, "reading the branch's first WAL",
 				  "SELECT neon_pageserver.wal_read($1, $2, $3, $4) AS head", 4, tl->tenant, tl->id,
-				  lsn_text(tl->start_lsn - len), strf("%u", len));
+				  lsn_text(lsn - len), strf("%u", len));
 	value = db_value(res, 0, "head");
 	head = value ? pg_strdup(value) : NULL;
 	PQclear(res);
 	return head;
 }
 
-static const char *
-system_identifier(PGconn *ps, const TimelineInfo *tl)
+const char *
+election_system_identifier(PGconn *ps, const TimelineInfo *tl)
 {
 	PGresult   *res = db_exec(ps, 60, NULL,
 							  "SELECT system_identifier FROM neon_pageserver.timelines"
@@ -112,14 +124,14 @@ system_identifier(PGconn *ps, const TimelineInfo *tl)
 static void
 ask_create(PGconn *ps, const TimelineInfo *tl, Quorum *q)
 {
-	char	   *head = read_head(ps, tl);
+	char	   *head = election_read_head(ps, tl, q->start_lsn);
 	char		sysid[32];
 
-	strlcpy(sysid, system_identifier(ps, tl), sizeof(sysid));
+	strlcpy(sysid, election_system_identifier(ps, tl), sizeof(sysid));
 	quorum_ask(q, 60000, GRACE_MS, NULL, "creating the branch on the safekeepers",
 			   "SELECT neon_safekeeper.timeline_create($1, $2, $3, $4, " TIMELINE_ID ", $5, 0, $6, $7, $8)",
 			   8, q->tenant, q->timeline, sysid, strf("%d", tl->segment_size),
-			   lsn_text(tl->start_lsn), strf("[[0, \"%s\"]]", lsn_text(tl->start_lsn)),
+			   lsn_text(q->start_lsn), strf("[[0, \"%s\"]]", lsn_text(q->start_lsn)),
 			   q->config, head);
 	free(head);
 }
@@ -170,16 +182,20 @@ election_create_timeline(PGconn *ps, const char *tenant, const char *timeline)
 void
 election_check_running(const char *what)
 {
-	int			n = safekeeper_count();
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			ninstances = instance_all(all);
+	int			n = 0;
 	int			running = 0;
 
-	for (int i = 1; i <= n; i++)
+	for (int i = 1; i < ninstances && safekeeper_count() > 0; i++)
 	{
-		Instance	inst = instance_safekeeper(i);
 		ServerInfo	info;
 
-		server_info(instance_pgdata(&inst), &info);
+		if (!safekeeper_is_member(all[i].id))
+			continue;
+		server_info(instance_pgdata(&all[i]), &info);
 		running += info.state == SERVER_RUNNING;
+		n++;
 	}
 	if (n > 0 && running < n / 2 + 1)
 		die(EXIT_NOT_RUNNING, "Start them by \"neon start\".",
@@ -205,7 +221,6 @@ bool
 election_last_writer(Quorum *q, LastWriter *writer)
 {
 	Position	pos[NEON_MEMBERS_UNION_MAX];
-	const char *text = "";
 
 	memset(writer, 0, sizeof(*writer));
 	quorum_positions(q, pos);
@@ -213,15 +228,17 @@ election_last_writer(Quorum *q, LastWriter *writer)
 	{
 		if (!pos[i].known)
 			continue;
-		if (pos[i].promised > writer->term)
+		/* who learnt of the term from another does not always know whose it is */
+		if (pos[i].promised > writer->term ||
+			(pos[i].promised == writer->term && writer->text[0] == '\0'))
 		{
 			writer->term = pos[i].promised;
-			text = pos[i].last_writer;
+			strlcpy(writer->text, pos[i].last_writer, sizeof(writer->text));
 		}
 		writer->lease_left_ms = Max(writer->lease_left_ms, pos[i].lease_left_ms);
 	}
-	writer_word(text, "endpoint=", writer->endpoint, sizeof(writer->endpoint));
-	writer_word(text, "boot_id=", writer->boot_id, sizeof(writer->boot_id));
+	writer_word(writer->text, "endpoint=", writer->endpoint, sizeof(writer->endpoint));
+	writer_word(writer->text, "boot_id=", writer->boot_id, sizeof(writer->boot_id));
 	return writer->endpoint[0] != '\0' && writer->boot_id[0] != '\0';
 }
 
@@ -235,9 +252,8 @@ election_release(Quorum *q, uint32 term)
 
 /* ---- the election ---- */
 
-/* Members that missed a change of the configuration get it first. */
-static void
-bring_to_generation(Quorum *q, const Position *pos)
+void
+election_tell_members(Quorum *q, const Position *pos)
 {
 	int			older = 0;
 
@@ -392,7 +408,7 @@ election_run(PGconn *ps, const TimelineInfo *tl, Quorum *q, const char *writer, 
 		quorum_positions(q, pos);
 		quorum_need_majority(q, "an election");
 		test_point("positions");
-		bring_to_generation(q, pos);
+		election_tell_members(q, pos);
 		for (int i = 0; i < q->set.n; i++)
 		{
 			if (pos[i].known)
@@ -521,12 +537,12 @@ election_delete_timeline(PGconn *ps, const TimelineInfo *tl)
 void
 election_forget_tenant(const char *tenant)
 {
-	int			n = safekeeper_count();
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			n = instance_all(all);
 
-	for (int i = 1; i <= n; i++)
+	for (int i = 1; i < n; i++)
 	{
-		Instance	inst = instance_safekeeper(i);
-		PGconn	   *conn = instance_try_connect(&inst);
+		PGconn	   *conn = instance_try_connect(&all[i]);
 
 		if (conn == NULL)
 			continue;

@@ -27,6 +27,7 @@ typedef struct Election
 typedef struct LastWriter
 {
 	uint32		term;
+	char		text[512];		/* as the launcher wrote it */
 	char		endpoint[64];
 	char		boot_id[NEON_ID_HEXLEN + 1];
 	int			lease_left_ms;	/* the longest that a member has granted */
@@ -47,6 +48,21 @@ extern void election_create(PGconn *ps, const TimelineInfo *tl, Quorum *q);
  */
 extern void election_run(PGconn *ps, const TimelineInfo *tl, Quorum *q, const char *writer,
 						 Election *result);
+
+/* Members that missed a change of the configuration get it. */
+extern void election_tell_members(Quorum *q, const Position *pos);
+
+/* The tenant's role on one safekeeper. */
+extern void election_create_role(PGconn *conn, const char *tenant);
+
+/*
+ * The true bytes of the segment of lsn below it, as a bytea's text, or NULL:
+ * then the segment is zeros there.  malloc'd.
+ */
+extern char *election_read_head(PGconn *ps, const TimelineInfo *tl, XLogRecPtr lsn);
+
+/* Of the branch, as a bigint's text, in a buffer of strf(). */
+extern const char *election_system_identifier(PGconn *ps, const TimelineInfo *tl);
 
 /* Ends the lease of a term of which no process is left. */
 extern void election_release(Quorum *q, uint32 term);

@@ -172,6 +172,12 @@ extern void boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, co
 extern void claim_quorum(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, bool take_over,
 						 BootPlan *plan);
 
+/*
+ * A lease that is alive although no process of ours holds it: of a compute that
+ * was killed, then it is ended; of one elsewhere, then it is respected.
+ */
+extern void claim_end_lease(struct Quorum *q, const TimelineInfo *tl, bool take_over);
+
 /* The endpoint of this directory that runs as the branch's primary; false if none does. */
 extern bool live_primary(const TimelineInfo *tl, Endpoint *live);
 

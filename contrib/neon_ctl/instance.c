@@ -92,15 +92,52 @@ instance_safekeeper(int id)
 	return inst;
 }
 
+bool
+safekeeper_is_member(int id)
+{
+	const char *change = kv_get_default(&repo.config, strf("safekeeper.%d.change", id), "");
+
+	return strcmp(change, "add") != 0 && strcmp(change, "remove") != 0;
+}
+
+/* The number in "safekeeper.N.port"; 0 if the key is another one. */
+static int
+id_of_port_key(const char *key)
+{
+	char	   *end;
+	long		id;
+
+	if (strncmp(key, "safekeeper.", 11) != 0)
+		return 0;
+	id = strtol(key + 11, &end, 10);
+	return strcmp(end, ".port") == 0 && id > 0 && id <= PG_INT16_MAX ? (int) id : 0;
+}
+
+static int
+compare_ids(const void *a, const void *b)
+{
+	return ((const Instance *) a)->id - ((const Instance *) b)->id;
+}
+
 int
 instance_all(Instance *all)
 {
-	int			n = safekeeper_count();
+	int			n = 0;
 
-	all[0] = instance_pageserver();
-	for (int i = 1; i <= n; i++)
-		all[i] = instance_safekeeper(i);
-	return n + 1;
+	all[n++] = instance_pageserver();
+	for (int i = 0; i < repo.config.n; i++)
+	{
+		int			id = id_of_port_key(repo.config.entries[i].key);
+
+		if (id == 0)
+			continue;
+		if (n > MAX_SAFEKEEPERS)
+			die(EXIT_GENERAL, "Restore the config file from a copy.",
+				"\"%s\" has too many safekeepers", repo_path("config"));
+		all[n++] = instance_safekeeper(id);
+	}
+	qsort(all + 1, n - 1, sizeof(Instance), compare_ids);
+	return n;
 }
 
 const char *

@@ -13,7 +13,7 @@
 #include "server.h"
 
 #define INSTANCE_START_TIMEOUT 120	/* seconds */
-#define MAX_SAFEKEEPERS 5
+#define MAX_SAFEKEEPERS 10		/* 5, and those that come or go */
 
 typedef struct Instance
 {
@@ -33,8 +33,14 @@ extern Instance instance_safekeeper(int id);
  */
 extern int	instance_all(Instance *all);
 
-/* How many safekeepers this state directory has; 0 is laptop mode. */
+/*
+ * How many safekeepers keep the branches of this state directory, not counting
+ * those that come or go while that is changed; 0 is laptop mode.
+ */
 extern int	safekeeper_count(void);
+
+/* Does this safekeeper keep new branches?  Not before it joins, nor while it leaves. */
+extern bool safekeeper_is_member(int id);
 
 extern const char *instance_path(const Instance *inst, const char *below);
 extern const char *instance_pgdata(const Instance *inst);

@@ -57,6 +57,16 @@ static const Command commands[] = {
 	{"safekeeper", "logs", "ID", 0, 1, 0, true,
 		"Print its log.", "  neon safekeeper logs 2 | tail\n", cmd_safekeeper_logs},
 
+	{"safekeeper", "add", "", 0, 0, OPT_BIT(OPT_SAFEKEEPERS) | OPT_BIT(OPT_PORT), true,
+		"Have more safekeepers: 3, or 5 if there are 3 already.  Laptop mode gets its first ones, and its primaries are started again.",
+		"  neon safekeeper add\n  neon safekeeper add --safekeepers 5 --port 0\n", cmd_safekeeper_add},
+	{"safekeeper", "replace", "ID", 1, 1, OPT_BIT(OPT_PORT), true,
+		"Put a new safekeeper in the place of one that is dead, or that runs; commits go on meanwhile.",
+		"  neon safekeeper replace 2\n  neon safekeeper replace 2 --port 5460\n", cmd_safekeeper_replace},
+	{"safekeeper", "remove", "ID ...", 1, 4, 0, true,
+		"Have fewer safekeepers: two of 5 or of 3 are removed at a time; commits go on meanwhile.",
+		"  neon safekeeper remove 4 5\n", cmd_safekeeper_remove},
+
 	{"tenant", "create", "", 0, 0,
 		TENANT | OPT_BIT(OPT_SET_DEFAULT) | OPT_BIT(OPT_LOCALE) | OPT_BIT(OPT_ENCODING) |
 		OPT_BIT(OPT_DATA_CHECKSUMS) | OPT_BIT(OPT_WAL_SEGSIZE), true,

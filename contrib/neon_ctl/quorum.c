@@ -23,6 +23,7 @@
 #define GRACE_MS			700
 #define POSITIONS_TIMEOUT_MS 10000
 #define MAX_PARAMS			12
+#define LOCK_TIMEOUT		60	/* seconds */
 
 /* ---- one member ---- */
 
@@ -135,22 +136,27 @@ time_is_up(int64 deadline, bool majority, int grace_ms, int64 *grace_end)
 	return now_ms() > deadline || (*grace_end != 0 && now_ms() > *grace_end);
 }
 
-/* The timeline's first configuration: all safekeepers of this directory. */
-static const char *
-first_config(void)
+const char *
+quorum_repo_members(void)
 {
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			n = instance_all(all);
 	PQExpBufferData buf;
+	const char *separator = "[";
 	const char *result;
-	int			n = safekeeper_count();
 
 	initPQExpBuffer(&buf);
-	appendPQExpBufferStr(&buf, "{\"generation\": 1, \"floor\": 0, \"new_members\": null, \"members\": [");
-	for (int i = 1; i <= n; i++)
+	for (int i = 1; i < n; i++)
+	{
+		if (!safekeeper_is_member(all[i].id))
+			continue;
 		appendPQExpBuffer(&buf, "%s{\"id\": %d, \"node\": \"%s\", \"host\": \"%s\", \"port\": %d}",
-						  i > 1 ? ", " : "", i,
-						  kv_get_default(&repo.config, strf("safekeeper.%d.node", i), ""),
-						  LOOPBACK, instance_safekeeper(i).port);
-	appendPQExpBufferStr(&buf, "]}");
+						  separator, all[i].id,
+						  kv_get_default(&repo.config, strf("safekeeper.%d.node", all[i].id), ""),
+						  LOOPBACK, all[i].port);
+		separator = ", ";
+	}
+	appendPQExpBufferChar(&buf, ']');
 	if (PQExpBufferBroken(&buf))
 		die_oom();
 	result = strf("%s", buf.data);
@@ -158,11 +164,43 @@ first_config(void)
 	return result;
 }
 
+/* The timeline's first configuration: the safekeepers of this directory. */
+static const char *
+first_config(void)
+{
+	PQExpBufferData buf;
+	const char *result;
+
+	initPQExpBuffer(&buf);
+	appendPQExpBuffer(&buf, "{\"generation\": 1, \"floor\": 0, \"new_members\": null, \"members\": %s}",
+					  quorum_repo_members());
+	if (PQExpBufferBroken(&buf))
+		die_oom();
+	result = strf("%s", buf.data);
+	termPQExpBuffer(&buf);
+	return result;
+}
+
+/*
+ * Under a lock that a change of the safekeepers takes as well when it says who
+ * keeps new branches: it finds every branch that was made before.
+ */
+static void
+store_first_config(PGconn *ps, const TimelineInfo *tl)
+{
+	int			lock = lock_acquire("safekeepers", LOCK_TIMEOUT, NULL);
+
+	config_reload();
+	PQclear(db_exec(ps, 60, NULL, "SELECT neon_pageserver.timeline_members($1, $2, 0, $3)", 3,
+					tl->tenant, tl->id, first_config()));
+	lock_release(lock);
+}
+
 static PGresult *
 get_members(PGconn *ps, const TimelineInfo *tl)
 {
 	return db_exec(ps, 60, NULL,
-				   "SELECT g.generation, g.config::pg_catalog.text AS config,"
+				   "SELECT g.generation, g.config::pg_catalog.text AS config, g.config->>'start' AS start,"
 				   " (SELECT pg_catalog.string_agg(pg_catalog.format('%s:%s:%s:%s', m->>'id', m->>'node', m->>'host', m->>'port'), ',' ORDER BY n)"
 				   "  FROM pg_catalog.jsonb_array_elements(g.config->'members') WITH ORDINALITY AS e(m, n))"
 				   " || coalesce(';' || (SELECT pg_catalog.string_agg(pg_catalog.format('%s:%s:%s:%s', m->>'id', m->>'node', m->>'host', m->>'port'), ',' ORDER BY n)"
@@ -175,13 +213,13 @@ read_config(PGconn *ps, const TimelineInfo *tl, Quorum *q)
 {
 	PGresult   *res = get_members(ps, tl);
 	const char *text;
+	const char *start;
 	const char *problem = "there are none";
 
 	if (PQntuples(res) == 0)
 	{
 		PQclear(res);
-		PQclear(db_exec(ps, 60, NULL, "SELECT neon_pageserver.timeline_members($1, $2, 0, $3)", 3,
-						tl->tenant, tl->id, first_config()));
+		store_first_config(ps, tl);
 		res = get_members(ps, tl);
 	}
 	text = PQntuples(res) == 1 ? db_value(res, 0, "members") : NULL;
@@ -190,6 +228,9 @@ read_config(PGconn *ps, const TimelineInfo *tl, Quorum *q)
 			"the safekeepers of branch \"%s\" are not known: %s", tl->name, problem);
 	q->generation = strtoll(db_value(res, 0, "generation"), NULL, 10);
 	q->config = pg_strdup(db_value(res, 0, "config"));
+	start = db_value(res, 0, "start");
+	if (start == NULL || !parse_lsn(start, &q->start_lsn))
+		q->start_lsn = tl->start_lsn;
 	PQclear(res);
 }
 

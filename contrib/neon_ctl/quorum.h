@@ -38,6 +38,7 @@ typedef struct Quorum
 	char		branch[BRANCH_NAME_MAX];
 	int64		generation;
 	char	   *config;			/* as JSON */
+	XLogRecPtr	start_lsn;		/* where the safekeepers' WAL of it begins; of laptop mode's branches not the branch's start */
 	NeonMembers set;			/* who they are; same places as member[] */
 	QuorumMember member[NEON_MEMBERS_UNION_MAX];
 } Quorum;
@@ -57,6 +58,9 @@ typedef struct Position
 	char		last_writer[512];
 	char		state[32];
 } Position;
+
+/* The safekeepers that keep new branches, as a JSON array of members, in a buffer of strf(). */
+extern const char *quorum_repo_members(void);
 
 /* Are those members for which is_one[] is true a majority? */
 extern bool quorum_is_majority(const Quorum *q, const bool *is_one);

@@ -6,3 +6,5 @@ GRANT EXECUTE ON FUNCTION
 	TO neon_tenant;
 GRANT SELECT ON neon_safekeeper.stat_replication, neon_safekeeper.replication_slots TO pg_monitor;
 GRANT EXECUTE ON FUNCTION neon_safekeeper.readers(), neon_safekeeper.slots() TO pg_monitor;
+GRANT EXECUTE ON FUNCTION neon_safekeeper.configuration(neon_safekeeper.id, neon_safekeeper.id)
+	TO neon_storage, neon_tenant;
