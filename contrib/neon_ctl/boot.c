@@ -347,6 +347,9 @@ write_passfiles(const Endpoint *ep, const BootPlan *plan)
 	for (int i = 0; i < n; i++)
 	{
 		make_path(path, "%s", instance_path(&all[i], "passfile"));
+		/* a safekeeper that lost its disk has none */
+		if (all[i].id > 0 && !path_exists(path))
+			continue;
 		server_passfile_put(path, ep->port, STORAGE_ROLE, tenant_secret(ep->tenant, "storage"));
 	}
 	lock_release(lock);

@@ -215,11 +215,13 @@ make_instances(void)
 
 	for (int i = 1; i < n; i++)
 	{
-		if (kv_get(&repo.config, strf("safekeeper.%d.node", all[i].id)) == NULL)
+		if (is_joining(all[i].id) &&
+			kv_get(&repo.config, strf("safekeeper.%d.node", all[i].id)) == NULL)
 			make_instance(&all[i]);
-		if (is_joining(all[i].id))
-			write_passfiles(&all[i]);
-		if (!is_leaving(all[i].id) && instance_start(&all[i]))
+		if (!is_joining(all[i].id))
+			continue;
+		write_passfiles(&all[i]);
+		if (instance_start(&all[i]))
 			say("%s started", all[i].name);
 	}
 	test_point("instances-started");

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "endpoint.h"
+#include "fsutil.h"
 #include "instance.h"
 #include "output.h"
 #include "repo.h"
@@ -65,6 +66,12 @@ start_instance(const Instance *inst)
 	ServerInfo	info;
 	bool		started;
 
+	if (inst->id > 0 && !is_directory(instance_pgdata(inst)))
+	{
+		warn("the %s has lost its data directory; put another one in its place by \"neon safekeeper replace %d\"",
+			 inst->name, inst->id);
+		return;
+	}
 	server_info(instance_pgdata(inst), &info);
 	if (info.state != SERVER_RUNNING)
 	{
