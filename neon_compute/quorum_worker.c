@@ -51,7 +51,7 @@
 #define ADOPT_RETRY_MS			1000
 
 #define COMMIT_QUERY \
-	"SELECT pageserver_lsn, promised, floor, generation, lease_granted FROM neon_safekeeper.commit($1, $2, $3::bigint, $4::int, $5::pg_lsn, $6::int)"
+	"SELECT pageserver_lsn, promised, floor, config_generation, lease_granted FROM neon_safekeeper.commit($1, $2, $3::bigint, $4::int, $5::pg_lsn, $6::int)"
 #define RECEIVE_QUERY \
 	"SELECT neon_safekeeper.receive($1, $2, $3::bigint, $4::int, $5::text, $6::text)"
 #define CONFIGURATION_QUERY \

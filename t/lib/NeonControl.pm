@@ -165,7 +165,7 @@ CREATE TABLE sk_answer(kind text);
 INSERT INTO sk_answer VALUES ('ok');
 CREATE TABLE sk_calls(n serial, what text, generation bigint, term int, lsn pg_lsn, lease_ms int, boot_id text, conninfo text);
 CREATE FUNCTION neon_safekeeper.commit(tenant text, timeline text, generation bigint, term int, lsn pg_lsn, lease_ms int,
- OUT flush_lsn pg_lsn, OUT commit_lsn pg_lsn, OUT pageserver_lsn pg_lsn, OUT promised int, OUT floor int, OUT lease_granted bool)
+ OUT flush_lsn pg_lsn, OUT commit_lsn pg_lsn, OUT pageserver_lsn pg_lsn, OUT promised int, OUT floor int, OUT config_generation bigint, OUT lease_granted bool)
 LANGUAGE plpgsql AS $$
 BEGIN
 	CASE (SELECT kind FROM sk_answer)
@@ -177,9 +177,12 @@ BEGIN
 	flush_lsn := lsn;
 	commit_lsn := lsn;
 	floor := 0;
+	config_generation := generation;
 	lease_granted := promised = term;
 	INSERT INTO sk_calls(what, generation, term, lsn, lease_ms) VALUES ('commit', generation, term, lsn, lease_ms);
 END $$;
+CREATE FUNCTION neon_safekeeper.configuration(tenant text, timeline text, OUT generation bigint, OUT members text)
+LANGUAGE sql AS 'SELECT 7::bigint, NULL::text';
 CREATE FUNCTION neon_safekeeper.receive(tenant text, timeline text, generation bigint, term int, boot_id text, conninfo text)
 RETURNS void LANGUAGE sql AS $$
 	INSERT INTO sk_calls(what, generation, term, boot_id, conninfo) VALUES ('receive', generation, term, boot_id, conninfo)
