@@ -22,6 +22,7 @@
 #include "ingest_private.h"
 #include "miscadmin.h"
 #include "neon_bootrec.h"
+#include "neon_testpoint.h"
 #include "neon_walindex.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -637,6 +638,7 @@ index_what_is_stored(Timeline *tl)
 		ingest_mark_recovered(tl);
 		return;
 	}
+	NEON_TEST_POINT("stored-wal");
 	ingest = ingest_begin(tl);
 	ingest_stored_wal(ingest);
 	ingest_end(ingest);

@@ -110,7 +110,7 @@ interval_ms(Interval *interval, const char *what)
 	return (then - now) / 1000;
 }
 
-/* Returns whether the LSN has been reached. */
+/* Returns whether the LSN has been reached, after a start first by what is stored. */
 Datum
 neon_wait_lsn(PG_FUNCTION_ARGS)
 {
@@ -119,6 +119,7 @@ neon_wait_lsn(PG_FUNCTION_ARGS)
 	int64		ms = interval_ms(PG_GETARG_INTERVAL_P(3), "timeout");
 
 	timeline_check_readable(tl);
+	ingest_catch_up(tl);
 	PG_RETURN_BOOL(timeline_last_record_lsn(tl) >= lsn ||
 				   timeline_wait_lsn(tl, lsn, Min(ms, PG_INT32_MAX)));
 }

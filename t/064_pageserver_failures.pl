@@ -2,6 +2,8 @@
 use strict;
 use warnings;
 use NeonTest;
+use POSIX qw(WNOHANG);
+use PostgreSQL::Test::Utils qw(append_to_file);
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -100,6 +102,36 @@ like($err, qr/$holds/, 'the error says who lags') or diag($err);
 $t->neon($holds, 'start');
 $t->poll('main', 'CREATE TABLE IF NOT EXISTS flood2(a int); SELECT 1', qr/1/);
 pass("writing goes on when the $holds is back");
+
+# a pageserver that was just started has not indexed all that it stored: a branch waits for it
+SKIP: {
+	my $lib = $ENV{NEON_TESTING_LIBDIR} or skip 'no build with TESTING=1', 2;
+	my $hold = $t->ps_pgdata . '/test_wait';
+	append_to_file($t->ps_pgdata . '/postgresql.conf',
+		"dynamic_library_path = '$lib:\$libdir'\nneon_pageserver.test_wait_at = 'stored-wal'\n");
+	$t->psql('main', 'CREATE TABLE latest AS SELECT 1 AS a');
+	my @writers = $t->children_of($t->postmaster_pid('pageserver'), qr/layer writer/);
+	$t->signal('STOP', $_) for @writers;
+	$t->endpoint_stop('main');
+	append_to_file($hold, '');
+	$t->kill9('pageserver', nowait => 1);
+	$t->signal('KILL', $_) for @writers;
+	$t->neon('pageserver', 'start');
+	my $pid = fork() // die;
+	if ($pid == 0)
+	{
+		$t->neon('timeline', 'branch', '--branch-name', 'latest');
+		POSIX::_exit(0);
+	}
+	sleep 2;
+	is(waitpid($pid, WNOHANG), 0, 'a branch waits for what is being indexed');
+	unlink $hold or die;
+	waitpid($pid, 0);
+	$t->endpoint_start('latest', branch => 'latest');
+	is($t->psql('latest', 'SELECT a FROM latest'), '1', 'and has the last commit');
+	$t->endpoint_stop('latest');
+	$t->endpoint_start('main');
+}
 
 # the first query after pageserver and compute were both killed
 $t->kill9('main');

@@ -122,6 +122,8 @@ ps_refresh(PGconn *conn, TimelineInfo *tl)
 {
 	TimelineInfo fresh;
 
+	/* one that was just started indexes what it has: till then its positions are old */
+	ps_wait_lsn(conn, tl, InvalidXLogRecPtr, CATCH_UP_TIMEOUT);
 	for (;;)
 	{
 		if (!ps_timeline_by_id(conn, tl->tenant, tl->id, &fresh))
