@@ -282,7 +282,6 @@ can_be_closed(SkTimeline *tl, bool *needed)
 static void
 close_locked(SkTimeline *tl)
 {
-	SkShared   *s = tl->shared;
 	XLogRecPtr	flush_lsn = sk_flush_lsn(tl);
 	SkState		st;
 
@@ -291,9 +290,6 @@ close_locked(SkTimeline *tl)
 	sk_get_state(tl, &st);
 	st.clean_end = flush_lsn;
 	sk_persist(tl, &st, "clean-end");
-	SpinLockAcquire(&s->mutex);
-	s->status = SK_UNOPENED;
-	SpinLockRelease(&s->mutex);
 	sk_op_end(tl);
 }
 

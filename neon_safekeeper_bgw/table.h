@@ -234,10 +234,9 @@ extern void sk_refresh(SkTimeline *tl);
 
 /*
  * Persists that the log ends at flush_lsn and nothing is written any more; the
- * slot becomes unopened, so that the next writer takes that back first.  Called
- * when a writer ends in good order and, for all timelines, at the stop of the
- * instance.  Does nothing (false) if the operation lock is busy or there is a
- * writer.
+ * next writer takes that back first.  Called when a writer ends in good order
+ * and, for all timelines, at the stop of the instance.  Does nothing (false) if
+ * the operation lock is busy or there is a writer.
  */
 extern bool sk_close_cleanly(SkTimeline *tl);
 

@@ -77,7 +77,7 @@ like($sk[0]->call_error('elected', 1, 3, "'$wal->{start}'", qq('[[0, "$wal->{sta
 # ---- closing, restarts ----
 $before = $sk[1]->positions;
 is($sk[1]->sql("SELECT neon_sk_test.close('$NeonSafekeeper::tenant', '$NeonSafekeeper::timeline')"), 't', 'a clean end');
-is($sk[1]->positions, $before, 'opened again');
+is($sk[1]->positions, $before, 'changes nothing');
 $_->restart('immediate') for @sk;
 is($sk[1]->positions, $before, 'and after a kill');
 is($sk[2]->positions, "2|1|$wal->{start}|$wal->{start}|f|active", 'promises survive');
