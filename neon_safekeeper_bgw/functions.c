@@ -382,6 +382,7 @@ put_positions(SkTimeline *tl, void *arg)
 	add(&row, Int32GetDatum(p.lease_left_ms));
 	add_text(&row, st.launcher);
 	add_text(&row, state_name(&p));
+	add_lsn(&row, skpageserver_durable(&p.pageserver));
 	sql_put_row(arg, row.values, row.nulls);
 }
 
@@ -414,7 +415,7 @@ neon_sk_positions(PG_FUNCTION_ARGS)
 	else
 	{
 		sk_check_storage_role();
-		sk_foreach(true, put_if_active, fcinfo);
+		sk_foreach(false, put_if_active, fcinfo);
 	}
 	return (Datum) 0;
 }

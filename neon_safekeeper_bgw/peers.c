@@ -299,7 +299,7 @@ collect(void)
 		initStringInfo(&link->generations);
 	}
 	/* who is met for the first time is asked in the next round */
-	sk_foreach(true, need_peers_of, NULL);
+	sk_foreach(false, need_peers_of, NULL);
 }
 
 static void
@@ -316,7 +316,8 @@ ask(PeerLink *link)
 					 " SELECT neon_safekeeper.node_uuid(), tenant_id, timeline_id, generation, promised,"
 					 " last_log_term, flush_lsn, commit_lsn, wal_start, counts, pageserver_lsn,"
 					 " CASE WHEN a.g IS NULL OR a.g < generation THEN"
-					 "  (SELECT c.config FROM neon_safekeeper.configuration(tenant_id, timeline_id) c) END"
+					 "  (SELECT c.config FROM neon_safekeeper.configuration(tenant_id, timeline_id) c) END,"
+					 " pageserver_durable_lsn"
 					 " FROM (SELECT * FROM active UNION ALL SELECT * FROM wanted) p"
 					 " LEFT JOIN asked a ON a.t = tenant_id AND a.l = timeline_id",
 					 link->tenants.data ? link->tenants.data : "",
@@ -439,6 +440,7 @@ note_row(PGresult *result, int row, const PeerLink *link)
 		sk_note_peer(tl, &peer);
 		memset(&ps, 0, sizeof(ps));
 		ps.received_lsn = lsn_field(result, row, 10);
+		ps.disk_lsn = ps.remote_lsn = lsn_field(result, row, 12);
 		if (ps.received_lsn != InvalidXLogRecPtr)
 			sk_note_pageserver(tl, &ps);
 		(void) sk_raise_commit_by_peers(tl);
@@ -486,7 +488,7 @@ take_answer(PeerLink *link)
 			set_state(link, LINK_IDLE);
 			return;
 		}
-		if (PQresultStatus(result) == PGRES_TUPLES_OK && PQnfields(result) == 12)
+		if (PQresultStatus(result) == PGRES_TUPLES_OK && PQnfields(result) == 13)
 		{
 			for (int i = 0; i < PQntuples(result); i++)
 				note_row_guarded(result, i, link);

@@ -79,13 +79,13 @@ limit_below(XLogRecPtr commit_lsn)
 bool
 retain_slot_allowance(const SkSlotInfo *slot, int64 *bytes)
 {
-	SkTimeline *tl;
+	SkTimeline *tl = sk_lookup(&slot->tenant, &slot->timeline);
+	XLogRecPtr	commit_lsn = tl ? sk_commit_lsn(tl) : InvalidXLogRecPtr;
 
-	if (max_retained_mb < 0)
+	if (max_retained_mb < 0 || XLogRecPtrIsInvalid(commit_lsn))
 		return false;
-	tl = sk_open(&slot->tenant, &slot->timeline);
 	*bytes = (int64) skslot_needs(slot) + (int64) max_retained_mb * 1024 * 1024 -
-		(int64) sk_commit_lsn(tl);
+		(int64) commit_lsn;
 	return true;
 }
 
@@ -109,7 +109,7 @@ hold(Keep *keep, XLogRecPtr lsn, const char *fmt,...)
 static void
 hold_for_pageserver(Keep *keep, const SkPositions *p)
 {
-	hold(keep, Min(p->pageserver.disk_lsn, p->pageserver.remote_lsn), "pageserver");
+	hold(keep, skpageserver_durable(&p->pageserver), "pageserver");
 }
 
 /*
@@ -178,7 +178,7 @@ hold_for_slot(const SkSlotInfo *slot, void *arg)
 		hold(keep, Max(needs, keep->limit), "slot %s", NameStr(slot->name));
 }
 
-/* What is to be kept of an opened timeline, and what is here. */
+/* What is to be kept of a timeline whose positions are in memory, and what is here. */
 static void
 decide(SkTimeline *tl, Keep *keep, XLogRecPtr *wal_start)
 {
@@ -221,6 +221,8 @@ remove_wal(SkTimeline *tl)
 
 	if (!sk_trylock(tl))
 		return;
+	if (sk_status(tl) == SK_UNOPENED)
+		sk_open_from_disk(tl);
 	decide(tl, &keep, &wal_start);
 	if (segment_start(tl, keep.lsn) > wal_start)
 	{
@@ -264,6 +266,18 @@ clean_up_after_error(MemoryContext context)
 	RESUME_INTERRUPTS();
 }
 
+/*
+ * One whose writer ended in good order is unopened again, but what is known of
+ * it in memory holds; of one that nobody needed yet nothing is known.
+ */
+static bool
+is_known(SkTimeline *tl)
+{
+	SkStatus	status = sk_status(tl);
+
+	return status == SK_ACTIVE || (status == SK_UNOPENED && tl->wal_segment_size != 0);
+}
+
 static void
 visit(SkTimeline *tl, void *arg)
 {
@@ -272,7 +286,7 @@ visit(SkTimeline *tl, void *arg)
 	CHECK_FOR_INTERRUPTS();
 	PG_TRY();
 	{
-		if (sk_status(tl) == SK_ACTIVE)
+		if (is_known(tl))
 			look_after(tl);
 	}
 	PG_CATCH();

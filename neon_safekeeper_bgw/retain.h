@@ -12,7 +12,7 @@
 
 /*
  * How much may be written before the slot is invalidated (below 0: it will be
- * soon); false if there is no limit.
+ * soon); false if there is no limit, or the timeline was not opened yet.
  */
 extern bool retain_slot_allowance(const SkSlotInfo *slot, int64 *bytes);
 

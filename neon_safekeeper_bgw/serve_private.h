@@ -36,6 +36,11 @@ extern void serve_base_backup(Node *cmd);
 /* ---- servestream.c ---- */
 extern void serve_start_replication(Node *cmd);
 
+/* ---- servelag.c: for one stream at a time ---- */
+extern void servelag_begin(void);
+extern void servelag_sent(XLogRecPtr lsn);
+extern void servelag_reply(XLogRecPtr written, XLogRecPtr flushed, XLogRecPtr applied);
+
 /* ---- serveview.c: which timeline each walsender serves ---- */
 extern void readers_register(void);
 

@@ -168,6 +168,7 @@ send_wal(Stream *s)
 	s->sent = end;
 	s->caught_up = s->sent >= s->end;
 	note_sent(s);
+	servelag_sent(s->sent);
 	show_progress(s);
 }
 
@@ -213,12 +214,17 @@ static void
 note_pageserver(Stream *s, XLogRecPtr written, XLogRecPtr flushed, XLogRecPtr applied)
 {
 	SkPageserver ps;
+	SkPositions p;
 
+	sk_get_positions(s->tl, &p);
 	ps.received_lsn = believable(s, written);
 	ps.disk_lsn = believable(s, flushed);
 	ps.remote_lsn = believable(s, applied);
 	ps.at = GetCurrentTimestamp();
 	sk_note_pageserver(s->tl, &ps);
+	/* peers are told of active timelines only, and have WAL to remove */
+	if (skpageserver_durable(&ps) > skpageserver_durable(&p.pageserver))
+		sk_note_active(s->tl);
 }
 
 static void
@@ -233,6 +239,7 @@ status_reply(Stream *s, StringInfo message)
 	if (reply_requested)
 		send_keepalive(s, false);
 	show_status(s, written, flushed, applied, at);
+	servelag_reply(written, flushed, applied);
 	if (serve_session.pageserver)
 		note_pageserver(s, written, flushed, applied);
 	if (!XLogRecPtrIsInvalid(flushed))
@@ -433,6 +440,7 @@ begin_copy(Stream *s)
 	StringInfoData buf;
 
 	WalSndSetState(WALSNDSTATE_CATCHUP);
+	servelag_begin();
 	pq_beginmessage(&buf, 'W');
 	pq_sendbyte(&buf, 0);
 	pq_sendint16(&buf, 0);

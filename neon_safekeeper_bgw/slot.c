@@ -24,6 +24,7 @@
 typedef struct Slot
 {
 	bool		in_use;			/* the array's lock */
+	bool		doomed;			/* the same; its timeline is deleted, its user ends */
 	slock_t		mutex;			/* the rest of info; ids and name never change */
 	SkSlotInfo	info;
 	ConditionVariable released; /* active_pid became 0 */
@@ -101,6 +102,7 @@ load_slot(const SkSlotInfo *info, void *arg)
 	Slot	   *s = free_slot();
 
 	s->info = *info;
+	s->doomed = false;
 	s->in_use = true;
 }
 
@@ -149,7 +151,7 @@ unlock_slots(void)
 static bool
 of_timeline(const Slot *s, const NeonId *tenant, const NeonId *timeline)
 {
-	return s->in_use && neon_id_equal(&s->info.tenant, tenant) &&
+	return s->in_use && !s->doomed && neon_id_equal(&s->info.tenant, tenant) &&
 		neon_id_equal(&s->info.timeline, timeline);
 }
 
@@ -214,7 +216,7 @@ skslot_foreach(const SkTimeline *tl, void (*f) (const SkSlotInfo *slot, void *ar
 		Slot	   *s = &slots->slot[i];
 		SkSlotInfo	info;
 
-		if (!s->in_use || (tl && !of_timeline(s, &tl->tenant, &tl->timeline)))
+		if (!s->in_use || s->doomed || (tl && !of_timeline(s, &tl->tenant, &tl->timeline)))
 			continue;
 		info = copy_info(s);
 		f(&info, arg);
@@ -252,6 +254,19 @@ become_user(Slot *s, const char *name)
 				 errmsg("replication slot \"%s\" is active for PID %d", name, (int) user)));
 }
 
+static void
+refuse_invalidated(Slot *s)
+{
+	SkSlotInfo	info = copy_info(s);
+
+	if (!XLogRecPtrIsInvalid(info.invalidated_at))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("can no longer read from replication slot \"%s\"", NameStr(info.name)),
+				 errdetail("This slot has been invalidated because it held more WAL than neon_safekeeper.max_retained."),
+				 errhint("Drop the slot, make it again, and give its consumer a new copy of the data.")));
+}
+
 void
 skslot_acquire(SkTimeline *tl, const char *name)
 {
@@ -259,12 +274,13 @@ skslot_acquire(SkTimeline *tl, const char *name)
 
 	lock_slots(LW_SHARED);
 	s = find_or_fail(tl, name);
+	refuse_invalidated(s);
 	become_user(s, name);
 	my_slot = s;
 	unlock_slots();
 }
 
-/* A temporary slot stays the process's. */
+/* A temporary slot stays the process's; one of a deleted timeline ends with its use. */
 void
 skslot_release(void)
 {
@@ -275,9 +291,13 @@ skslot_release(void)
 	my_slot = NULL;
 	if (s->info.temporary)
 		return;
+	LWLockAcquire(&slots->lock, LW_EXCLUSIVE);
 	SpinLockAcquire(&s->mutex);
 	s->info.active_pid = 0;
 	SpinLockRelease(&s->mutex);
+	if (s->doomed)
+		s->in_use = false;
+	LWLockRelease(&slots->lock);
 	ConditionVariableBroadcast(&s->released);
 }
 
@@ -317,9 +337,11 @@ skslot_confirm(XLogRecPtr lsn)
 	if (my_slot == NULL)
 		return;
 	SpinLockAcquire(&my_slot->mutex);
-	my_slot->info.restart_lsn = lsn;
-	my_slot->info.invalidated_at = InvalidXLogRecPtr;
-	my_slot->info.unreadable = false;
+	if (XLogRecPtrIsInvalid(my_slot->info.invalidated_at))
+	{
+		my_slot->info.restart_lsn = lsn;
+		my_slot->info.unreadable = false;
+	}
 	SpinLockRelease(&my_slot->mutex);
 }
 
@@ -341,6 +363,7 @@ fill_slot(SkTimeline *tl, const char *name, bool temporary, XLogRecPtr restart_l
 	if (!temporary)
 		slotfile_write(tl, &info);
 	s->info = info;
+	s->doomed = false;
 	s->in_use = true;
 	have_temporary |= temporary;
 }
@@ -511,8 +534,12 @@ skslot_forget_timeline(const NeonId *tenant, const NeonId *timeline)
 	{
 		Slot	   *s = &slots->slot[i];
 
-		if (of_timeline(s, tenant, timeline) && s->info.active_pid == 0)
+		if (!of_timeline(s, tenant, timeline))
+			continue;
+		if (copy_info(s).active_pid == 0)
 			s->in_use = false;
+		else
+			s->doomed = true;
 	}
 	LWLockRelease(&slots->lock);
 }

@@ -341,6 +341,17 @@ sk_lookup(const NeonId *tenant, const NeonId *timeline)
 	return tl;
 }
 
+static bool
+was_opened(SkTimeline *tl)
+{
+	bool		opened;
+
+	SpinLockAcquire(&tl->shared->mutex);
+	opened = tl->shared->opened;
+	SpinLockRelease(&tl->shared->mutex);
+	return opened;
+}
+
 /* The handle learns what is constant in an opened timeline. */
 static void
 take_constants(SkTimeline *tl)
@@ -430,7 +441,7 @@ sk_foreach(bool opened_only, void (*f) (SkTimeline *tl, void *arg), void *arg)
 		status = sk_status(tl);
 		if (status == SK_DELETED || (opened_only && status == SK_UNOPENED))
 			continue;
-		if (status != SK_UNOPENED)
+		if (status != SK_UNOPENED || was_opened(tl))
 			take_constants(tl);
 		f(tl, arg);
 	}

@@ -71,6 +71,13 @@ typedef struct SkPageserver
 	TimestampTz at;
 } SkPageserver;
 
+/* What it will never ask for again: 0 if that is not known. */
+static inline XLogRecPtr
+skpageserver_durable(const SkPageserver *ps)
+{
+	return Min(ps->disk_lsn, ps->remote_lsn);
+}
+
 typedef struct SkShared
 {
 	slock_t		mutex;			/* all fields but the condition variables and incarnation */
@@ -158,8 +165,8 @@ extern SkTimeline *sk_open_if_known(const NeonId *tenant, const NeonId *timeline
 
 /*
  * Calls f for each timeline of this node, opened ones only if opened_only; the
- * others' handles have no constants and their slots' state is that of the file
- * only after skstate_read.  No lock is held.
+ * handles of those that were never opened have no constants and their slots'
+ * state is that of the file only after skstate_read.  No lock is held.
  */
 extern void sk_foreach(bool opened_only, void (*f) (SkTimeline *tl, void *arg), void *arg);
 

@@ -57,7 +57,7 @@ CREATE FUNCTION neon_safekeeper.positions(
 	OUT tenant_id text, OUT timeline_id text, OUT generation bigint, OUT promised int,
 	OUT last_log_term int, OUT flush_lsn pg_lsn, OUT commit_lsn pg_lsn, OUT wal_start pg_lsn,
 	OUT counts bool, OUT pageserver_lsn pg_lsn, OUT lease_left_ms int, OUT last_writer text,
-	OUT state text)
+	OUT state text, OUT pageserver_durable_lsn pg_lsn)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'neon_sk_positions'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;

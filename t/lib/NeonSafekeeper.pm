@@ -16,15 +16,17 @@ our ($tenant, $timeline) = ('1' x 32, '2' x 32);
 
 sub new
 {
-	my ($class, $name) = @_;
+	my ($class, $name, %o) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 	$node->init(extra => [ '--username', 'cloud_admin', '--auth', 'trust', '--no-sync' ]);
-	$node->append_conf('postgresql.conf', <<CONF);
+	$node->append_conf('postgresql.conf', <<CONF . ($o{conf} // ''));
 listen_addresses = ''
 unix_socket_directories = '@{[ $node->host ]}'
 shared_preload_libraries = 'neon_safekeeper'
 @{[ $ENV{NEON_TESTING_LIBDIR} ? "dynamic_library_path = '$ENV{NEON_TESTING_LIBDIR}:\$libdir'" : '' ]}
 fsync = on
+wal_level = replica
+max_wal_senders = 20
 CONF
 	my $self = bless { node => $node }, $class;
 	$self->start;
@@ -34,7 +36,7 @@ CONF
 }
 
 sub node { $_[0]{node} }
-sub start { local $ENV{PGUSER} = 'cloud_admin'; $_[0]{node}->start }
+sub start { my ($self, %o) = @_; local $ENV{PGUSER} = 'cloud_admin'; return $self->{node}->start(%o) }
 
 sub restart
 {
