@@ -566,7 +566,9 @@ one_round(Fetch *f)
 	if (p.flush_lsn < upto)
 	{
 		result = copy_from_peers(f, upto);
-		if (result != FETCH_DONE)
+		/* peers may have removed what the compute still has */
+		if (result != FETCH_DONE &&
+			(result != FETCH_FAILED || f->order.conninfo[0] == '\0' || p.flush_lsn < p.term_start))
 			return result;
 	}
 	if (f->order.conninfo[0] == '\0')
