@@ -15,20 +15,24 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "access/heaptoast.h"
 #include "access/xlog_internal.h"
 #include "access/xlogreader.h"
 #include "blobs.h"
 #include "catalog/catversion.h"
+#include "catalog/pg_database_d.h"
 #include "catalog/pg_tablespace_d.h"
 #include "common/controldata_utils.h"
 #include "common/relpath.h"
 #include "control.h"
 #include "import.h"
 #include "miscadmin.h"
+#include "port/pg_crc32c.h"
 #include "slru.h"
 #include "storage/bufpage.h"
 #include "storage/checksum.h"
 #include "storage/fd.h"
+#include "storage/large_object.h"
 #include "storage/reinit.h"
 #include "store.h"
 #include "utils/memutils.h"
@@ -36,6 +40,15 @@
 
 #define IMPORT_TLI			1
 #define SLRU_FILE_PAGES		32
+
+#define IMPORT_ORIGIN_MAGIC	((uint32) 0x1257DADE)
+
+/* As replorigin_checkpoint has it. */
+typedef struct ImportOrigin
+{
+	RepOriginId origin;
+	XLogRecPtr	remote_lsn;
+} ImportOrigin;
 
 typedef struct ImportJob
 {
@@ -152,6 +165,23 @@ checkpoint_record_end(const char *dir, const ControlFileData *control)
 	return end;
 }
 
+/* What a server is compiled with; a stock one has no choice but these. */
+static void
+check_layout(const char *dir, const ControlFileData *control)
+{
+	if (control->blcksz != BLCKSZ || control->relseg_size != RELSEG_SIZE ||
+		control->xlog_blcksz != XLOG_BLCKSZ || control->maxAlign != MAXIMUM_ALIGNOF ||
+		control->nameDataLen != NAMEDATALEN || control->indexMaxKeys != INDEX_MAX_KEYS ||
+		control->toast_max_chunk_size != TOAST_MAX_CHUNK_SIZE ||
+		control->loblksize != LOBLKSIZE || control->floatFormat != FLOATFORMAT_VALUE ||
+		!control->float8ByVal)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("data directory \"%s\" has another file layout than this server", dir),
+				 errdetail("Blocks have %u bytes, those of WAL %u; here %d and %d.",
+						   control->blcksz, control->xlog_blcksz, BLCKSZ, XLOG_BLCKSZ)));
+}
+
 void
 import_open(ImportSource *source, const char *dir)
 {
@@ -170,14 +200,18 @@ import_open(ImportSource *source, const char *dir)
 	if (control->state != DB_SHUTDOWNED)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("data directory \"%s\" was not shut down cleanly", dir)));
+				 errmsg("data directory \"%s\" was not shut down cleanly", dir),
+				 errhint("Start a server in it and stop it by pg_ctl stop -m fast.")));
 	if (control->checkPointCopy.ThisTimeLineID != IMPORT_TLI)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("data directory \"%s\" is on WAL timeline %u", dir,
 						control->checkPointCopy.ThisTimeLineID),
 				 errdetail("Only WAL timeline 1 is supported.")));
+	check_layout(dir, control);
 	strlcpy(source->dir, dir, sizeof(source->dir));
+	strlcpy(source->databases, dir, sizeof(source->databases));
+	source->user_checkpoint = InvalidXLogRecPtr;
 	source->control = *control;
 	source->start = control->checkPoint;
 	source->end = checkpoint_record_end(dir, control);
@@ -317,7 +351,7 @@ import_database(ImportJob *job, Oid spc, Oid db, const char *dir)
 static void
 import_databases(ImportJob *job)
 {
-	char	   *base = psprintf("%s/base", job->source->dir);
+	char	   *base = psprintf("%s/base", job->source->databases);
 	DIR		   *d;
 	struct dirent *de;
 
@@ -325,12 +359,15 @@ import_databases(ImportJob *job)
 	d = AllocateDir(base);
 	while ((de = ReadDir(d, base)) != NULL)
 	{
-		if (strspn(de->d_name, "0123456789") != strlen(de->d_name))
+		if (strspn(de->d_name, "0123456789") != strlen(de->d_name) ||
+			atooid(de->d_name) == Template1DbOid)
 			continue;
 		import_database(job, DEFAULTTABLESPACE_OID, atooid(de->d_name),
 						psprintf("%s/%s", base, de->d_name));
 	}
 	FreeDir(d);
+	import_database(job, DEFAULTTABLESPACE_OID, Template1DbOid,
+					psprintf("%s/%s", job->source->dir, IMPORT_TEMPLATE_DIR));
 }
 
 /* A directory that exists in a source without user tablespaces, but is empty. */
@@ -417,6 +454,50 @@ import_control(ImportJob *job)
 	put_blob(job, blob_file_key(IMPORT_CONTROL_PATH), &buf);
 }
 
+static void
+report_bad_origins(const char *path)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("file \"%s\" is damaged", path)));
+}
+
+/* pg_logical/replorigin_checkpoint: a magic number, entries, CRC-32C of both. */
+static void
+import_origins(ImportJob *job)
+{
+	char	   *path = psprintf("%s/pg_logical/replorigin_checkpoint", job->source->databases);
+	ImportOrigin entry;
+	uint32		magic;
+	pg_crc32c	crc;
+	pg_crc32c	stored;
+	size_t		n;
+	int			fd;
+
+	if (access(path, F_OK) != 0 && errno == ENOENT)
+		return;
+	fd = open_file(path);
+	n = read_some(fd, path, (char *) &magic, sizeof(magic));
+	if (n != sizeof(magic) || magic != IMPORT_ORIGIN_MAGIC)
+		report_bad_origins(path);
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, &magic, sizeof(magic));
+	while ((n = read_some(fd, path, (char *) &entry, sizeof(entry))) == sizeof(entry))
+	{
+		StringInfoData buf;
+
+		COMP_CRC32C(crc, &entry, sizeof(entry));
+		initStringInfo(&buf);
+		blob_put_origin(&buf, entry.remote_lsn);
+		put_blob(job, neon_key(NEON_KEY_ORIGIN, 0, 0, entry.origin, 0, 0), &buf);
+	}
+	close_file(fd, path);
+	FIN_CRC32C(crc);
+	memcpy(&stored, &entry, sizeof(stored));
+	if (n != sizeof(stored) || !EQ_CRC32C(stored, crc))
+		report_bad_origins(path);
+}
+
 /* The true bytes of the last segment, up to the first LSN of the timeline. */
 static void
 import_wal(ImportJob *job)
@@ -468,6 +549,7 @@ import_data_directory(Timeline *tl, const ImportSource *source)
 	import_databases(&job);
 	for (int slru = 0; slru < NEON_NUM_SLRUS; slru++)
 		import_slru(&job, slru);
+	import_origins(&job);
 	import_control(&job);
 	store_import_finish(job.store);
 	timeline_set_logical_size(tl, job.logical_size);

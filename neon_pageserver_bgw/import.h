@@ -14,10 +14,20 @@
 /* Path of the control file, as the key of its stored bytes. */
 #define IMPORT_CONTROL_PATH	"global/pg_control"
 
+/* Directory of database template1, whose OID is always the same. */
+#define IMPORT_TEMPLATE_DIR	"base/1"
+
 /* What must be known of a data directory before a timeline is made for it. */
 typedef struct ImportSource
 {
 	char		dir[MAXPGPATH];
+
+	/*
+	 * Where all databases but template1 are, and positions of replication
+	 * origins; the same as dir if it is a whole data directory.
+	 */
+	char		databases[MAXPGPATH];
+	XLogRecPtr	user_checkpoint;	/* that of databases, if that is another directory; else 0 */
 	ControlFileData control;
 	XLogRecPtr	start;			/* start of its shutdown checkpoint record */
 	XLogRecPtr	end;			/* end of it: the first LSN of the timeline */

@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "access/xlog.h"
 #include "initdb.h"
 #include "lib/stringinfo.h"
 #include "libpq/pqsignal.h"
@@ -313,28 +314,104 @@ append_password(StringInfo sql, const char *role, const char *verifier)
 						 role, quote_literal_cstr(verifier));
 }
 
+/* Arguments of a program. */
+typedef struct Arguments
+{
+	char	   *argv[64];
+	int			n;
+} Arguments;
+
+static void
+add_argument(Arguments *a, char *arg)
+{
+	Assert(a->n < lengthof(a->argv) - 1);
+	a->argv[a->n++] = arg;
+	a->argv[a->n] = NULL;
+}
+
+static void
+add_setting(Arguments *a, const char *name, const char *value)
+{
+	add_argument(a, "-c");
+	add_argument(a, psprintf("%s=%s", name, value));
+}
+
+static void
+add_number(Arguments *a, const char *name, int value)
+{
+	add_setting(a, name, psprintf("%d", value));
+}
+
+/* A server of our own settings, whatever the directory's are. */
+static void
+begin_single_user(Arguments *a, const char *dir)
+{
+	a->n = 0;
+	add_argument(a, my_exec_path);
+	add_argument(a, "--single");
+	add_argument(a, "-F");
+	add_argument(a, "-D");
+	add_argument(a, unconstify(char *, dir));
+	add_setting(a, "exit_on_error", "on");
+	add_setting(a, "search_path", "pg_catalog");
+	add_setting(a, "log_min_error_statement", "panic");
+	add_setting(a, "log_statement", "none");
+	add_setting(a, "shared_preload_libraries", "");
+	add_setting(a, "max_parallel_workers", "0");
+}
+
 /* Roles; also the first start with the settings that computes use. */
 static void
 run_single_user(const char *dir, const InitdbOptions *options)
 {
 	StringInfoData sql;
-	char	   *argv[] = {
-		my_exec_path, "--single", "-F", "-D", unconstify(char *, dir),
-		"-c", "exit_on_error=on",
-		"-c", "wal_level=replica",
-		"-c", "search_path=pg_catalog",
-		"-c", "log_min_error_statement=panic",
-		"-c", "log_statement=none",
-		"-c", "shared_preload_libraries=",
-		"-c", "max_parallel_workers=0",
-		"postgres", NULL
-	};
+	Arguments	a;
 
+	begin_single_user(&a, dir);
+	add_setting(&a, "wal_level", "replica");
+	add_argument(&a, "postgres");
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "CREATE ROLE neon_storage LOGIN REPLICATION;\n");
 	append_password(&sql, "neon_storage", options->storage_verifier);
 	append_password(&sql, "cloud_admin", options->superuser_verifier);
-	run_program(argv, sql.data, "setting up the new data directory");
+	run_program(a.argv, sql.data, "setting up the new data directory");
+}
+
+/* What pg_control knows stays as it is: a standby depends on it, and commit timestamps. */
+static void
+add_control_settings(Arguments *a, const ControlFileData *control)
+{
+	add_setting(a, "wal_level", control->wal_level == WAL_LEVEL_LOGICAL ? "logical" : "replica");
+	add_number(a, "max_connections", control->MaxConnections);
+	add_number(a, "max_worker_processes", control->max_worker_processes);
+	add_number(a, "max_wal_senders", control->max_wal_senders);
+	add_number(a, "max_prepared_transactions", control->max_prepared_xacts);
+	add_number(a, "max_locks_per_transaction", control->max_locks_per_xact);
+	add_setting(a, "wal_log_hints", control->wal_log_hints ? "on" : "off");
+	add_setting(a, "track_commit_timestamp", control->track_commit_timestamp ? "on" : "off");
+	add_setting(a, "full_page_writes", "off");
+}
+
+void
+initdb_add_roles(const char *dir, const ControlFileData *control, const InitdbOptions *options)
+{
+	StringInfoData sql;
+	Arguments	a;
+
+	begin_single_user(&a, dir);
+	add_control_settings(&a, control);
+	add_argument(&a, "template1");
+	initStringInfo(&sql);
+	/* they may be there already */
+	appendStringInfoString(&sql, "SET exit_on_error = off;\n");
+	appendStringInfoString(&sql, "CREATE ROLE cloud_admin;\n");
+	appendStringInfoString(&sql, "CREATE ROLE neon_storage;\n");
+	appendStringInfoString(&sql, "SET exit_on_error = on;\n");
+	appendStringInfoString(&sql, "ALTER ROLE cloud_admin LOGIN SUPERUSER CREATEDB CREATEROLE REPLICATION BYPASSRLS;\n");
+	appendStringInfoString(&sql, "ALTER ROLE neon_storage LOGIN REPLICATION;\n");
+	append_password(&sql, "neon_storage", options->storage_verifier);
+	append_password(&sql, "cloud_admin", options->superuser_verifier);
+	run_program(a.argv, sql.data, "adding roles to a copy of the data directory");
 }
 
 void

@@ -8,6 +8,8 @@
 #ifndef NEON_PS_INITDB_H
 #define NEON_PS_INITDB_H
 
+#include "catalog/pg_control.h"
+
 #define INITDB_OPTION_MAX	128
 #define INITDB_VERIFIER_MAX	512
 
@@ -30,5 +32,12 @@ extern void initdb_default_options(InitdbOptions *options);
  * this process.  ereport(ERROR) with the program's output as DETAIL.
  */
 extern void initdb_run(const char *dir, const InitdbOptions *options);
+
+/*
+ * Adds the roles of computes and storage to a cleanly stopped data directory,
+ * which then has another last checkpoint.  control is that of the directory.
+ */
+extern void initdb_add_roles(const char *dir, const ControlFileData *control,
+							 const InitdbOptions *options);
 
 #endif							/* NEON_PS_INITDB_H */

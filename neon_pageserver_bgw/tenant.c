@@ -28,6 +28,7 @@ typedef enum OptionType
 	OPTION_INT,
 	OPTION_ID,
 	OPTION_NAME,
+	OPTION_PATH,
 } OptionType;
 
 typedef struct OptionDef
@@ -50,6 +51,7 @@ static const OptionDef option_defs[] = {
 	{"timeline_id", OPTION_ID, JOB_FIELD(timeline)},
 	{"superuser_verifier", OPTION_VERIFIER, JOB_FIELD(options.superuser_verifier)},
 	{"storage_verifier", OPTION_VERIFIER, JOB_FIELD(options.storage_verifier)},
+	{"pgdata", OPTION_PATH, JOB_FIELD(pgdata), true},
 	{"tenant_role_verifier", OPTION_VERIFIER, JOB_FIELD(role_verifier), true},
 };
 
@@ -119,6 +121,12 @@ set_option(TenantJob *job, const OptionDef *def, const char *text)
 			sql_check_branch_name(text);
 			strlcpy(field, text, def->size);
 			break;
+		case OPTION_PATH:
+			if (!is_absolute_path(text) || strlen(text) >= def->size - NAMEDATALEN)
+				bad_option_value(def, "It must be an absolute path, and not too long.");
+			strlcpy(field, text, def->size);
+			canonicalize_path(field);
+			break;
 		case OPTION_BOOL:
 			if (!parse_bool(text, (bool *) field))
 				bad_option_value(def, "It must be true or false.");
@@ -133,6 +141,24 @@ set_option(TenantJob *job, const OptionDef *def, const char *text)
 			*(NeonId *) field = sql_parse_id(text, "timeline");
 			break;
 	}
+}
+
+/* A user's data directory has its properties already. */
+static void
+check_options(const TenantJob *job)
+{
+	InitdbOptions standard;
+
+	if (job->pgdata[0] == '\0')
+		return;
+	initdb_default_options(&standard);
+	if (strcmp(job->options.locale, standard.locale) != 0 ||
+		strcmp(job->options.encoding, standard.encoding) != 0 ||
+		job->options.checksums != standard.checksums ||
+		job->options.segsize_mb != standard.segsize_mb)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("options of a new database system cannot be given with \"pgdata\"")));
 }
 
 static void
@@ -156,6 +182,7 @@ read_options(TenantJob *job, Jsonb *options)
 		else if (token == WJB_VALUE && value.type != jbvNull)
 			set_option(job, def, option_text(def, &value));
 	}
+	check_options(job);
 }
 
 /* ---- making ---- */

@@ -22,6 +22,7 @@ typedef struct TenantJob
 	char		name[NEON_NAME_MAX];	/* of the branch */
 	char		role_verifier[INITDB_VERIFIER_MAX]; /* of the tenant's role */
 	InitdbOptions options;
+	char		pgdata[MAXPGPATH];	/* the user's data directory; "": a new one */
 	/* result */
 	bool		done;
 	XLogRecPtr	lsn;

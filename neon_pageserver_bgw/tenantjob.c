@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 
 #include "access/xact.h"
+#include "adopt.h"
 #include "executor/spi.h"
 #include "import.h"
 #include "libpq/pqformat.h"
@@ -254,6 +255,8 @@ make_timeline(TenantJob *job, const ImportSource *source, Timeline *volatile *tl
 	*tl = timeline_open(&job->tenant, &job->timeline, false);
 	fill_timeline(*tl, source);
 	NEON_TEST_POINT("tenant-imported");
+	if (job->pgdata[0] != '\0')
+		adopt_check_unchanged(job->pgdata, source->user_checkpoint);
 	if (job->new_tenant)
 		commit_role(job);
 	NEON_TEST_POINT("tenant-role");
@@ -301,6 +304,19 @@ remove_directory(int code, Datum arg)
 	job_dir[0] = '\0';
 }
 
+static void
+open_source(const TenantJob *job, ImportSource *source)
+{
+	if (job->pgdata[0] != '\0')
+	{
+		adopt_data_directory(source, job->pgdata, job_dir, &job->options);
+		return;
+	}
+	ereport(NOTICE, (errmsg("creating a new database system with initdb")));
+	initdb_run(job_dir, &job->options);
+	import_open(source, job_dir);
+}
+
 void
 tenant_job_run(TenantJob *job)
 {
@@ -313,10 +329,8 @@ tenant_job_run(TenantJob *job)
 
 	PG_TRY();
 	{
-		ereport(NOTICE, (errmsg("creating a new database system with initdb")));
-		initdb_run(job_dir, &job->options);
+		open_source(job, &source);
 		ereport(NOTICE, (errmsg("storing its pages")));
-		import_open(&source, job_dir);
 		store_timeline(job, &source);
 	}
 	PG_FINALLY();

@@ -17,6 +17,7 @@
 #include "repo.h"
 
 #define CREATE_TIMEOUT	300
+#define IMPORT_TIMEOUT	(24 * 3600) /* of a data directory of any size */
 
 static const char *const secret_names[] = {"superuser", "storage", "role"};
 
@@ -36,6 +37,18 @@ add_verifier(PGconn *conn, PQExpBuffer buf, const char *key, const char *passwor
 	PQfreemem(verifier);
 }
 
+/* The pageserver has another current directory.  What cannot be resolved is its to refuse. */
+static const char *
+pgdata_path(const Invocation *inv)
+{
+	const char *given = inv->option[OPT_PGDATA];
+	char	   *real = realpath(given, NULL);
+
+	if (real == NULL && given[0] != '/')
+		die(EXIT_GENERAL, "Give the path of a data directory.", "could not find \"%s\": %m", given);
+	return real ? real : given;
+}
+
 const char *
 creation_options(PGconn *conn, const Invocation *inv, const char *tenant, bool new_tenant)
 {
@@ -51,6 +64,8 @@ creation_options(PGconn *conn, const Invocation *inv, const char *tenant, bool n
 		appendPQExpBuffer(&buf, "%s\"checksums\": true", buf.len > 1 ? ", " : "");
 	if (option_given(inv, OPT_WAL_SEGSIZE))
 		json_number(&buf, "segsize", option_int(inv, OPT_WAL_SEGSIZE));
+	if (option_given(inv, OPT_PGDATA))
+		json_string(&buf, "pgdata", pgdata_path(inv));
 	add_verifier(conn, &buf, "superuser_verifier", tenant_secret(tenant, "superuser"), SUPERUSER);
 	add_verifier(conn, &buf, "storage_verifier", tenant_secret(tenant, "storage"), STORAGE_ROLE);
 	if (new_tenant)
@@ -156,6 +171,16 @@ check_segsize(const Invocation *inv)
 			"%d is no size of WAL segments", mb);
 }
 
+static void
+check_pgdata(const Invocation *inv)
+{
+	if (option_given(inv, OPT_PGDATA) &&
+		(option_given(inv, OPT_LOCALE) || option_given(inv, OPT_ENCODING) ||
+		 option_given(inv, OPT_DATA_CHECKSUMS) || option_given(inv, OPT_WAL_SEGSIZE)))
+		die(EXIT_USAGE, "Leave them out: the data directory has its own.",
+			"--locale, --encoding, --data-checksums and --wal-segsize cannot be given with --pgdata");
+}
+
 int
 cmd_tenant_create(Invocation *inv)
 {
@@ -165,6 +190,7 @@ cmd_tenant_create(Invocation *inv)
 	PQExpBufferData buf;
 
 	check_segsize(inv);
+	check_pgdata(inv);
 	conn = ps_connect();
 	election_check_running("creating a tenant");
 	choose_id(inv, tenant);
@@ -173,7 +199,9 @@ cmd_tenant_create(Invocation *inv)
 	save_secrets(tenant);
 	res = db_send(conn, "SELECT * FROM neon_pageserver.tenant_create($1, $2)", 2,
 				  (const char *[]) {tenant, creation_options(conn, inv, tenant, true)},
-				  NULL, NULL, CREATE_TIMEOUT, "creating the tenant (initdb)");
+				  NULL, NULL, option_given(inv, OPT_PGDATA) ? IMPORT_TIMEOUT : CREATE_TIMEOUT,
+				  option_given(inv, OPT_PGDATA) ? "importing the data directory" :
+				  "creating the tenant (initdb)");
 	if (PQresultStatus(res) != PGRES_TUPLES_OK)
 		forget_tenant(tenant);
 	db_check(conn, res, "Look into the pageserver's log: \"neon pageserver logs\".");

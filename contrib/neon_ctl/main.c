@@ -69,9 +69,10 @@ static const Command commands[] = {
 
 	{"tenant", "create", "", 0, 0,
 		TENANT | OPT_BIT(OPT_SET_DEFAULT) | OPT_BIT(OPT_LOCALE) | OPT_BIT(OPT_ENCODING) |
-		OPT_BIT(OPT_DATA_CHECKSUMS) | OPT_BIT(OPT_WAL_SEGSIZE), true,
-		"Create a tenant with a first branch, main, of fresh databases.",
-		"  neon tenant create --set-default\n  neon tenant create --locale C.UTF-8 --data-checksums --wal-segsize 4\n",
+		OPT_BIT(OPT_DATA_CHECKSUMS) | OPT_BIT(OPT_WAL_SEGSIZE) | OPT_BIT(OPT_PGDATA), true,
+		"Create a tenant with a first branch, main, of fresh databases or of those in a data directory.",
+		"  neon tenant create --set-default\n  neon tenant create --locale C.UTF-8 --data-checksums --wal-segsize 4\n"
+		"  neon tenant create --pgdata /var/lib/postgresql/15/main\n",
 		cmd_tenant_create},
 	{"tenant", "list", "", 0, 0, 0, true,
 		"List the tenants.", "  neon tenant list\n", cmd_tenant_list},

@@ -50,6 +50,7 @@ static const OptionDef option_defs[OPT_COUNT] = {
 	{OPT_ENCODING, 0, "encoding", VALUE_TEXT, "ENCODING", "encoding of the databases"},
 	{OPT_DATA_CHECKSUMS, 0, "data-checksums", VALUE_NONE, NULL, "have checksums on data pages"},
 	{OPT_WAL_SEGSIZE, 0, "wal-segsize", VALUE_COUNT, "MB", "size of WAL segments in megabytes"},
+	{OPT_PGDATA, 0, "pgdata", VALUE_TEXT, "DATADIR", "take over a cleanly stopped data directory of PostgreSQL"},
 	{OPT_BRANCH_NAME, 0, "branch-name", VALUE_TEXT, "NAME", "name of the branch"},
 	{OPT_ANCESTOR_BRANCH_NAME, 0, "ancestor-branch-name", VALUE_TEXT, "NAME", "branch to start from (default: main)"},
 	{OPT_ANCESTOR_START_LSN, 0, "ancestor-start-lsn", VALUE_LSN, "LSN", "start from this place in its history"},
