@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 use File::Path qw(remove_tree);
+use IO::Socket::INET;
 use JSON::PP;
 use NeonTest;
 use Test::More;
@@ -222,6 +223,23 @@ remove_tree($u->pgdata('main'));
 $u->neon('safekeeper', 'start', $_) for 1, 3;
 $u->endpoint_start('main');
 is($u->psql('main', 'SELECT count(*) FROM t'), '200000', 'a member that missed everything and one that has it');
+
+# ---- one service that cannot be started keeps none of the others from it ----
+
+$u->neon('safekeeper', 'stop', '1');
+my $taken = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $u->config('safekeeper.1.port'),
+	Proto => 'tcp', Listen => 1, ReuseAddr => 1) or die;
+$u->neon_fails(['start'], qr/port \d+ of the safekeeper 1 is already in use/, qr/End what listens/, 'a port in use');
+is(($u->command([ 'neon', 'safekeeper', 'status', '2' ]))[0], 0, 'the others are started');
+close $taken;
+
+# ---- nobody can end the lease of an endpoint that is destroyed without a majority: it runs out ----
+
+$u->neon('safekeeper', 'stop', '2');
+$u->neon_ok([ 'endpoint', 'destroy', 'main' ], 'destroy without a majority');
+$u->neon('start');
+$u->endpoint_start('again');
+is($u->psql('again', 'SELECT count(*) FROM t'), '200000', 'another endpoint in its place');
 $u->neon('stop');
 
 done_testing();

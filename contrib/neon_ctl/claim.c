@@ -20,6 +20,7 @@
 #include "run.h"
 
 #define WAIT_LSN_TIMEOUT 300	/* seconds */
+#define LEASE_GRACE_MS	1000
 
 /* Is what lies, or runs, in the endpoint's directory a primary of the branch? */
 static bool
@@ -86,6 +87,23 @@ stop_primaries(const Endpoint *ep, const TimelineInfo *tl, bool take_over)
 	}
 }
 
+/* False if somebody goes on renewing it. */
+static bool
+lease_runs_out(Quorum *q, LastWriter *writer)
+{
+	int64		deadline = now_ms() + writer->lease_left_ms + LEASE_GRACE_MS;
+
+	progress_begin("waiting for the last writer's read lease to end");
+	while (writer->lease_left_ms > 0 && now_ms() < deadline)
+	{
+		sleep_ms(100);
+		if (!election_last_writer(q, writer))
+			break;
+	}
+	progress_end();
+	return writer->lease_left_ms <= 0;
+}
+
 void
 claim_end_lease(Quorum *q, const TimelineInfo *tl, bool take_over)
 {
@@ -99,9 +117,8 @@ claim_end_lease(Quorum *q, const TimelineInfo *tl, bool take_over)
 		if (!server_in_use(repo_path("endpoints/%s/pgdata", writer.endpoint)))
 			election_release(q, writer.term);
 	}
-	else if (!take_over)
-		die(EXIT_GENERAL,
-			"If it does not run any more, try again in some seconds; otherwise stop it, or use --take-over.",
+	else if (!take_over && !lease_runs_out(q, &writer))
+		die(EXIT_GENERAL, "Stop it, or take the branch over from it by --take-over.",
 			"endpoint \"%s\", which is not of this state directory, writes branch \"%s\"",
 			writer.endpoint, tl->name);
 }

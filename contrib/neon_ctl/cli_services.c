@@ -18,6 +18,36 @@
 #include "repo.h"
 #include "supervise.h"
 
+/* ---- one of many ---- */
+
+/*
+ * Runs a function that may die in a child, so that the failure of one thing does
+ * not keep the others from it.  *result becomes the largest exit code.
+ */
+static void
+in_child(int (*run) (void *arg), void *arg, int *result)
+{
+	pid_t		pid;
+	int			status;
+
+	fflush(stdout);
+	fflush(stderr);
+	pid = fork();
+	if (pid < 0)
+		die(EXIT_GENERAL, "Check the limit of processes.", "could not start a process: %m");
+	if (pid == 0)
+	{
+		/* The one JSON document is the parent's. */
+		if (output_json && freopen("/dev/null", "w", stdout) == NULL)
+			_exit(EXIT_GENERAL);
+		exit(run(arg));
+	}
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	status = WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_GENERAL;
+	*result = Max(*result, status);
+}
+
 /* ---- one service, or all of a kind ---- */
 
 static const char *
@@ -60,9 +90,10 @@ chosen_instances(const Invocation *inv, bool safekeepers, Instance *chosen)
 	return found;
 }
 
-static void
-start_instance(const Instance *inst)
+static int
+start_instance(void *arg)
 {
+	const Instance *inst = arg;
 	ServerInfo	info;
 	bool		started;
 
@@ -70,7 +101,7 @@ start_instance(const Instance *inst)
 	{
 		warn("the %s has lost its data directory; put another one in its place by \"neon safekeeper replace %d\"",
 			 inst->name, inst->id);
-		return;
+		return EXIT_OK;
 	}
 	server_info(instance_pgdata(inst), &info);
 	if (info.state != SERVER_RUNNING)
@@ -86,6 +117,7 @@ start_instance(const Instance *inst)
 	server_info(instance_pgdata(inst), &info);
 	say(started ? "%s started, pid: %d" : "%s is already running, pid: %d", inst->name,
 		(int) info.pid);
+	return EXIT_OK;
 }
 
 /*
@@ -128,11 +160,12 @@ services_start(Invocation *inv, bool safekeepers)
 {
 	Instance	list[MAX_SAFEKEEPERS + 1];
 	int			n = chosen_instances(inv, safekeepers, list);
+	int			result = EXIT_OK;
 
 	for (int i = 0; i < n; i++)
-		start_instance(&list[i]);
+		in_child(start_instance, &list[i], &result);
 	(void) print_services(list, n, safekeepers);
-	return EXIT_OK;
+	return result;
 }
 
 static int
@@ -239,38 +272,31 @@ cmd_safekeeper_logs(Invocation *inv)
 
 /* ---- everything ---- */
 
-/*
- * Runs a command of an endpoint in a child, so that the failure of one does
- * not keep the others from it.  *result becomes the largest exit code.
- */
+typedef struct EndpointCommand
+{
+	int			(*run) (Invocation *inv);
+	Invocation	inv;
+} EndpointCommand;
+
+static int
+run_endpoint_command(void *arg)
+{
+	EndpointCommand *command = arg;
+
+	return command->run(&command->inv);
+}
+
 static void
 for_endpoint(const Invocation *inv, const char *name, int (*run) (Invocation *inv), int *result)
 {
-	Invocation	child_inv = *inv;
-	pid_t		pid;
-	int			status;
+	EndpointCommand command = {run, *inv};
 
-	memset(child_inv.option, 0, sizeof(child_inv.option));
-	child_inv.option[OPT_MODE] = inv->option[OPT_MODE];
-	child_inv.option[OPT_NO_SUPERVISE] = inv->option[OPT_NO_SUPERVISE];
-	child_inv.nargs = 1;
-	child_inv.arg[0] = name;
-	fflush(stdout);
-	fflush(stderr);
-	pid = fork();
-	if (pid < 0)
-		die(EXIT_GENERAL, "Check the limit of processes.", "could not start a process: %m");
-	if (pid == 0)
-	{
-		/* The one JSON document is the parent's. */
-		if (output_json && freopen("/dev/null", "w", stdout) == NULL)
-			_exit(EXIT_GENERAL);
-		exit(run(&child_inv));
-	}
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-		;
-	status = WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_GENERAL;
-	*result = Max(*result, status);
+	memset(command.inv.option, 0, sizeof(command.inv.option));
+	command.inv.option[OPT_MODE] = inv->option[OPT_MODE];
+	command.inv.option[OPT_NO_SUPERVISE] = inv->option[OPT_NO_SUPERVISE];
+	command.inv.nargs = 1;
+	command.inv.arg[0] = name;
+	in_child(run_endpoint_command, &command, result);
 }
 
 int
@@ -281,7 +307,7 @@ cmd_start(Invocation *inv)
 	int			n = instance_all(all);
 
 	for (int i = 0; i < n; i++)
-		start_instance(&all[i]);
+		in_child(start_instance, &all[i], &result);
 	if (option_given(inv, OPT_ENDPOINTS))
 	{
 		int			nnames;

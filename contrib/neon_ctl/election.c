@@ -144,7 +144,7 @@ election_create(PGconn *ps, const TimelineInfo *tl, Quorum *q)
 	int			missing = 0;
 
 	quorum_positions(q, pos);
-	quorum_need_majority(q, "creating a branch");
+	quorum_need_majority(q, "this command");
 	for (int i = 0; i < q->set.n; i++)
 	{
 		has_it[i] = pos[i].known;

@@ -174,7 +174,8 @@ extern void claim_quorum(PGconn *conn, const Endpoint *ep, const TimelineInfo *t
 
 /*
  * A lease that is alive although no process of ours holds it: of a compute that
- * was killed, then it is ended; of one elsewhere, then it is respected.
+ * was killed, then it is ended; of one elsewhere or no longer known, then it is
+ * respected as long as it is renewed.
  */
 extern void claim_end_lease(struct Quorum *q, const TimelineInfo *tl, bool take_over);
 
