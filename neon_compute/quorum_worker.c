@@ -40,6 +40,7 @@
 #define REQUEST_TIMEOUT_MS		5000
 #define COMMIT_INTERVAL_MS		10
 #define COMMIT_DISTANCE			(1024 * 1024)
+#define REFUSED_MS				1000	/* not more often to a member that refuses */
 #define BUSY_MS					200 /* after the last advance, look often */
 #define TICK_BUSY_MS			10
 #define TICK_QUIET_MS			200
@@ -82,6 +83,7 @@ typedef struct Link
 	XLogRecPtr	sent_lsn;
 	int			sent_lease_ms;
 	uint64		lease_until;	/* it has confirmed this */
+	bool		refused;		/* the last answer was an error */
 
 	/* receive() */
 	uint64		next_receive;	/* not before */
@@ -561,6 +563,8 @@ commit_is_due(const Link *link, XLogRecPtr lsn, uint64 now)
 {
 	uint64		since = now > link->sent_at ? now - link->sent_at : 0;
 
+	if (link->refused)
+		return since >= REFUSED_MS;
 	if (link->sent_at == 0 || since >= (uint64) neon_read_lease / 5)
 		return true;
 	return lsn > link->sent_lsn &&
@@ -712,6 +716,8 @@ handle_result(Link *link, const PGresult *result)
 	ExecStatusType status = PQresultStatus(result);
 
 	link->request = REQUEST_NONE;
+	if (request == REQUEST_COMMIT)
+		link->refused = status != PGRES_TUPLES_OK;
 	if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK)
 	{
 		handle_error(link, result);
@@ -733,6 +739,7 @@ handle_result(Link *link, const PGresult *result)
 		case REQUEST_PREPARE_CONFIGURATION:
 			link->prepared = true;
 			link->sent_at = 0;
+			link->refused = false;
 			peer_succeeded(&link->peer);
 			break;
 		case REQUEST_COMMIT:
@@ -801,8 +808,8 @@ member_wakeup(const Link *link)
 
 	if (link->peer.state != PEER_IDLE || !link->prepared)
 		return peer_wakeup(&link->peer);
-	due = link->sent_at + neon_read_lease / 5;
-	if (known_commit_lsn() > link->sent_lsn)
+	due = link->sent_at + (link->refused ? REFUSED_MS : neon_read_lease / 5);
+	if (known_commit_lsn() > link->sent_lsn && !link->refused)
 		due = Min(due, link->sent_at + COMMIT_INTERVAL_MS);
 	if (!link->status.streaming)
 		due = Min(due, link->next_receive);

@@ -97,6 +97,9 @@ wait_for_storage(void)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), neon_fetch_timeout);
 
+	/* what lies in WAL buffers is sent to nobody, and nothing else may flush it */
+	if (XactLastRecEnd != InvalidXLogRecPtr)
+		XLogFlush(XactLastRecEnd);
 	for (;;)
 	{
 		XLogRecPtr	flush = storage_flush_lsn();

@@ -151,66 +151,18 @@ SQL
 	return $node;
 }
 
-# Three safekeepers: what answers the coordinator is one ordinary server, which
-# does what its table "sk_answer" says.  What streams is pg_receivewal.
+# Safekeepers that nobody reaches: for starts that are refused before that.
 our @members = map { { id => $_, node => "$_" x 32, name => "neon_sk_${_}_" . "$_" x 8 . '_' . '3' x 14 } } 1 .. 3;
 
-sub safekeepers
-{
-	my ($storage) = @_;
-	local $ENV{PGUSER} = 'cloud_admin';
-	$storage->safe_psql('postgres', <<'SQL');
-CREATE SCHEMA neon_safekeeper;
-CREATE TABLE sk_answer(kind text);
-INSERT INTO sk_answer VALUES ('ok');
-CREATE TABLE sk_calls(n serial, what text, generation bigint, term int, lsn pg_lsn, lease_ms int, boot_id text, conninfo text);
-CREATE FUNCTION neon_safekeeper.commit(tenant text, timeline text, generation bigint, term int, lsn pg_lsn, lease_ms int,
- OUT flush_lsn pg_lsn, OUT commit_lsn pg_lsn, OUT pageserver_lsn pg_lsn, OUT promised int, OUT floor int, OUT config_generation bigint, OUT lease_granted bool)
-LANGUAGE plpgsql AS $$
-BEGIN
-	CASE (SELECT kind FROM sk_answer)
-	WHEN 'refused' THEN RAISE EXCEPTION 'no such timeline';
-	WHEN 'stale' THEN RAISE EXCEPTION 'superseded by term 9' USING ERRCODE = 'NS001';
-	WHEN 'promised' THEN promised := 9;
-	ELSE promised := term;
-	END CASE;
-	flush_lsn := lsn;
-	commit_lsn := lsn;
-	floor := 0;
-	config_generation := generation;
-	lease_granted := promised = term;
-	INSERT INTO sk_calls(what, generation, term, lsn, lease_ms) VALUES ('commit', generation, term, lsn, lease_ms);
-END $$;
-CREATE FUNCTION neon_safekeeper.configuration(tenant text, timeline text, OUT generation bigint, OUT members text)
-LANGUAGE sql AS 'SELECT 7::bigint, NULL::text';
-CREATE FUNCTION neon_safekeeper.receive(tenant text, timeline text, generation bigint, term int, boot_id text, conninfo text)
-RETURNS void LANGUAGE sql AS $$
-	INSERT INTO sk_calls(what, generation, term, boot_id, conninfo) VALUES ('receive', generation, term, boot_id, conninfo)
-$$;
-CREATE FUNCTION neon_pageserver.timeline_source(tenant text, timeline text, term int, conninfo text[], kind text)
-RETURNS void LANGUAGE sql AS $$
-	INSERT INTO calls(tenant, timeline, term, conninfo) VALUES (kind, timeline, term, conninfo)
-$$;
-SQL
-	return;
-}
-
-sub safekeepers_answer
-{
-	my ($storage, $kind) = @_;
-	local $ENV{PGUSER} = 'cloud_admin';
-	$storage->safe_psql('postgres', "UPDATE sk_answer SET kind = '$kind'");
-	return;
-}
-
-# Settings of a compute with these safekeepers; names: synchronous_standby_names.
+# Settings of a compute with them; names: synchronous_standby_names.
 sub quorum_conf
 {
-	my ($storage, %o) = @_;
-	my $address = $storage->host . ':' . $storage->port;
-	my $list = $o{safekeepers} // join ',', map { "$_->{id}:$_->{node}:$address" } @members;
+	my (%o) = @_;
+	my $list = $o{safekeepers} // join ',', map { "$_->{id}:$_->{node}:127.0.0.1:1" } @members;
 	my $names = $o{names} // 'ANY 2 (' . join(', ', map { $_->{name} } @members) . ')';
-	return connstr_conf($storage) . <<CONF;
+	return <<CONF;
+neon.pageserver_connstring = 'host=127.0.0.1 port=1 user=cloud_admin dbname=postgres'
+neon.storage_conninfo = 'host=here user=neon_storage'
 fsync = off
 max_prepared_transactions = 5
 neon.safekeepers = '$list'
@@ -218,20 +170,6 @@ neon.safekeeper_connstring = 'user=cloud_admin dbname=postgres'
 neon.config_generation = 7
 synchronous_standby_names = '$names'
 CONF
-}
-
-# A member's stream.
-sub stream
-{
-	my ($node, $member, $dir) = @_;
-	my $h = start(
-		[
-			'pg_receivewal', '-d',
-			'host=' . $node->host . ' port=' . $node->port . " user=neon_storage application_name=$member->{name}",
-			'--slot', $member->{name}, '--synchronous', '--no-loop', '-D', $dir
-		],
-		'<', \undef, '>', '/dev/null', '2>', '/dev/null');
-	return $h;
 }
 
 sub answer

@@ -39,7 +39,8 @@ my $count = 0;
 
 # Options: name, subdir (of the state directory, may hold blanks), auth,
 # supervise (endpoints are started again after a crash), safekeepers (how many;
-# NEON_TEST_SAFEKEEPERS runs tests that do not say it with so many).
+# NEON_TEST_SAFEKEEPERS runs tests that do not say it with so many), within
+# (what to put before each command: another machine, see NeonMachine).
 sub new
 {
 	my ($class, %o) = @_;
@@ -53,6 +54,7 @@ sub new
 		dir => "$tmp/" . ($o{subdir} || 'state'),
 		auth => $o{auth},
 		supervise => $o{supervise},
+		within => $o{within} || [],
 		safekeepers => $o{safekeepers} // $ENV{NEON_TEST_SAFEKEEPERS} // 0,
 		ports => {},
 		children => [],
@@ -100,7 +102,7 @@ sub command
 	my $limit = $o{timeout} || $default_timeout;
 	my $h = eval {
 		my $to = timeout($limit);
-		my $h = start($cmd, '<', \$in, '>', \$out, '2>', \$err, $to);
+		my $h = start([ @{ $self->{within} }, @$cmd ], '<', \$in, '>', \$out, '2>', \$err, $to);
 		eval { $h->finish; 1 } or do { my $e = $@; $h->kill_kill(grace => 2); die $e };
 		$h;
 	};
@@ -795,7 +797,7 @@ sub new
 	my $self = bless { in => '', out => '', err => '', n => 0, t => $t }, $class;
 	local %ENV = (%ENV, $t->env);
 	$self->{h} = start(
-		[ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=0', '-d', $t->connstr($ep, $o{db}) ],
+		[ @{ $t->{within} }, 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=0', '-d', $t->connstr($ep, $o{db}) ],
 		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err});
 	push @{ $t->{children} }, $self->{h};
 	return $self;
