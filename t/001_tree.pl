@@ -39,8 +39,8 @@ for my $sql (glob "$top/sql/*.sql")
 	my ($name) = $sql =~ m{([^/]+)\.sql$};
 	ok(-e "$top/expected/$name.out", "expected/$name.out");
 }
-ok(-e "$top/sql/$_.sql", "$_ has a pg_regress suite") for qw(neon neon_pageserver neon_test_utils);
-ok(-e "$top/t/pgtap/$_.sql", "$_ has a pgTAP suite") for qw(neon neon_pageserver neon_test_utils);
+ok(-e "$top/sql/$_.sql", "$_ has a pg_regress suite") for qw(neon neon_pageserver neon_safekeeper neon_test_utils);
+ok(-e "$top/t/pgtap/$_.sql", "$_ has a pgTAP suite") for qw(neon neon_pageserver neon_safekeeper neon_test_utils);
 
 # every setting that the code defines is documented
 my %defined;

@@ -1,7 +1,7 @@
 # Runs the pg_regress suites (sql/, expected/) and the pgTAP suites (t/pgtap) of
 # all extensions inside a running system.  A suite's name says where it runs:
-# neon_pageserver* and neon_walredo* at the pageserver, all others in a new
-# database of an endpoint.
+# neon_pageserver* and neon_walredo* at the pageserver, neon_safekeeper* at a
+# safekeeper, all others in a new database of an endpoint.
 use strict;
 use warnings;
 use File::Basename;
@@ -9,13 +9,14 @@ use NeonTest;
 use Test::More;
 
 my $top = $ENV{NEON_TEST_TOP};
-my $t = NeonTest->new;
+my $t = NeonTest->new(safekeepers => 1);
 $t->quickstart;
 
 sub place
 {
 	my ($name, $db) = @_;
 	return ('pageserver', 'postgres') if $name =~ /^neon_(pageserver|walredo)/;
+	return ('safekeeper 1', 'postgres') if $name =~ /^neon_safekeeper/;
 	$t->psql('main', "DROP DATABASE IF EXISTS $db");
 	$t->psql('main', "CREATE DATABASE $db");
 	return ('main', $db);
@@ -24,8 +25,7 @@ sub place
 sub where_args
 {
 	my ($ep) = @_;
-	my $port = $ep eq 'pageserver' ? $t->{ps_port} : $t->port($ep);
-	return ('--host=127.0.0.1', "--port=$port");
+	return ('--host=127.0.0.1', $t->connstr($ep) =~ /port=(\d+)/ ? "--port=$1" : die);
 }
 
 for my $file (sort glob "$top/sql/*.sql")
@@ -56,7 +56,7 @@ for my $file (sort glob "$top/t/pgtap/*.sql")
 		[ 'pg_prove', '--ext', '.sql', '-v', '-d', $db, '-U', 'cloud_admin', where_args($ep), $file ],
 		timeout => 300);
 	is($rc, 0, "pgTAP $name") or diag("$stdout$stderr");
-	$t->psql($ep, 'DROP EXTENSION pgtap', db => $db) if $ep eq 'pageserver';
+	$t->psql($ep, 'DROP EXTENSION pgtap', db => $db) if $db eq 'postgres';
 }
 
 done_testing();
