@@ -21,6 +21,7 @@
 static char *test_crash_at = NULL;
 static char *test_fail_at = NULL;
 static char *test_wait_at = NULL;
+static char *test_bug = NULL;
 
 static void
 define_name(const char *prefix, const char *name, const char *meaning, char **variable)
@@ -37,6 +38,7 @@ testpoint_define_gucs(const char *prefix)
 	define_name(prefix, "test_fail_at", "Name of the place where a sync fails.", &test_fail_at);
 	define_name(prefix, "test_wait_at", "Name of the place where a process waits.",
 				&test_wait_at);
+	define_name(prefix, "test_bug", "Name of the rule that is broken.", &test_bug);
 }
 
 static void
@@ -78,6 +80,12 @@ testpoint_fails(const char *name)
 		return false;
 	errno = EIO;
 	return true;
+}
+
+bool
+testpoint_has_bug(const char *name)
+{
+	return test_bug != NULL && strcmp(test_bug, name) == 0;
 }
 
 #endif							/* NEON_TESTING */

@@ -137,6 +137,15 @@ get_history(Cursor *c, SkHistory *h)
 	}
 }
 
+/* With this bug only what was elected is kept: the fault run must find it. */
+static uint32
+promised_to_keep(const SkState *st)
+{
+	const SkTerm *last = skhistory_last(&st->history);
+
+	return NEON_TEST_BUG("forget-promise") && last != NULL ? last->term : st->promised;
+}
+
 static void
 encode_body(StringInfo buf, const SkState *st)
 {
@@ -148,7 +157,7 @@ encode_body(StringInfo buf, const SkState *st)
 	codec_put_u32(buf, st->tli);
 	codec_put_u64(buf, st->start_lsn);
 	put_config(buf, &st->config);
-	codec_put_u32(buf, st->promised);
+	codec_put_u32(buf, promised_to_keep(st));
 	put_text(buf, st->launcher);
 	codec_put_u32(buf, st->lease_ms);
 	put_history(buf, &st->history);

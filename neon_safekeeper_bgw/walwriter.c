@@ -61,7 +61,7 @@ walwriter_settle(WalWriter *w, char **problem)
 	XLogRecPtr	before = w->flushed;
 	XLogRecPtr	end = skreader_follow(w->reader, w->received, &invalid);
 
-	if (w->synced < w->received)
+	if (w->synced < w->received && !NEON_TEST_BUG("acknowledge-before-sync"))
 	{
 		NEON_TEST_POINT("before-wal-sync");
 		skwal_sync(w->tl);

@@ -20,6 +20,8 @@ my %acts = (
 	'SIGSTOP of the compute' => sub { stop_host($_[0], $_[0]->take($_[0]->primary_machine)) },
 	'partition' => sub { partition($_[0], 0) },
 	'one-way partition' => sub { partition($_[0], 1) },
+	'power cut' => \&power_cut,
+	'launcher killed' => \&launcher_killed,
 	'take-over' => sub { take_over($_[0], 0) },
 	'take-over across a partition' => sub { take_over($_[0], 1) },
 	'full disk' => \&full_disk,
@@ -58,6 +60,7 @@ sub kill_host
 	my ($pid) = $self->t->tree($self->server($host));
 	if (!$pid || is_booting($self, $host)) { $self->give($host); return }
 	my $whole = rand() < 0.5;
+	$self->note_promise($host);
 	$self->{down}{$host} = 1;
 	if ($whole) { signal_tree($self, 'KILL', $host) }
 	else { kill 'KILL', $pid }
@@ -93,6 +96,39 @@ sub stop_host
 	return sprintf '%s for %.1f s', $host, $hold;
 }
 
+# The power of one safekeeper, or of all at the same moment; then half the time
+# the compute and its directory are gone too.
+sub power_cut
+{
+	my ($self) = @_;
+	my $t = $self->t;
+	return if !%{ $t->{power} };
+	my @free = grep { !$self->{busy}{$_} && !is_booting($self, $_) && $t->runs($self->server($_)) } @safekeepers or return;
+	my @hosts = @free == 3 && rand() < 0.7 ? @free : $free[ rand @free ];
+	$self->{busy}{$_} = $self->{down}{$_} = 1 for @hosts;
+	$self->note_promise($_) for @hosts;
+	$t->{power}{$_}->cut for @hosts;
+	my $text = "of @hosts";
+	my $compute = @hosts == 3 && rand() < 0.5 ? kill_compute($self) : undef;
+	$text .= ", compute $compute" if $compute;
+	sleep 0.2;
+	for my $host (@hosts)
+	{
+		my ($n) = $host =~ /(\d)/;
+		for (1 .. 100)
+		{
+			my @left = $t->all_of($n) or last;
+			kill 'KILL', @left;
+			sleep 0.05;
+		}
+		my $seed = rand() < 0.5 ? int rand 2**30 : undef;
+		$text .= sprintf ', %s: %d undone%s', $host, $t->cut_power($n, $seed), defined $seed ? " of seed $seed" : '';
+	}
+	my $hold = rand 3;
+	$self->later($hold, sub { delete $self->{down}{$_} for @hosts; $self->give(@hosts) });
+	return $text;
+}
+
 # ---- network ----
 
 # One host is cut off from some or all others, in one direction or both.
@@ -119,6 +155,39 @@ sub cut_for
 }
 
 # ---- another machine becomes the primary ----
+
+# It leaves a burnt term, or a compute that nobody waits for.  Safekeepers that
+# are killed then must still know what they promised.
+sub launcher_killed
+{
+	my ($self) = @_;
+	my $text = take_over($self, 0) or return;
+	if (!@{ $self->{steps} })
+	{
+		my @steps = qw(positions elected committed ingested built before-start started);
+		push @{ $self->{steps} }, 'promised';
+		push @{ $self->{steps} }, splice(@steps, rand @steps, 1) while @steps;
+	}
+	$self->{kill_at} = shift @{ $self->{steps} };
+	return "at \"$self->{kill_at}\", $text";
+}
+
+# By what is left when the launcher is dead.
+sub launcher_died
+{
+	my ($self, $ep) = @_;
+	my @hosts = grep { !$self->{busy}{$_} } @safekeepers;
+	my $m = $self->t->machine($ep);
+	$self->{down}{$m} = 1;
+	$self->later(5, sub { delete $self->{down}{$m} });
+	for my $host (@hosts)
+	{
+		$self->{busy}{$host} = 1;
+		my $text = kill_host($self, $host);
+		$self->say("after the launcher: $text") if $text;
+	}
+	return;
+}
 
 # With a partition the old compute and perhaps one safekeeper are on the other side.
 sub take_over
@@ -216,6 +285,7 @@ sub do_damage
 	FaultSystem::must('rm', '-rf', "$self->{tmp}/repair");
 	FaultSystem::must('cp', '-a', $dir, "$self->{tmp}/repair");
 	my $what = $damage->($dir, NeonTest::lsn_num($commit));
+	$self->{damaged} = $host if $what;
 	delete $self->{down}{$host};
 	return done_with($self, $host) if !$what;
 	$self->say("damage: $host: $what");
@@ -247,7 +317,9 @@ sub repair
 	my ($self, $host, $dir) = @_;
 	FaultSystem::must('rm', '-rf', $dir);
 	FaultSystem::must('cp', '-a', "$self->{tmp}/repair", $dir);
+	$self->t->forget_power($host);
 	$self->say("damage: $host: repaired");
+	$self->{damaged} = '';
 	delete $self->{down}{$host};
 	return done_with($self, $host);
 }

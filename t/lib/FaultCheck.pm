@@ -15,6 +15,7 @@ sub check
 	my $r = "round $self->{round}";
 	my $ok = 1;
 	$self->say('checking');
+	$self->note_promise("sk$_") for 1 .. 3;
 	$ok &= $self->check_clients($r);
 	$ok &= $self->check_invariants($r);
 	$ok &= $self->check_members($r);

@@ -29,7 +29,7 @@ sub new
 	my ($class, %o) = @_;
 	my $self = bless {
 		clients => 8, every => 2.5, minimum => 100, %o,
-		primary => 'a', round => 0, timers => [], busy => {}, deck => [],
+		primary => 'a', round => 0, timers => [], busy => {}, deck => [], steps => [],
 		count => {}, total => {}, seen => {}, wal => {}, logs => {}, pids => [], old => {}
 	}, $class;
 	$self->{tmp} = $o{t}->tmp;
@@ -172,7 +172,11 @@ sub end_job
 	my ($rc, $out, $took) = $self->t->job_result($name);
 	return if !defined $rc;
 	$self->say(sprintf 'start of %s: %s after %.1f s%s', $name, $rc == 0 ? 'done' : 'failed', $took, $rc == 0 ? '' : "\n$out");
-	$self->count($rc == 0 ? 'starts' : 'starts that failed');
+	my $doomed = $rc != 0 && $name eq ($self->{doomed} // '');
+	$self->count($rc == 0 ? 'starts' : $doomed ? 'launchers that died' : 'starts that failed');
+	$self->{doomed} = '' if $doomed;
+	$self->note_promise("sk$1") if $rc == 0 && $name =~ /^safekeeper (\d)/;
+	$self->launcher_died($name) if $doomed;
 	return $rc == 0;
 }
 
@@ -197,7 +201,30 @@ sub keep_primary
 	return if $t->runs($ep) && !$self->{old}{$ep};
 	return if time < ($self->{next_start} // 0);
 	$self->{next_start} = time + 1;
-	$t->begin_job($ep, $m, 'endpoint', 'start', $ep, '--no-supervise', $self->{take_over} ? '--take-over' : ());
+	my $step = delete $self->{kill_at};
+	$self->{doomed} = $step ? $ep : '';
+	$t->begin_job($ep, $m, 'endpoint', 'start', $ep, '--no-supervise', $self->{take_over} ? '--take-over' : (),
+		$step ? { kill_at => $step } : ());
+	return;
+}
+
+# A member never takes a promise back, whatever happens to it.
+sub note_promise
+{
+	my ($self, $host) = @_;
+	my ($n) = $host =~ /^sk(\d)/ or return;
+	my ($state, $promised) = $self->positions($n, 'state, promised');
+	if (($state // '') eq 'damaged' && ($self->{damaged} // '') ne $host)
+	{
+		fail("round $self->{round}: $host is damaged, and nothing has damaged it") if !$self->{broken};
+		$self->{broken} = 1;
+	}
+	return if !defined $state || $state ne 'active';
+	my $before = $self->{promised}{$host} // 0;
+	fail("round $self->{round}: $host has promised term $before and says now that it was $promised")
+	  if $promised < $before && !$self->{forgot}{$host}++;
+	$self->{broken} = 1 if $promised < $before;
+	$self->{promised}{$host} = $promised if $promised > $before;
 	return;
 }
 
@@ -245,7 +272,7 @@ sub round
 	my $end = time + $seconds;
 	my $next = time + 1;
 	# the first one goes on until it had each kind
-	while (time < $end || ($r == 1 && grep({ !$self->{count}{$_} } @{ $self->{acts} }) && time < $end + 90))
+	while (!$self->{broken} && (time < $end || ($r == 1 && grep({ !$self->{count}{$_} } @{ $self->{acts} }) && time < $end + 90)))
 	{
 		if (time >= $next)
 		{
@@ -255,9 +282,9 @@ sub round
 		$self->tick;
 		sleep 0.1;
 	}
-	my $ok = $self->heal && $self->stop_clients && $self->check;
+	my $ok = !$self->{broken} && $self->heal && $self->stop_clients && $self->check;
 	$self->report;
-	return $ok;
+	return $ok && !$self->{broken};
 }
 
 # All acts come to their end, all runs, and nothing is cut.
@@ -270,6 +297,7 @@ sub heal
 	{
 		$self->tick;
 		return 1 if !@{ $self->{timers} } && !%{ $self->{old} } && !%{ $self->t->{jobs} } && $self->answers;
+		return 0 if !$self->members_are_sound;
 		sleep 0.2;
 	}
 	fail("round $self->{round}: all is well again");
@@ -278,12 +306,20 @@ sub heal
 	return 0;
 }
 
+# No member is damaged but for the one that an act damaged.
+sub members_are_sound
+{
+	my ($self) = @_;
+	$self->note_promise("sk$_") for 1 .. 3;
+	return !$self->{broken};
+}
+
 sub answers
 {
 	my ($self) = @_;
-	my ($rc, $out, $err) = $self->t->psql_raw($self->{primary}, 'INSERT INTO fault_alive VALUES (1)', timeout => 30);
-	$self->{problem} = $err;
-	return $rc == 0;
+	my ($rc, $out, $err) = eval { $self->t->psql_raw($self->{primary}, 'INSERT INTO fault_alive VALUES (1)', timeout => 10) };
+	$self->{problem} = $err // $@;
+	return defined $rc && $rc == 0;
 }
 
 sub prepare

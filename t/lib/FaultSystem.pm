@@ -17,7 +17,9 @@ use strict;
 use warnings;
 use Carp;
 use File::Path qw(make_path);
+use Cwd qw(realpath);
 use POSIX qw(WNOHANG);
+use PowerCut;
 use Test::More;
 use Time::HiRes qw(time sleep);
 
@@ -77,6 +79,7 @@ sub new
 	$self->{faketime} = $lib;
 	$self->{cuts} = {};
 	$self->{jobs} = {};
+	$self->{power} = {};
 	return $self;
 }
 
@@ -106,9 +109,12 @@ sub host_env
 {
 	my ($self, $host) = @_;
 	my @preload = ("$ENV{NEON_TESTING_LIBDIR}/fromaddr.so");
+	my %power = $self->{power}{$host} ? $self->{power}{$host}->env : ();
 	push @preload, $self->{faketime} if $self->has_clock($host);
+	push @preload, delete $power{LD_PRELOAD} if %power;
 	return (
-		LD_PRELOAD => join(':', @preload),
+		%power,
+		(%power ? 'PRELOAD' : 'LD_PRELOAD') => join(':', @preload),
 		FROM_ADDR => $address{$host},
 		FAKETIME_TIMESTAMP_FILE => $self->clock_file($host),
 		FAKETIME_CACHE_DURATION => 1,
@@ -124,9 +130,63 @@ sub has_clock { my ($self, $host) = @_; return $self->{faketime} && $host ne 'ps
 sub on_host
 {
 	my ($self, $host, @cmd) = @_;
+	# the power's log is the servers' own
+	return ('runuser', '-u', 'postgres', '--', 'sh', '-c', 'LD_PRELOAD=$PRELOAD exec "$0" "$@"', @cmd) if $self->{power}{$host};
 	return @cmd if $host !~ /^m/;
 	my $own = $self->endpoints_dir($host);
 	return ('unshare', '-m', 'sh', '-c', 'mount --bind "$0" "$1" && shift && exec "$@"', $own, "$self->{dir}/endpoints", @cmd);
+}
+
+# From here on a cut of a safekeeper's power takes away what it has not synchronized.
+sub watch_power
+{
+	my ($self, $sk) = @_;
+	my $log = "$self->{tmp}/sk$sk.power";
+	$self->{power}{"sk$sk"} = PowerCut->new(log => $log, dirs => [ realpath($self->neon_dir($sk)) . '/tenants' ]);
+	$self->own_power_log("sk$sk");
+	return;
+}
+
+# The log is not on the disk that may be full; what it links to is on that disk.
+sub own_power_log
+{
+	my ($self, $host) = @_;
+	my $log = $self->{power}{$host}{log};
+	my $saved = realpath($self->neon_dir(substr $host, 2)) . '/power.saved';
+	must('rm', '-rf', $saved);
+	must('mkdir', $saved);
+	rmdir "$log/saved";
+	symlink $saved, "$log/saved" or croak "$log/saved: $!";
+	must('chown', '-R', 'postgres:', $log, $saved);
+	return;
+}
+
+# All processes that work in a safekeeper's data directory.
+sub all_of
+{
+	my ($self, $sk) = @_;
+	my $dir = realpath($self->sk_pgdata($sk));
+	return grep { (readlink("/proc/$_/cwd") // '') eq $dir } map { m{(\d+)} ? $1 : () } glob '/proc/[0-9]*';
+}
+
+# What a safekeeper has not synchronized is gone, all of it or what a seed draws.
+sub cut_power
+{
+	my ($self, $sk, $seed) = @_;
+	my $power = $self->{power}{"sk$sk"};
+	my $undone = $power->undo(defined $seed ? (seed => $seed) : ());
+	$self->own_power_log("sk$sk");
+	return $undone;
+}
+
+# Files came back from elsewhere: nothing of the log is about them.
+sub forget_power
+{
+	my ($self, $host) = @_;
+	my $power = $self->{power}{$host} or return;
+	$power->reset;
+	$self->own_power_log($host);
+	return;
 }
 
 # Runs "neon" on a host and waits for its end.
@@ -144,13 +204,15 @@ sub begin_job
 {
 	my ($self, $name, $host, @args) = @_;
 	return 0 if $self->{jobs}{$name};
+	my %o = ref $args[-1] ? %{ pop @args } : ();
 	my $file = "$self->{tmp}/job." . ($name =~ tr/ /_/r);
-	my @cmd = $self->on_host($host, 'neon', @args);
+	# the launcher that can be killed at each of its steps
+	my @cmd = $self->on_host($host, $o{kill_at} ? "$ENV{NEON_TESTING_LIBDIR}/neon" : 'neon', @args);
 	my $pid = fork // croak "fork: $!";
 	if ($pid == 0)
 	{
 		$SIG{INT} = $SIG{TERM} = $SIG{PIPE} = 'DEFAULT';
-		%ENV = (%ENV, $self->env, $self->host_env($host));
+		%ENV = (%ENV, $self->env, $self->host_env($host), $o{kill_at} ? (NEON_TEST_KILL_AT => $o{kill_at}) : ());
 		open STDIN, '<', '/dev/null';
 		open STDOUT, '>', $file or POSIX::_exit(126);
 		open STDERR, '>&', \*STDOUT;
@@ -270,7 +332,7 @@ sub append_conf
 	return;
 }
 
-# Options: safekeeper_conf, a text for all safekeepers' postgresql.conf.
+# Options: bug, a rule that all safekeepers break.
 sub start_system
 {
 	my ($self, %o) = @_;
@@ -287,8 +349,10 @@ sub start_system
 	for my $sk (1 .. 3)
 	{
 		$self->append_conf($self->sk_pgdata($sk) . '/postgresql.conf',
-			"neon_safekeeper.min_free_disk = 24MB\n" . ($o{safekeeper_conf} // ''));
-		$self->mount_disk($sk) if $o{disks} // 1;
+			"neon_safekeeper.min_free_disk = 24MB\ndynamic_library_path = '$ENV{NEON_TESTING_LIBDIR}:\$libdir'\n" .
+			($o{bug} ? "neon_safekeeper.test_bug = '$o{bug}'\n" : ''));
+		$self->mount_disk($sk);
+		$self->watch_power($sk) if PowerCut::available();
 		$self->neon_on("sk$sk", 'safekeeper', 'start', $sk);
 	}
 	$self->neon_on('ps', 'pageserver', 'start');

@@ -115,7 +115,7 @@ sub places
 	my ($self) = @_;
 	my %place;
 	find({ no_chdir => 1, wanted => sub { my ($d, $i) = lstat $_; $place{"$d.$i"} = $_ if defined $i } },
-		grep { -e } map { s{/\.$}{}r } @{ $self->{dirs} }, "$self->{log}/saved");
+		grep { -e } map { s{/\.$}{}r } @{ $self->{dirs} }, "$self->{log}/saved/.");
 	return \%place;
 }
 
