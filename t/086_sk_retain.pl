@@ -115,7 +115,7 @@ $lsn = write_mb(4);
 trimmed($lsn, @sk[ 1, 2 ]);
 is(field($sk[0], 'retained_by, wal_start'), "slot consumer|$held", 'a slot holds WAL where it is');
 $t->endpoint_stop('main');
-$t->poll($sk[0], "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE '%receiver%'", '0');
+$t->wait_for('the end of the receiver', sub { !$t->children_of($t->postmaster_pid($sk[0]), qr/neon wal receiver/) });
 is(field($sk[0], 'retained_by, wal_start'), "slot consumer|$held", 'also when nobody writes any more');
 $t->psql($sk[0], "SELECT neon_safekeeper.drop_replication_slot('" . $t->tenant . "', '" . $t->timeline('main') . "', 'consumer')");
 trimmed($lsn, $sk[0]);

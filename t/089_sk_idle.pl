@@ -62,7 +62,7 @@ sub measure
 	}
 	for my $sk (@sk)
 	{
-		$t->poll($sk, "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE '%receiver%'", $active);
+		$t->wait_for("$active receivers", sub { $t->children_of($t->postmaster_pid($sk), qr/neon wal receiver/) == $active });
 		$cost{$sk} = [ costs($sk) ];
 		note("$what: $sk has @{ $cost{$sk} }[1] processes with @{ $cost{$sk} }[0] kB");
 	}
