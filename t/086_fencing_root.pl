@@ -101,13 +101,13 @@ $far->poll('far', 'SELECT count(*) FROM t', '2');
 
 # ---- another one takes over, in several ways of being cut off ----
 
-my @ways = ([ 'cut off', {} ], [ 'cut off from the safekeepers', { ports => [ @safekeepers, $port{far} ] } ]);
-push @ways, [ 'nothing gets out', { out => 1 } ], [ 'nothing gets in', { in => 1 } ] if $NeonTest::long || $ENV{NEON_TEST_ALL_CUTS};
+my @ways = ([ 'cut off', {} ], [ 'cut off from the safekeepers', { ports => [ @safekeepers, $port{far} ] }, '--take-over' ]);
+push @ways, [ 'nothing gets out', { out => 1 }, '--take-over' ], [ 'nothing gets in', { in => 1 }, '--take-over' ] if $NeonTest::long || $ENV{NEON_TEST_ALL_CUTS};
 my $rows = 2;
 
 for (@ways)
 {
-	my ($what, $cut) = @$_;
+	my ($what, $cut, @take_over) = @$_;
 	if (!server('far'))
 	{
 		$side{near}->neon('endpoint', 'stop', 'near');
@@ -126,14 +126,14 @@ for (@ways)
 	my $supervisor = supervisor('far');
 	ok($supervisor, "$what: there is a supervisor");
 
+	$side{near}->neon_fails([ 'endpoint', 'start', 'near', '--branch-name', 'main', '--port', $port{near} ],
+		qr/endpoint "far", which is not of this state directory, writes branch "main"/, qr/--take-over/, "$what: no start elsewhere while it runs") if !@take_over;
 	# it would hear from the pageserver, if that can be reached
 	my @coordinator = $cut->{ports} ? $t->children_of($postmaster, qr/neon coordinator/) : ();
 	$t->signal('STOP', @coordinator);
 	$machine->cut(%$cut);
 	$commit->send("INSERT INTO t(who) VALUES ('far, $what')");
-	$side{near}->neon_fails([ 'endpoint', 'start', 'near', '--branch-name', 'main', '--port', $port{near} ],
-		qr/endpoint "far", which is not of this state directory, writes branch "main"/, qr/--take-over/, "$what: its lease is respected");
-	start_on('near', '--take-over');
+	start_on('near', @take_over);
 	my $first = time();
 	my $n = $side{near}->psql('near', "INSERT INTO t(who) VALUES ('near'); SELECT count(*) FROM t");
 	# what the old one had flushed may count, but nobody was told
