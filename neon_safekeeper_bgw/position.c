@@ -269,6 +269,31 @@ sk_note_pageserver(SkTimeline *tl, const SkPageserver *ps)
 }
 
 void
+sk_note_copy(SkTimeline *tl, XLogRecPtr lsn)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	SpinLockAcquire(&tl->shared->mutex);
+	tl->shared->copied_lsn = lsn;
+	tl->shared->copied_at = now;
+	SpinLockRelease(&tl->shared->mutex);
+}
+
+XLogRecPtr
+sk_copied_lsn(SkTimeline *tl, int within_ms)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz at;
+	XLogRecPtr	lsn;
+
+	SpinLockAcquire(&tl->shared->mutex);
+	lsn = tl->shared->copied_lsn;
+	at = tl->shared->copied_at;
+	SpinLockRelease(&tl->shared->mutex);
+	return at != 0 && !TimestampDifferenceExceeds(at, now, within_ms) ? lsn : InvalidXLogRecPtr;
+}
+
+void
 sk_note_active(SkTimeline *tl)
 {
 	TimestampTz now = GetCurrentTimestamp();

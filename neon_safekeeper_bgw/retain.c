@@ -5,8 +5,8 @@
  *
  * WAL is kept from the oldest of these positions on, in whole segments:
  *	- what the pageserver has durably (not known: everything is kept);
- *	- what each member of the timeline, and each learner that was heard of
- *	  lately, has;
+ *	- what each member of the timeline has, and a safekeeper that copies from
+ *	  here;
  *	- what each replication slot needs;
  *	- commit_lsn.
  * Members and slots hold at most neon_safekeeper.max_retained bytes each below
@@ -37,7 +37,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#define LEARNER_HEARD_MS	60000
+#define COPY_HEARD_MS			10000	/* it pauses between two pieces */
 #define SAVE_ALL_ROUNDS		12	/* each so many rounds all slots are saved */
 
 /* The oldest position found so far, and whose it is. */
@@ -153,19 +153,14 @@ hold_for_members(Keep *keep, const SkPositions *p, const SkMemberSet *set,
 	}
 }
 
+/* One that is to become a member is in no configuration, and known by what it reads only. */
 static void
-hold_for_learners(Keep *keep, const SkPositions *p, const SkConfig *config,
-				  const SkPeer *peers, int npeers)
+hold_for_copy(Keep *keep, SkTimeline *tl)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	XLogRecPtr	lsn = sk_copied_lsn(tl, COPY_HEARD_MS);
 
-	for (int i = 0; i < npeers; i++)
-	{
-		if (skconfig_member(config, &peers[i].node) ||
-			TimestampDifferenceExceeds(peers[i].at, now, LEARNER_HEARD_MS))
-			continue;
-		hold(keep, Max(peer_position(&peers[i], p), keep->limit), "learner");
-	}
+	if (!XLogRecPtrIsInvalid(lsn))
+		hold(keep, Max(lsn, keep->limit), "a copying safekeeper");
 }
 
 static void
@@ -199,7 +194,7 @@ decide(SkTimeline *tl, Keep *keep, XLogRecPtr *wal_start)
 	hold_for_members(keep, &p, &st->config.members, peers, npeers);
 	if (st->config.joint)
 		hold_for_members(keep, &p, &st->config.new_members, peers, npeers);
-	hold_for_learners(keep, &p, &st->config, peers, npeers);
+	hold_for_copy(keep, tl);
 	skslot_foreach(tl, hold_for_slot, keep);
 	pfree(st);
 }
@@ -267,8 +262,8 @@ clean_up_after_error(MemoryContext context)
 }
 
 /*
- * One whose writer ended in good order is unopened again, but what is known of
- * it in memory holds; of one that nobody needed yet nothing is known.
+ * One that was opened once and then failed in a change is unopened, but what is
+ * known of it in memory holds; of one that nobody needed yet nothing is known.
  */
 static bool
 is_known(SkTimeline *tl)

@@ -123,8 +123,11 @@ open_session(void)
 	StartTransactionCommand();
 	sk_check_tenant_role(&tenant, true);
 	role = GetUserNameFromId(GetSessionUserId(), false);
-	serve_session.pageserver = strcmp(role, SERVE_STORAGE_ROLE) == 0 &&
-		strcmp(application_name, SERVE_PAGESERVER_NAME) == 0;
+	if (strcmp(role, SERVE_STORAGE_ROLE) == 0)
+	{
+		serve_session.pageserver = strcmp(application_name, SERVE_PAGESERVER_NAME) == 0;
+		serve_session.peer = strcmp(application_name, SERVE_PEER_NAME) == 0;
+	}
 	serve_session.tl = sk_open(&tenant, &timeline);
 	CommitTransactionCommand();
 	readers_register();

@@ -11,6 +11,7 @@
 
 /* The role of the services, and what the pageserver's stream calls itself. */
 #define SERVE_STORAGE_ROLE		"neon_storage"
+#define SERVE_PEER_NAME			"neon_safekeeper"
 #define SERVE_PAGESERVER_NAME	"neon_pageserver"
 
 /* ---- called by init.c ---- */

@@ -16,6 +16,7 @@
 typedef struct ServeSession
 {
 	SkTimeline *tl;
+	bool		peer;			/* another safekeeper: its replies say what it has */
 	bool		pageserver;		/* its replies say what the pageserver has durably */
 } ServeSession;
 

@@ -242,6 +242,8 @@ status_reply(Stream *s, StringInfo message)
 	servelag_reply(written, flushed, applied);
 	if (serve_session.pageserver)
 		note_pageserver(s, written, flushed, applied);
+	if (serve_session.peer)
+		sk_note_copy(s->tl, believable(s, flushed));
 	if (!XLogRecPtrIsInvalid(flushed))
 		skslot_confirm(believable(s, flushed));
 }
@@ -470,6 +472,8 @@ serve_start_replication(Node *node)
 	if (cmd->slotname)
 		skslot_acquire(s.tl, cmd->slotname);
 	begin_copy(&s);
+	if (serve_session.peer)
+		sk_note_copy(s.tl, s.sent);
 	stream_loop(&s);
 	WalSndSetState(WALSNDSTATE_STARTUP);
 	skslot_release();

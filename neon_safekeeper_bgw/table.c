@@ -181,7 +181,8 @@ reset_slot(SkShared *s, const NeonId *tenant, const NeonId *timeline)
 	s->lease_until = 0;
 	memset(&s->pageserver, 0, sizeof(s->pageserver));
 	memset(s->peer, 0, sizeof(s->peer));
-	s->keep_from = InvalidXLogRecPtr;
+	s->copied_lsn = s->keep_from = InvalidXLogRecPtr;
+	s->copied_at = 0;
 	s->retained_by[0] = '\0';
 	s->active_at = 0;
 	SpinLockRelease(&s->mutex);

@@ -106,6 +106,8 @@ typedef struct SkShared
 
 	SkPageserver pageserver;
 	SkPeer		peer[SK_MAX_PEERS];
+	XLogRecPtr	copied_lsn;		/* where a safekeeper that copies from here is */
+	TimestampTz copied_at;		/* and when it said so; 0: never */
 	XLogRecPtr	keep_from;		/* retention: WAL below this may go */
 	char		retained_by[SK_HOST_MAX];	/* what holds it there */
 	TimestampTz active_at;		/* of the last request or write; see sk_note_active */
@@ -310,6 +312,12 @@ extern XLogRecPtr sk_raise_commit_copied(SkTimeline *tl, XLogRecPtr lsn);
 extern void sk_note_peer(SkTimeline *tl, const SkPeer *peer);
 extern int	sk_get_peers(SkTimeline *tl, SkPeer *peers);	/* SK_MAX_PEERS; returns how many */
 extern void sk_note_pageserver(SkTimeline *tl, const SkPageserver *ps);	/* never falls */
+
+/* A safekeeper, maybe no member yet, copies from here and has WAL up to lsn. */
+extern void sk_note_copy(SkTimeline *tl, XLogRecPtr lsn);
+
+/* Where it is, if that was said within within_ms; else 0. */
+extern XLogRecPtr sk_copied_lsn(SkTimeline *tl, int within_ms);
 
 /* Something happened to it: positions() without arguments shows it for a minute. */
 extern void sk_note_active(SkTimeline *tl);

@@ -255,7 +255,8 @@ my $held = $num->($sk->sql("SELECT min(restart_lsn) FROM neon_safekeeper.replica
 sub first_segment { return (sort grep { /^[0-9A-F]{24}$/ } slurp_dir($sk->dir . '/wal'))[0] }
 is(first_segment(), NeonSafekeeper::segment_name($wal, $start), 'without a pageserver all is kept');
 is(eventually('SELECT retained_by FROM neon_safekeeper.timelines', 'pageserver'), 'pageserver', 'and the view says why');
-my $ps = client(user => 'neon_storage', application_name => 'neon_pageserver')->start($text->($end));
+my $silent = "$options -c wal_sender_timeout=0";
+my $ps = client(user => 'neon_storage', application_name => 'neon_pageserver', options => $silent)->start($text->($end));
 my $ps_has = $start + 3 * $mb + 100;
 $ps->status($end, flushed => $start + 5 * $mb, applied => $ps_has);
 is(eventually('SELECT wal_start FROM neon_safekeeper.timelines', $text->($start + 3 * $mb)), $text->($start + 3 * $mb), 'WAL goes up to what it has durably');
@@ -264,8 +265,12 @@ is($sk->sql('SELECT retained_by, pageserver_lsn FROM neon_safekeeper.timelines')
 $c = client()->start($text->($start));
 like($c->next->{error}, qr/^58P01 requested WAL segment @{[ NeonSafekeeper::segment_name($wal, $start) ]} has already been removed/, 'below it: the error of a walsender');
 $c->close;
-$sk->sql("SELECT neon_safekeeper.create_physical_replication_slot('$tenant', '$timeline', 'lag', true)");
+my $peer = client(user => 'neon_storage', application_name => 'neon_safekeeper', options => $silent)->start($text->($start + 3 * $mb));
 $ps->status($end);
+is(eventually('SELECT retained_by FROM neon_safekeeper.timelines', 'a copying safekeeper'), 'a copying safekeeper', 'another safekeeper that copies holds WAL');
+$sk->sql("SELECT neon_safekeeper.create_physical_replication_slot('$tenant', '$timeline', 'lag', true)");
+is($sk->sql('SELECT wal_start FROM neon_safekeeper.timelines'), $text->($start + 3 * $mb), 'from where it is');
+$peer->status($end);
 is(eventually('SELECT retained_by FROM neon_safekeeper.timelines', 'slot lag'), 'slot lag', 'a slot holds WAL');
 is($sk->sql("SELECT restart_lsn, wal_status FROM neon_safekeeper.replication_slots WHERE slot_name = 'lag'"), $text->($start + 3 * $mb) . '|reserved', 'from where it was made');
 $sk->node->append_conf('postgresql.conf', "neon_safekeeper.max_retained = 2MB\n");
