@@ -128,6 +128,8 @@ for my $round (1 .. $rounds)
 	$rows++;
 	is($t->postmaster_pid('main'), $postmaster, 'in the same server');
 	$c->stop;
+	# new sessions are let in when the lease is renewed
+	$t->poll('main', 'SELECT 1', '1');
 	is(scalar($c->lost('main')), 0, 'nothing acknowledged is lost');
 	has_all('main', 'two dead');
 	$t->neon('start');
