@@ -15,6 +15,7 @@
 #include "control.h"
 #include "funcapi.h"
 #include "ingest.h"
+#include "source.h"
 #include "sqlutil.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
@@ -284,19 +285,34 @@ neon_timeline_rename(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * A compute that streams is a writer.  Safekeepers stream with and without one,
+ * and are asked whether there is one before the pageserver is.
+ */
+static void
+refuse_live_writer(Timeline *tl)
+{
+	SourceTarget target;
+	TimelineWriter writer;
+
+	if (!ingest_source_connected(tl) || !source_get_target(tl, &target) ||
+		target.kind != SOURCE_COMPUTE)
+		return;
+	timeline_get_writer(tl, &writer);
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("endpoint \"%s\" is writing this timeline", writer.endpoint),
+			 errhint("Stop the endpoint first.")));
+}
+
 Datum
 neon_timeline_delete(PG_FUNCTION_ARGS)
 {
 	Timeline   *tl = sql_open_timeline(fcinfo, 0, 1);
-	TimelineWriter writer;
 
 	sql_refuse_transaction_block("timeline_delete");
-	timeline_get_writer(tl, &writer);
-	if (ingest_source_connected(tl))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("endpoint \"%s\" is writing this timeline", writer.endpoint),
-				 errhint("Stop the endpoint first.")));
+	refuse_live_writer(tl);
+	source_clear(tl);
 	timeline_drop(tl);
 	PG_RETURN_VOID();
 }

@@ -201,6 +201,17 @@ for my $i (1 .. 3)
 	is($t->psql("safekeeper $i", "SELECT count(*) FROM neon_safekeeper.timelines WHERE timeline_id::text = '$id' AND state <> 'deleted'"),
 		'0', "is gone from safekeeper $i");
 }
+
+# a safekeeper that the pageserver reads from is no writer
+$t->neon('timeline', 'branch', '--branch-name', 'read');
+$t->endpoint_start('read', branch => 'read');
+$t->neon('endpoint', 'destroy', 'read');
+my $args = "'" . $t->tenant . "', '" . $t->timeline('read') . "'";
+$t->poll('pageserver', q{SELECT source_connected FROM neon_pageserver.timelines WHERE name = 'read'}, 't');
+$t->psql('pageserver', "SELECT neon_pageserver.timeline_delete($args)");
+unlike($t->neon('timeline', 'list'), qr/ read /, 'a branch is deleted although the pageserver reads from safekeepers');
+$t->psql("safekeeper $_", "SELECT neon_safekeeper.timeline_delete($args, 1)") for 1 .. 3;
+
 $t->neon('endpoint', 'destroy', 'main');
 $t->neon_ok([ 'tenant', 'delete', $t->tenant ], 'tenant delete');
 is($t->psql('safekeeper 1', q{SELECT count(*) FROM neon_safekeeper.timelines WHERE state <> 'deleted'}), '0', 'its timelines are gone');
