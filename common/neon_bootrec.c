@@ -159,13 +159,25 @@ bootrec_is_of_boot(XLogReaderState *record, const NeonId *boot_id)
 	return memcmp(XLogRecGetData(record) + BOOT_ID_OFFSET, boot_id->b, BOOTREC_ID_SIZE) == 0;
 }
 
-NeonId
-bootrec_boot_id(XLogReaderState *record)
+static NeonId
+boot_id_at(const char *checkpoint)
 {
 	NeonId		boot_id = {{0}};
 
-	memcpy(boot_id.b, XLogRecGetData(record) + BOOT_ID_OFFSET, BOOTREC_ID_SIZE);
+	memcpy(boot_id.b, checkpoint + BOOT_ID_OFFSET, BOOTREC_ID_SIZE);
 	return boot_id;
+}
+
+NeonId
+bootrec_boot_id(XLogReaderState *record)
+{
+	return boot_id_at(XLogRecGetData(record));
+}
+
+NeonId
+bootrec_checkpoint_boot_id(const CheckPoint *checkpoint)
+{
+	return boot_id_at((const char *) checkpoint);
 }
 
 bool

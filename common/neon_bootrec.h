@@ -45,6 +45,9 @@ extern bool bootrec_is_of_boot(XLogReaderState *record, const NeonId *boot_id);
 /* What a boot record holds of its boot id, with zeros behind it. */
 extern NeonId bootrec_boot_id(XLogReaderState *record);
 
+/* The same of a checkpoint as pg_control has it; zeros if it is none of a boot. */
+extern NeonId bootrec_checkpoint_boot_id(const CheckPoint *checkpoint);
+
 /* Are the parts of two boot ids that a boot record holds the same? */
 extern bool bootrec_same_boot(const NeonId *a, const NeonId *b);
 

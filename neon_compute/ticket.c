@@ -26,6 +26,7 @@
 #include "coordinator.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "neon_bootrec.h"
 #include "port/pg_crc32c.h"
 #include "storage/fd.h"
 #include "ticket.h"
@@ -335,6 +336,22 @@ check_version(const KeyValues *boot)
 				 errhint("Upgrade the PostgreSQL packages of this machine.")));
 }
 
+/* The boot record, of which pg_control has a copy, was made for the ticket's boot. */
+static void
+check_boot_record(const ControlFileData *control)
+{
+	NeonId		none = {{0}};
+	NeonId		made_for = bootrec_checkpoint_boot_id(&control->checkPointCopy);
+	char		ticket[NEON_ID_HEXLEN + 1];
+	char		record[NEON_ID_HEXLEN + 1];
+
+	/* only safekeepers ask whose record it is */
+	if (bootrec_same_boot(&made_for, &none) || bootrec_same_boot(&made_for, &neon_boot.boot_id))
+		return;
+	foreign_ticket("boot_id", neon_id_format(&neon_boot.boot_id, ticket),
+				   neon_id_format(&made_for, record));
+}
+
 /* pg_control must be as it was made for this boot, untouched since. */
 static void
 check_control_file(const KeyValues *boot)
@@ -362,6 +379,7 @@ check_control_file(const KeyValues *boot)
 				 errmsg("data directory \"%s\" is no longer at its boot record", DataDir),
 				 errdetail("A compute never does crash recovery: each start is a new boot from the storage."),
 				 errhint(START_HINT)));
+	check_boot_record(control);
 }
 
 /* Files that would make PostgreSQL recover, or not stay read-only. */

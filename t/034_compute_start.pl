@@ -32,6 +32,19 @@ sub edit
 	return;
 }
 
+# Puts the first bytes of a boot id into the checkpoint that pg_control has a
+# copy of, whose checksum follows the last field.
+sub give_boot_id
+{
+	my $path = "$_[0]/global/pg_control";
+	my $bytes = slurp_file($path);
+	my ($length) = grep { NeonOverlay::crc32c(substr $bytes, 0, $_) == unpack('V', substr $bytes, $_, 4) } map { 4 * $_ } 64 .. 100;
+	substr($bytes, 40 + 17, 7) = "\x44" x 7;
+	substr($bytes, $length, 4) = pack('V', NeonOverlay::crc32c(substr $bytes, 0, $length));
+	NeonOverlay::write_file($path, $bytes);
+	return;
+}
+
 # the ticket
 refused(qr/has no boot ticket/, $use_neon, 'no ticket', change => sub { unlink "$_[0]/neon.ticket" });
 refused(qr/not that of a compute/, $use_neon, 'no neon.boot', change => sub { unlink "$_[0]/neon.boot" });
@@ -47,6 +60,7 @@ refused(qr/issued for another start/, $use_neon, "another tenant's ticket", tick
 refused(qr/issued for another start/, $use_neon, 'a ticket of another LSN', ticket => { boot_lsn => '0/5000028' });
 refused(qr/issued for another start/, $use_neon, 'a ticket of another term', ticket => { term => 2 });
 refused(qr/issued for another start/, $use_neon, "another endpoint's ticket", ticket => { endpoint => 'other' });
+refused(qr/issued for another start/, $use_neon, "another boot's record", change => \&give_boot_id);
 refused(qr/neon.boot.*"term" is not a valid number/, $use_neon, 'neon.boot with nonsense', boot => { term => '-1' });
 refused(qr/neon.boot.*"boot_lsn" is not a valid LSN/, $use_neon, 'neon.boot with nonsense', boot => { boot_lsn => 'x' });
 refused(qr/neon.boot.*LSNs do not fit/, $use_neon, 'LSNs in disorder', boot => { boot_record_end => '0/1' });
