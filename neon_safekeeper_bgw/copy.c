@@ -305,6 +305,7 @@ copy_piece(Fetch *f, Donor *d, WalWriter *writer, XLogRecPtr upto)
 	if (!walwriter_take(writer, from, data, end - from, &f->problem) ||
 		!walwriter_settle(writer, &f->problem))
 		return false;
+	walwriter_refresh(writer);
 	f->progress = true;
 	return true;
 }

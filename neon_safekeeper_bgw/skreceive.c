@@ -93,6 +93,7 @@ typedef struct Stream
 	bool		reply_requested;
 	bool		pinged;
 	bool		disk_full;
+	WaitEventSet *events;		/* what a new message, order or promise sets */
 	TimestampTz last_reply;
 	TimestampTz last_message;
 } Stream;
@@ -240,9 +241,11 @@ stream_round(Stream *s, bool *idle, char **problem)
 	}
 	if (over)
 		return false;
-	if (s->writer->flushed > before || s->reply_requested ||
-		ms_since(s->last_reply) >= REPLY_INTERVAL_MS)
-		return reply(s, false, problem);
+	if ((s->writer->flushed > before || s->reply_requested ||
+		 ms_since(s->last_reply) >= REPLY_INTERVAL_MS) &&
+		!reply(s, false, problem))
+		return false;
+	walwriter_refresh(s->writer);
 	return true;
 }
 
@@ -250,13 +253,25 @@ static void
 wait_for_source(Stream *s)
 {
 	long		timeout = Max(1, REPLY_INTERVAL_MS - ms_since(s->last_reply));
-	int			events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
+	WaitEvent	event;
 
-	if (!s->disk_full)
-		events |= WL_SOCKET_READABLE;
-	(void) WaitLatchOrSocket(MyLatch, events, receiver_socket(s->receiver), timeout,
-							 PG_WAIT_EXTENSION);
+	if (s->disk_full)
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout,
+						 PG_WAIT_EXTENSION);
+	else
+		(void) WaitEventSetWait(s->events, timeout, &event, 1, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
+}
+
+static WaitEventSet *
+stream_events(Receiver *receiver)
+{
+	WaitEventSet *events = CreateWaitEventSet(CurrentMemoryContext, 3);
+
+	AddWaitEventToSet(events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(events, WL_SOCKET_READABLE, receiver_socket(receiver), NULL, NULL);
+	AddWaitEventToSet(events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	return events;
 }
 
 static void
@@ -274,12 +289,14 @@ fetch_stream(Fetch *f, Receiver *receiver, WalWriter *writer, XLogRecPtr stop_at
 {
 	MemoryContext loop_context = AllocSetContextCreate(CurrentMemoryContext, "WAL stream",
 													   ALLOCSET_DEFAULT_SIZES);
-	MemoryContext outer = MemoryContextSwitchTo(loop_context);
+	MemoryContext outer = CurrentMemoryContext;
 	Stream		s = {f, receiver, writer, .stop_at = stop_at, .reply_requested = true};
 	FetchResult result = FETCH_STOP;
 	char	   *problem = NULL;
 
+	s.events = stream_events(receiver);
 	s.last_message = GetCurrentTimestamp();
+	MemoryContextSwitchTo(loop_context);
 	while (!fetch_interrupted(f))
 	{
 		bool		idle;
@@ -300,6 +317,7 @@ fetch_stream(Fetch *f, Receiver *receiver, WalWriter *writer, XLogRecPtr stop_at
 		MemoryContextReset(loop_context);
 	}
 	MemoryContextSwitchTo(outer);
+	FreeWaitEventSet(s.events);
 	if (result == FETCH_FAILED)
 		f->problem = pstrdup(problem);
 	MemoryContextDelete(loop_context);

@@ -29,6 +29,8 @@
 
 #define WAL_TLI			1
 #define COPY_CHUNK		(128 * 1024)
+#define ZERO_AHEAD		(256 * 1024)
+#define SMALL_WRITE		(64 * 1024)
 
 /* What this process has open of a timeline. */
 typedef struct WalFiles
@@ -36,6 +38,7 @@ typedef struct WalFiles
 	int			write_fd;		/* -1: none */
 	XLogSegNo	write_segno;
 	bool		write_dirty;
+	off_t		write_zeroed;	/* bytes below are more than just allocated */
 	File		read_file;		/* -1: none */
 	XLogSegNo	read_segno;
 	uint32		read_epoch;
@@ -264,6 +267,7 @@ writer_at(SkTimeline *tl, XLogSegNo segno)
 	ReserveExternalFD();
 	f->write_fd = fd;
 	f->write_segno = segno;
+	f->write_zeroed = 0;
 	return f;
 }
 
@@ -273,6 +277,38 @@ note_written(SkTimeline *tl, XLogRecPtr end)
 	SpinLockAcquire(&tl->shared->mutex);
 	tl->shared->written_lsn = Max(tl->shared->written_lsn, end);
 	SpinLockRelease(&tl->shared->mutex);
+}
+
+static bool
+write_zeros(int fd, off_t from, off_t to)
+{
+	static const char zeros[COPY_CHUNK];
+
+	while (from < to)
+	{
+		size_t		n = Min(to - from, COPY_CHUNK);
+
+		if (!durable_pwrite(fd, zeros, n, from))
+			return false;
+		from += n;
+	}
+	return true;
+}
+
+/*
+ * The first write to space that is only allocated makes the next sync wait for
+ * the file system's journal as well.  So small writes, which are commits, find
+ * zeros that were written before them.
+ */
+static bool
+zero_ahead(SkTimeline *tl, WalFiles *f, off_t end, size_t len)
+{
+	off_t		to = Min((end / ZERO_AHEAD + 1) * ZERO_AHEAD, tl->wal_segment_size);
+
+	if (len >= SMALL_WRITE || end <= f->write_zeroed)
+		return true;
+	f->write_zeroed = to;
+	return write_zeros(f->write_fd, end, to);
 }
 
 void
@@ -289,7 +325,8 @@ skwal_write(SkTimeline *tl, XLogRecPtr lsn, const char *data, size_t len)
 		f = writer_at(tl, segno);
 		note_written(tl, lsn + n);
 		f->write_dirty = true;
-		if (!durable_pwrite(f->write_fd, data, n, offset) || NEON_TEST_FAILS("wal-write"))
+		if (!durable_pwrite(f->write_fd, data, n, offset) ||
+			!zero_ahead(tl, f, offset + n, n) || NEON_TEST_FAILS("wal-write"))
 			remake_segment(tl, segno, "written");
 		lsn += n;
 		data += n;
@@ -395,22 +432,6 @@ remove_segments_from(SkTimeline *tl, XLogSegNo first)
 	pfree(segno);
 }
 
-static bool
-write_zeros(int fd, off_t from, off_t to)
-{
-	static const PGAlignedXLogBlock zeros;
-
-	while (from < to)
-	{
-		size_t		n = Min(to - from, XLOG_BLCKSZ - from % XLOG_BLCKSZ);
-
-		if (!durable_pwrite(fd, zeros.data, n, from))
-			return false;
-		from += n;
-	}
-	return pg_fsync(fd) == 0 && !NEON_TEST_FAILS("truncate-sync");
-}
-
 /* Zeros from lsn to the end of its segment, if there is such a file. */
 static void
 zero_rest(SkTimeline *tl, XLogRecPtr lsn)
@@ -423,7 +444,8 @@ zero_rest(SkTimeline *tl, XLogRecPtr lsn)
 		return;
 	skwal_segment_path(tl, segment_of(tl, lsn), path);
 	fd = OpenTransientFile(path, O_RDWR | PG_BINARY);
-	ok = fd >= 0 && write_zeros(fd, lsn % tl->wal_segment_size, tl->wal_segment_size);
+	ok = fd >= 0 && write_zeros(fd, lsn % tl->wal_segment_size, tl->wal_segment_size) &&
+		pg_fsync(fd) == 0 && !NEON_TEST_FAILS("truncate-sync");
 	if (fd >= 0)
 		CloseTransientFile(fd);
 	if (!ok)

@@ -22,6 +22,7 @@ walwriter_begin(WalWriter *w, SkTimeline *tl, uint32 term, const char *source)
 	w->flushed = sk_flush_lsn(tl);
 	w->received = w->flushed;
 	w->synced = w->flushed;
+	w->refreshed = w->flushed;
 	w->last_refresh = GetCurrentTimestamp();
 	w->reader = skreader_open(tl, w->flushed);
 }
@@ -40,17 +41,17 @@ walwriter_take(WalWriter *w, XLogRecPtr start, const char *data, size_t len, cha
 	return true;
 }
 
-/* commit_lsn and acked_lsn in the state file follow once a second and at each segment's end. */
-static void
-refresh_if_due(WalWriter *w, XLogRecPtr before)
+void
+walwriter_refresh(WalWriter *w)
 {
 	uint32		segsize = w->tl->wal_segment_size;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (before / segsize == w->flushed / segsize &&
+	if (w->refreshed / segsize == w->flushed / segsize &&
 		!TimestampDifferenceExceeds(w->last_refresh, now, REFRESH_MS))
 		return;
 	w->last_refresh = now;
+	w->refreshed = w->flushed;
 	sk_refresh(w->tl);
 }
 
@@ -58,7 +59,6 @@ bool
 walwriter_settle(WalWriter *w, char **problem)
 {
 	const char *invalid;
-	XLogRecPtr	before = w->flushed;
 	XLogRecPtr	end = skreader_follow(w->reader, w->received, &invalid);
 
 	if (w->synced < w->received && !NEON_TEST_BUG("acknowledge-before-sync"))
@@ -74,7 +74,6 @@ walwriter_settle(WalWriter *w, char **problem)
 			sk_check_write(w->tl);	/* says why */
 		w->flushed = end;
 	}
-	refresh_if_due(w, before);
 	if (invalid == NULL)
 		return true;
 	*problem = psprintf("invalid WAL behind %X/%X: %s", LSN_FORMAT_ARGS(end), invalid);

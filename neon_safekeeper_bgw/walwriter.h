@@ -21,6 +21,7 @@ typedef struct WalWriter
 	XLogRecPtr	received;		/* end of the bytes that were written */
 	XLogRecPtr	synced;			/* end of those that are durable */
 	XLogRecPtr	flushed;		/* end of the last whole record of these */
+	XLogRecPtr	refreshed;		/* flushed at the last refresh of the state file */
 	TimestampTz last_refresh;
 } WalWriter;
 
@@ -37,6 +38,13 @@ extern bool walwriter_take(WalWriter *w, XLogRecPtr start, const char *data, siz
  * before it is durable, the rest has to be fetched again.
  */
 extern bool walwriter_settle(WalWriter *w, char **problem);
+
+/*
+ * commit_lsn and acked_lsn in the state file follow once a second and at each
+ * segment's end: called when the source has its answer, which must not wait
+ * for that.
+ */
+extern void walwriter_refresh(WalWriter *w);
 
 /* Gives the right to write back. */
 extern void walwriter_end(WalWriter *w);

@@ -25,6 +25,7 @@ sub wait_streaming
 {
 	my ($t, $ep, $n, $limit) = @_;
 	my $from = time;
+	$t->poll($ep, 'SELECT 1', 1, timeout => $limit || $NeonTest::default_timeout);	# it may have lost its lease
 	$t->poll($ep, "SELECT count(*) FROM neon.safekeepers WHERE streaming AND flush_lsn >= '" . $t->insert_lsn($ep) . "'",
 		$n, timeout => $limit || $NeonTest::default_timeout);
 	return time - $from;
