@@ -23,6 +23,8 @@ static char *test_fail_at = NULL;
 static char *test_wait_at = NULL;
 static char *test_bug = NULL;
 
+void		(*testpoint_hook) (const char *name) = NULL;
+
 static void
 define_name(const char *prefix, const char *name, const char *meaning, char **variable)
 {
@@ -59,6 +61,8 @@ wait_here(const char *name)
 void
 testpoint_reached(const char *name)
 {
+	if (testpoint_hook)
+		testpoint_hook(name);
 	wait_here(name);
 	if (test_crash_at == NULL)
 		return;

@@ -22,6 +22,9 @@ extern void testpoint_reached(const char *name);
 extern bool testpoint_fails(const char *name);
 extern bool testpoint_has_bug(const char *name);
 
+/* Called at every place, if it is set; may ereport(ERROR). */
+extern void (*testpoint_hook) (const char *name);
+
 #define NEON_TEST_POINT(name) testpoint_reached(name)
 #define NEON_TEST_FAILS(name) testpoint_fails(name)
 #define NEON_TEST_BUG(name) testpoint_has_bug(name)

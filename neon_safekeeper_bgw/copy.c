@@ -264,14 +264,13 @@ copy_learn_term(Fetch *f)
 
 /* ---- copying ---- */
 
-/* How far a piece that ends at end may be used: where both histories are one. */
-static XLogRecPtr
-usable_end(Fetch *f, const SkHistory *donors, XLogRecPtr end)
+XLogRecPtr
+copy_usable_end(SkTimeline *tl, const SkHistory *donors, XLogRecPtr end)
 {
 	SkState    *st = palloc(sizeof(SkState));
 	XLogRecPtr	common;
 
-	sk_get_state(f->tl, st);
+	sk_get_state(tl, st);
 	common = skhistory_common(donors, end, &st->history, InvalidXLogRecPtr);
 	pfree(st);
 	return Min(common, end);
@@ -294,7 +293,7 @@ copy_piece(Fetch *f, Donor *d, WalWriter *writer, XLogRecPtr upto)
 	}
 	if (!ask_tail(f, d, from, Min(PIECE_BYTES, upto - from), history, &data, &len))
 		return false;
-	end = Min(usable_end(f, history, from + len), upto);
+	end = Min(copy_usable_end(f->tl, history, from + len), upto);
 	if (end <= from)
 	{
 		f->problem = psprintf("peer \"%s\" has no WAL of this history behind %X/%X",

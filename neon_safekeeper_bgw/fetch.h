@@ -58,7 +58,23 @@ extern FetchResult copy_learn_term(Fetch *f);
 /* R8: copies up to upto from the peers. */
 extern FetchResult copy_from_peers(Fetch *f, XLogRecPtr upto);
 
+/*
+ * How far a piece of a donor's log that ends at end may be used (R8): where
+ * the donor's history, of the same moment, and the own one are one.
+ */
+extern XLogRecPtr copy_usable_end(SkTimeline *tl, const SkHistory *donors, XLogRecPtr end);
+
 /* The highest commit_lsn that a peer of the same term has told. */
 extern XLogRecPtr copy_committed_at_peers(Fetch *f);
+
+/* ---- streamfuncs.c ---- */
+
+/*
+ * The donor's side: at most max_bytes of the log from from on, below
+ * flush_lsn, and the state, of one moment.  NS001 or 55000 unless term is
+ * promised.  Takes the operation lock.
+ */
+extern bytea *sk_read_tail(SkTimeline *tl, uint32 term, XLogRecPtr from, int max_bytes,
+						   SkState *st);
 
 #endif							/* NEON_SK_FETCH_H */

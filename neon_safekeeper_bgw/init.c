@@ -28,6 +28,12 @@ define_testpoints(void)
 {
 	testpoint_define_gucs("neon_safekeeper");
 }
+
+void
+sk_set_testpoint_hook(void (*hook) (const char *name))
+{
+	testpoint_hook = hook;
+}
 #endif
 
 static const LibraryPart parts[] = {

@@ -18,4 +18,9 @@ extern uint64 sktable_started_ms(void); /* sk_clock_ms() at the start of the ins
 /* skwal.c */
 extern void skwal_define_gucs(void);
 
+#ifdef NEON_TESTING
+/* For the test module: the library's own testpoint_hook is not visible to it. */
+extern void sk_set_testpoint_hook(void (*hook) (const char *name));
+#endif
+
 #endif							/* NEON_SK_INIT_H */

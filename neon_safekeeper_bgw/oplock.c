@@ -209,6 +209,20 @@ test_point(const char *when, const char *point)
 #endif
 }
 
+/* A bug that tests plant: what is replied was not persisted. */
+static bool
+test_forgets(const char *point)
+{
+#ifdef NEON_TESTING
+	char		name[64];
+
+	snprintf(name, sizeof(name), "forget-%s", point);
+	return testpoint_fails(name);
+#else
+	return false;
+#endif
+}
+
 void
 sk_persist(SkTimeline *tl, SkState *st, const char *point)
 {
@@ -222,7 +236,8 @@ sk_persist(SkTimeline *tl, SkState *st, const char *point)
 	SpinLockRelease(&s->mutex);
 
 	test_point("before", point);
-	skstate_write(sk_path(tl, NULL, dir), st);
+	if (!test_forgets(point))
+		skstate_write(sk_path(tl, NULL, dir), st);
 	test_point("after", point);
 
 	SpinLockAcquire(&s->mutex);

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/xlog_internal.h"
+#include "fetch.h"
 #include "funcapi.h"
 #include "neon_receive.h"
 #include "neon_sqlutil.h"
@@ -76,9 +77,8 @@ neon_sk_receive(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* The bytes below flush_lsn from from on, and the history: one moment of this log. */
-static bytea *
-read_tail(SkTimeline *tl, uint32 term, XLogRecPtr from, int max_bytes, SkState *st)
+bytea *
+sk_read_tail(SkTimeline *tl, uint32 term, XLogRecPtr from, int max_bytes, SkState *st)
 {
 	SkPositions p;
 	size_t		len = 0;
@@ -134,7 +134,7 @@ neon_sk_tail(PG_FUNCTION_ARGS)
 		elog(ERROR, "return type must be a row type");
 
 	tl = sk_open(&tenant, &timeline);
-	data = read_tail(tl, term_arg(fcinfo, 2), PG_GETARG_LSN(3), max_bytes, st);
+	data = sk_read_tail(tl, term_arg(fcinfo, 2), PG_GETARG_LSN(3), max_bytes, st);
 	values[0] = DirectFunctionCall1(jsonb_in, CStringGetDatum(skhistory_to_json(&st->history)));
 	values[1] = PointerGetDatum(data);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));

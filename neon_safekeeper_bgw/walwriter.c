@@ -36,7 +36,8 @@ walwriter_take(WalWriter *w, XLogRecPtr start, const char *data, size_t len, cha
 							LSN_FORMAT_ARGS(start), LSN_FORMAT_ARGS(w->received));
 		return false;
 	}
-	skwal_write(w->tl, start, data, len);
+	if (!NEON_TEST_FAILS("early-flush"))
+		skwal_write(w->tl, start, data, len);
 	w->received += len;
 	return true;
 }
@@ -60,6 +61,12 @@ walwriter_settle(WalWriter *w, char **problem)
 {
 	const char *invalid;
 	XLogRecPtr	end = skreader_follow(w->reader, w->received, &invalid);
+
+	if (NEON_TEST_FAILS("early-flush"))
+	{
+		end = w->received;
+		invalid = NULL;
+	}
 
 	if (w->synced < w->received && !NEON_TEST_BUG("acknowledge-before-sync"))
 	{

@@ -19,7 +19,7 @@
  *
  * -DLAUNCHERS, -DLENGTH, -DMEMBERS are the bounds.  -DTAIL: bytes that were
  * written and never reported are found at a restart.  -DFIGURE8 and -DREPLACED
- * begin in the middle.  -DTRACE prints random walks for the replay (trace.h).
+ * begin in the middle.  -DTRACE prints random walks for the replay (trace.pml).
  *
  *-------------------------------------------------------------------------
  */
@@ -79,11 +79,7 @@ typedef Member {
 	byte synced;		/* what a crash leaves: flush, unless WITHOUT(ACKNOSYNC) */
 	byte commit;		/* the greatest commit_lsn that it ever had, and served */
 	byte cut_for;		/* 1 + whose elected() has cut, and not persisted the history */
-	byte cut_to;		/* WITHOUT(HISTFIRST) only */
-#ifdef TRACE
-	byte commit_mem;	/* commit_lsn as the slot and as the state file have it */
-	byte commit_disk
-#endif
+	byte cut_to		/* WITHOUT(HISTFIRST) only */
 }
 
 #define IDLE	0
@@ -113,13 +109,14 @@ bit wiped;			/* WITHOUT(WIPE) only */
 hidden byte i, j, k, n, p, r, e1, e2, a_, from;
 
 #ifdef TRACE
-#include "trace.h"
+#include "trace.pml"
 #else
 #define GO		true
 #define RARELY(n)	true
 #define SAY(action)
-#define PERSISTED(a)
 #define STEP
+#define TAIL_ANSWERS(l, d)	true	/* it looks at the donor's promise; nothing depends on that */
+#define BEGIN_TRACES
 #endif
 
 #define BITS(x)	(((x)&1) + (((x)>>1)&1) + (((x)>>2)&1) + (((x)>>3)&1) + (((x)>>4)&1))
@@ -254,7 +251,7 @@ inline settle() {
 /* election_run(): a term above one that it has seen */
 #define START(l, a) \
 	:: d_step { GO && c[l].phase == IDLE && (l == 0 || c[(l + LAUNCHERS - 1) % LAUNCHERS].phase != IDLE) && \
-		m[a].promised < LAUNCHERS && RARELY(4) -> \
+		m[a].promised < LAUNCHERS && RARELY(12) -> \
 		c[l].term = m[a].promised + 1; c[l].phase = ASKING; SAY(say_start(l)) }
 
 /* ask_promises(): R4 */
@@ -292,8 +289,7 @@ inline note_promise(l, a) {
 
 inline persist_promise(l, a) {
 	m[a].promised = c[l].term;
-	m[a].cut_for = 0;
-	PERSISTED(a)
+	m[a].cut_for = 0
 }
 
 #define PROMISE(l, a) \
@@ -335,8 +331,7 @@ inline persist_history(l, a) {
 	i = 1;
 	do :: i < TERMS -> m[a].start[i] = c[l].start[i]; i++ :: else -> break od;
 	m[a].cut_for = 0;
-	if :: WITHOUT(BOOTHIST) -> c[l].told = c[l].told | (1 << (a)) :: else fi;
-	PERSISTED(a)
+	if :: WITHOUT(BOOTHIST) -> c[l].told = c[l].told | (1 << (a)) :: else fi
 }
 
 #define ELECTED_CUT(l, a) \
@@ -375,17 +370,17 @@ inline grow(a, entry) {
 inline copied(l, a, d) {
 	grow(a, m[d].log[m[a].flush]);
 	if :: AT_X(l, a) -> report(l, a) :: else fi;
-	SAY(say_copy(l, a, d))
+	SAY(say_copy(l, a, d, 1))
 }
 
 #define COPIES(l, a, d)	(RIGHT_TERM(l, a) && ELECTED_HERE(l, a) && m[a].flush < c[l].x && m[d].flush > m[a].flush)
 
 /* copy_piece(), with the donor's tail() */
 #define COPY_TAIL(l, a, d) \
-	:: d_step { GO && COPIES(l, a, d) && (!WITHOUT(DONORBLIND) || c[l].donor == d + 1) -> \
+	:: d_step { GO && COPIES(l, a, d) && TAIL_ANSWERS(l, d) && (!WITHOUT(DONORBLIND) || c[l].donor == d + 1) -> \
 		common(l, d); \
 		if :: r > m[a].flush || WITHOUT(DONORANY) || WITHOUT(DONORBLIND) -> copied(l, a, d) \
-		   :: else -> SAY(say_copy(l, a, d)) fi; }
+		   :: else -> SAY(say_copy(l, a, d, 0)) fi; }
 
 /* copy_committed(): what the donor serves is final, if it is of the term */
 #define COPY_COMMITTED(l, a, d) \
@@ -410,7 +405,7 @@ inline copied(l, a, d) {
 #ifdef TAIL
 /* written, and neither durable nor reported */
 #define WRITE(l, a) \
-	:: d_step { GO && MAY_STREAM(l, a) && m[a].flush >= c[l].x && m[a].log[m[a].flush] == 0 && RARELY(2) -> \
+	:: d_step { GO && MAY_STREAM(l, a) && m[a].flush >= c[l].x && m[a].log[m[a].flush] == 0 -> \
 		m[a].log[m[a].flush] = c[l].log[m[a].flush]; SAY(say_write(l, a)) }
 #else
 #define WRITE(l, a)
@@ -418,7 +413,7 @@ inline copied(l, a, d) {
 
 /* the compute's own work */
 #define APPEND(l) \
-	:: d_step { GO && c[l].phase == WON && c[l].end < LENGTH -> \
+	:: d_step { GO && c[l].phase == WON && c[l].end < LENGTH && RARELY(3) -> \
 		c[l].log[c[l].end] = l + 1 + 10 * c[l].boots; c[l].end++; SAY(say_append(l)) }
 
 #define START_AGAIN(l) \
@@ -447,7 +442,7 @@ inline reopen(a) {
 #endif
 
 #define CRASH(a) \
-	:: d_step { GO && CRASH_SEEN(a) && RARELY(3) -> reopen(a); SAY(say_crash(a)) }
+	:: d_step { GO && CRASH_SEEN(a) && RARELY(5) -> reopen(a); SAY(say_crash(a)) }
 
 #define SYNC(a) \
 	:: d_step { WITHOUT(ACKNOSYNC) && m[a].synced < m[a].flush -> m[a].synced = m[a].flush }
@@ -466,7 +461,9 @@ inline reopen(a) {
 	STREAM(l, a) WRITE(l, a) TRACED(l, a)
 #define COPY(l, a, d)	COPY_TAIL(l, a, d) COPY_COMMITTED(l, a, d)
 #ifdef TRACE
-#undef ELECTED_CUT	/* one step, for one function does both; trace.h kills it between */
+#undef COPY_COMMITTED	/* goes by the replication protocol */
+#define COPY_COMMITTED(l, a, d)
+#undef ELECTED_CUT	/* one step, for one function does both; trace.pml kills it between */
 #undef ELECTED_HISTORY
 #define ELECTED_CUT(l, a)
 #define ELECTED_HISTORY(l, a)
@@ -526,6 +523,7 @@ active proctype wal_service()
 {
 	d_step {
 		c_code { now.without = getenv("WITHOUT") ? atoi(getenv("WITHOUT")) : 0; };
+		BEGIN_TRACES
 #ifdef FIGURE8
 		begin_figure8()
 #endif

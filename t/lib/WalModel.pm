@@ -28,12 +28,13 @@ sub new
 {
 	my ($class, %options) = @_;
 	my %gcc = (SAFETY => '', NOREDUCE => '', HC4 => '', map { /^-(.*)/ ? ($1 => delete $options{$_}) : () } keys %options);
+	my $optimize = delete $gcc{optimize} // 1;
 	my $dir = File::Temp->newdir;
 	my $define = sub { my ($d) = @_; map { "-D$_" . ($d->{$_} ne '' ? "=$d->{$_}" : '') } sort keys %$d };
 	my $cwd = getcwd;
 	chdir "$dir" or die;
 	my $ok = system("spin @{[ $define->(\%options) ]} -a $source/wal.pml >spin.out 2>&1 && "
-		  . "gcc -O1 -w @{[ $define->(\%gcc) ]} -o pan pan.c >gcc.out 2>&1") == 0;
+		  . "gcc -O$optimize -w @{[ $define->(\%gcc) ]} -o pan pan.c >gcc.out 2>&1") == 0;
 	diag(`cat spin.out gcc.out`) unless $ok;
 	chdir $cwd or die;
 	die "the model could not be compiled" unless $ok;
@@ -57,6 +58,27 @@ sub search
 	return {
 		errors => $errors // -1, states => $states // 0, assertion => $assertion // '', output => $out,
 		complete => $out !~ /Search not completed|max search depth too small|memory (?:limit|bound)|out of memory/i };
+}
+
+# Random walks, as contrib/wal_model/trace.pml describes them.
+sub traces
+{
+	my ($self, %o) = @_;
+	local @ENV{qw(SEED TRACES STEPS)} = @o{qw(seed traces steps)};
+	local $ENV{ALLCRASH} = 1 if $o{all_crash};
+	my $depth = $o{traces} * $o{steps} * 300;
+	my @walk;
+	for (`cd $self->{dir} && timeout 600 ./pan -RS$o{seed} -m$depth -w20`)
+	{
+		/^(\d+) (.*)/ or next;
+		# a step that was taken back
+		pop @walk while @walk && $walk[-1][0] >= $1;
+		push @walk, [ $1, $2 ];
+	}
+	my $out = join '', map { "$_->[1]\n" } @walk;
+	my $n = () = $out =~ /^end$/mg;
+	die "the model gave $n traces" if $n != $o{traces};
+	return $out;
 }
 
 # The whole state space without an error; bounded: as far as the time goes.

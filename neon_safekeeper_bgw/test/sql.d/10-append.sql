@@ -19,3 +19,7 @@ AS 'MODULE_PATHNAME', 'neon_sk_test_refresh' LANGUAGE C STRICT;
 -- bytes as they are stored; NULL if some are not
 CREATE FUNCTION neon_sk_test.read(tenant text, timeline text, lsn pg_lsn, len int) RETURNS bytea
 AS 'MODULE_PATHNAME', 'neon_sk_test_read' LANGUAGE C STRICT;
+
+-- walks of the model on the functions of the library, see replay.c; the steps that were compared
+CREATE FUNCTION neon_sk_test.replay(traces text, seed int, kills bool, begin int) RETURNS int
+AS 'MODULE_PATHNAME', 'neon_sk_test_replay' LANGUAGE C STRICT;

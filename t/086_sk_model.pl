@@ -1,0 +1,112 @@
+# Random walks of the model of the WAL service on the real functions
+# (neon_safekeeper_bgw/test/replay.c), states compared after every step; and
+# bugs planted there, which the comparison must find.
+use strict;
+use warnings;
+use NeonSafekeeper;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(usleep);
+use WalModel;
+
+my $lib = $ENV{NEON_TESTING_LIBDIR};
+plan skip_all => 'no build with test points' if !$lib || !-e "$lib/neon_safekeeper.so";
+
+my $long = $ENV{NEON_TEST_LONG};
+my $batches = $long ? 100 : 2;
+my $traces = $long ? 100 : 20;
+my $seed = $ENV{NEON_TEST_SEED} || (time ^ $$) & 0xffffff;
+note("seed $seed");
+
+my $model = WalModel->new(LAUNCHERS => $long ? 6 : 4, LENGTH => 6, TAIL => '', TRACE => '', -PRINTF => '', -T_RAND => '', -optimize => $long ? 1 : 0);
+my $sk = NeonSafekeeper->new('sk');
+$sk->node->append_conf('postgresql.conf', "fsync = off\n");
+$sk->restart('fast');
+
+# Steps of a batch, or undef with the reason.  begin: the line that was killed.
+sub replay
+{
+	my ($text, $number, $settings, $begin) = @_;
+	my $kills = defined $begin ? 'true' : 'false';
+	$begin //= 0;
+	local $ENV{PGUSER} = 'cloud_admin';
+	my ($rc, $out, $err) = $sk->node->psql('postgres', "$settings SELECT neon_sk_test.replay(\$trace\$$text\$trace\$, $number, $kills, $begin)", timeout => 600);
+	return $rc == 0 ? ($out, '') : (undef, $err);
+}
+
+# The walk up to the step that went wrong.
+sub walk
+{
+	my ($text, $error) = @_;
+	my ($trace, $step) = $error =~ /trace (\d+), step (\d+)/ or return '';
+	my @lines = split /\n/, $text;
+	shift @lines while @lines && $lines[0] ne "trace $trace";
+	return join "\n", @lines[ 0 .. $step - 1 ];
+}
+
+my ($steps, $good, %seen) = (0, 0);
+for my $batch (0 .. $batches - 1)
+{
+	my $text = $model->traces(seed => $seed + $batch, traces => $traces, steps => 60);
+	my ($done, $error) = replay($text, $seed + $batch, '');
+	$seen{$1}++ while $text =~ /^(\w+)/mg;
+	unless (defined $done)
+	{
+		diag("seed @{[ $seed + $batch ]} (NEON_TEST_SEED repeats it): $error\n" . walk($text, $error));
+		last;
+	}
+	$steps += $done;
+	$good++;
+}
+is($good, $batches, "$traces walks in each of $batches batches agree with the model, $steps steps");
+note(join ', ', map { "$_ $seen{$_}" } sort keys %seen);
+is_deeply([ grep { !$seen{$_} } qw(promise elected stream write copy commit gossip close crash promise_killed elected_killed refused_promise refused_elected refused_stream) ],
+	[], 'every kind of step was taken');
+
+# ---- planted bugs ----
+for my $bug ('forget-promise', 'forget-history', 'forget-zeros', 'early-flush')
+{
+	my ($done, $error) = replay($model->traces(seed => 1, traces => 60, steps => 60), 1, "SET neon_safekeeper.test_fail_at = '$bug';");
+	ok(!defined $done && $error =~ /trace \d+, step \d+/, "found: $bug") or diag($error);
+	note($error =~ /(trace .*)/ ? $1 : $error);
+}
+# ---- walks in which the instance is killed at each crash, with all members ----
+sub start_again
+{
+	my $pgdata = $sk->node->data_dir;
+	for (1 .. 600)
+	{
+		my @left = map { m{/proc/(\d+)/cwd} && (readlink($_) // '') eq $pgdata ? $1 : () } glob('/proc/[0-9]*/cwd');
+		last if !@left;
+		kill 'KILL', @left;
+		usleep(50_000);
+	}
+	$sk->node->{_pid} = undef;
+	unlink "$pgdata/postmaster.pid", glob($sk->node->host . '/.s.PGSQL.*');
+	$sk->start;
+	return;
+}
+
+my $kills = 0;
+for my $n (1 .. $long ? 20 : 1)
+{
+	my $text = $model->traces(seed => $seed + 1000 + $n, traces => 1, steps => 60, all_crash => 1);
+	my @lines = split /\n/, $text;
+	my $begin = 0;
+	my ($done, $error);
+	while (1)
+	{
+		my ($next) = grep { $_ > $begin && $lines[ $_ - 1 ] =~ /^crash|_killed/ } 1 .. @lines;
+		($done, $error) = replay($text, $seed, '', $begin);
+		last if defined $done || !defined $next || $error =~ /trace \d+, step/;
+		$kills++;
+		$begin = $next;
+		start_again();
+	}
+	ok(defined $done, "walk $n with kills of the instance agrees with the model") or diag("seed $seed, begin $begin: $error\n$text");
+	last unless defined $done;
+}
+cmp_ok($kills, '>', 0, "$kills kills");
+unlike(slurp_file($sk->node->logfile), qr/PANIC|TRAP|signal 11/, 'no panic');
+$sk->node->stop;
+done_testing();
