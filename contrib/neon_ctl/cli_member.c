@@ -52,12 +52,6 @@ is_joining(int id)
 	return strcmp(kv_get_default(&repo.config, change_key(id), ""), "add") == 0;
 }
 
-static bool
-is_leaving(int id)
-{
-	return strcmp(kv_get_default(&repo.config, change_key(id), ""), "remove") == 0;
-}
-
 static int
 begin_config(void)
 {
@@ -308,7 +302,7 @@ remove_leaving(void)
 	n = instance_all(all);
 	for (int i = 1; i < n; i++)
 	{
-		if (is_leaving(all[i].id))
+		if (safekeeper_is_leaving(all[i].id))
 			remove_instance(&all[i]);
 		else
 			members++;

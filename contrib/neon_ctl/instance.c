@@ -100,6 +100,12 @@ safekeeper_is_member(int id)
 	return strcmp(change, "add") != 0 && strcmp(change, "remove") != 0;
 }
 
+bool
+safekeeper_is_leaving(int id)
+{
+	return strcmp(kv_get_default(&repo.config, strf("safekeeper.%d.change", id), ""), "remove") == 0;
+}
+
 /* The number in "safekeeper.N.port"; 0 if the key is another one. */
 static int
 id_of_port_key(const char *key)

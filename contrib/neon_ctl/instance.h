@@ -42,6 +42,9 @@ extern int	safekeeper_count(void);
 /* Does this safekeeper keep new branches?  Not before it joins, nor while it leaves. */
 extern bool safekeeper_is_member(int id);
 
+/* Is it to be removed, when no branch has it any more? */
+extern bool safekeeper_is_leaving(int id);
+
 extern const char *instance_path(const Instance *inst, const char *below);
 extern const char *instance_pgdata(const Instance *inst);
 extern const char *instance_log(const Instance *inst);

@@ -324,17 +324,15 @@ store_joint(PGconn *ps, const TimelineInfo *tl, const Quorum *q, const MemberTar
 	test_point("joint-stored");
 }
 
-/* keep_old: the old members stay, and those who were to come do not. */
 static void
-store_final(PGconn *ps, const TimelineInfo *tl, const Quorum *q, uint32 floor, bool keep_old)
+store_final(PGconn *ps, const TimelineInfo *tl, const Quorum *q, uint32 floor)
 {
 	PQclear(db_exec(ps, 60, NULL,
 					"SELECT neon_pageserver.timeline_members($1, $2, $3, $4::pg_catalog.jsonb ||"
 					" pg_catalog.jsonb_build_object('generation', $3::pg_catalog.int8 + 1,"
 					" 'floor', $5::pg_catalog.int8, 'new_members', NULL,"
-					" 'members', $4::pg_catalog.jsonb->$6::pg_catalog.text))", 6, tl->tenant, tl->id,
-					generation_text(q->generation), q->config, strf("%u", floor),
-					keep_old ? "members" : "new_members"));
+					" 'members', $4::pg_catalog.jsonb->'new_members'))", 5, tl->tenant, tl->id,
+					generation_text(q->generation), q->config, strf("%u", floor)));
 	test_point("final-stored");
 }
 
@@ -435,12 +433,12 @@ is_list_majority(const Quorum *q, const bool *is_one, bool new_list)
 }
 
 /*
- * Step 3: the greatest position of a majority of the leaving list, all of whom
+ * Step 3: the greatest position of a majority of the old members, all of whom
  * know the joint configuration.  False: a member has promised more than the
  * term, or there is no such majority yet.
  */
 static bool
-read_leaving(Quorum *q, bool keep_old, uint32 term, uint32 *llt, XLogRecPtr *lsn)
+read_old(Quorum *q, uint32 term, uint32 *llt, XLogRecPtr *lsn)
 {
 	Position	pos[NEON_MEMBERS_UNION_MAX];
 	bool		knows[NEON_MEMBERS_UNION_MAX];
@@ -452,7 +450,7 @@ read_leaving(Quorum *q, bool keep_old, uint32 term, uint32 *llt, XLogRecPtr *lsn
 	{
 		knows[i] = pos[i].known && pos[i].generation == q->generation &&
 			strcmp(pos[i].state, "damaged") != 0;
-		if (!knows[i] || !(keep_old ? q->set.member[i].is_new : q->set.member[i].is_old))
+		if (!knows[i] || !q->set.member[i].is_old)
 			continue;
 		if (pos[i].promised > term)
 			return false;
@@ -461,16 +459,16 @@ read_leaving(Quorum *q, bool keep_old, uint32 term, uint32 *llt, XLogRecPtr *lsn
 		*llt = pos[i].last_log_term;
 		*lsn = pos[i].flush_lsn;
 	}
-	return is_list_majority(q, knows, keep_old);
+	return is_list_majority(q, knows, false);
 }
 
 /*
- * Step 4: who stays has that position.  Waits for a majority of them, and a
- * while for the others that answer.
+ * Step 4: the new members have that position.  Waits for a majority of them,
+ * and a while for the others that answer.
  */
 static void
-await_staying(const TimelineInfo *tl, Quorum *q, bool keep_old, uint32 term, uint32 llt,
-			  XLogRecPtr lsn, int64 deadline)
+await_new(const TimelineInfo *tl, Quorum *q, uint32 term, uint32 llt, XLogRecPtr lsn,
+		  int64 deadline)
 {
 	int64		all_until = now_ms() + ALL_NEW_MS;
 
@@ -486,10 +484,10 @@ await_staying(const TimelineInfo *tl, Quorum *q, bool keep_old, uint32 term, uin
 			there[i] = pos[i].known && pos[i].generation == q->generation &&
 				strcmp(pos[i].state, "damaged") != 0 &&
 				pos[i].promised >= term && is_at(&pos[i], llt, lsn);
-			if (keep_old ? q->set.member[i].is_old : q->set.member[i].is_new)
+			if (q->set.member[i].is_new)
 				all &= there[i] || !pos[i].answered;
 		}
-		if (is_list_majority(q, there, !keep_old) && (all || now_ms() > all_until))
+		if (is_list_majority(q, there, true) && (all || now_ms() > all_until))
 			return;
 		check_time(deadline, tl,
 				   strf("the new ones do not reach %s%s%s", lsn_text(lsn),
@@ -500,21 +498,23 @@ await_staying(const TimelineInfo *tl, Quorum *q, bool keep_old, uint32 term, uin
 
 /* ---- one timeline ---- */
 
-/* Those of the configuration that is given up are told so, and forget the timeline. */
+/* Those that leave this state directory, and are no members, forget the timeline. */
 static void
-release_leaving(const NeonMembers *joint, const Quorum *q, const TimelineInfo *tl)
+release_leaving(const Quorum *q, const TimelineInfo *tl)
 {
-	for (int i = 0; i < joint->n; i++)
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			n = instance_all(all);
+
+	for (int i = 1; i < n; i++)
 	{
-		Instance	inst = instance_safekeeper(joint->member[i].id);
+		const char *node = kv_get_default(&repo.config, strf("safekeeper.%d.node", all[i].id), "");
 		PGconn	   *conn;
 
-		if (has_member(q, joint->member[i].node) || (conn = instance_try_connect(&inst)) == NULL)
+		if (!safekeeper_is_leaving(all[i].id) || has_member(q, node) ||
+			(conn = instance_try_connect(&all[i])) == NULL)
 			continue;
-		PQclear(PQexec(conn,
-					   strf("SELECT neon_safekeeper.timeline_delete('%s', '%s', " INT64_FORMAT ", true)"
-							" WHERE neon_safekeeper.node_uuid() = '%s'", tl->tenant, tl->id,
-							q->generation, joint->member[i].node)));
+		PQclear(PQexec(conn, strf("SELECT neon_safekeeper.timeline_delete('%s', '%s', " INT64_FORMAT ", true)",
+								  tl->tenant, tl->id, q->generation)));
 		PQfinish(conn);
 	}
 }
@@ -532,18 +532,16 @@ await_compute(const TimelineInfo *tl, const Quorum *q)
 		sleep_ms(POLL_MS);
 }
 
-/* From a joint configuration, which is stored, to the set that is the target. */
+/* From a joint configuration, which is stored, to the new one, which is stored then. */
 static void
 finish_joint(PGconn *ps, const TimelineInfo *tl, Quorum *q, const MemberTarget *target)
 {
 	int64		deadline = now_ms() + JOINT_TIMEOUT_MS;
-	bool		keep_old = !list_is_target(q, target, true);
-	NeonMembers joint = q->set;
 	uint32		term;
 	uint32		llt;
 	XLogRecPtr	lsn;
 
-	if (keep_old && !list_is_target(q, target, false))
+	if (!list_is_target(q, target, true))
 		die(EXIT_GENERAL, "Finish that change first.",
 			"branch \"%s\" is in the middle of another change of its safekeepers", tl->name);
 	reopen(ps, tl, q);
@@ -552,20 +550,29 @@ finish_joint(PGconn *ps, const TimelineInfo *tl, Quorum *q, const MemberTarget *
 	{
 		term = settle_compute(ps, tl, q, deadline);
 		test_point("joint-settled");
-		if (read_leaving(q, keep_old, term, &llt, &lsn))
+		if (read_old(q, term, &llt, &lsn))
 			break;
 		check_time(deadline, tl, strf("no majority of the old ones answers%s%s",
 									  quorum_problems(q)[0] ? ": " : "", quorum_problems(q)));
 		sleep_ms(POLL_MS);
 		reopen(ps, tl, q);
 	}
-	await_staying(tl, q, keep_old, term, llt, lsn, deadline);
+	await_new(tl, q, term, llt, lsn, deadline);
 	test_point("caught-up");
-	store_final(ps, tl, q, term, keep_old);
+	store_final(ps, tl, q, term);
+}
+
+/* What is left to do, again too, when the new configuration is stored. */
+static void
+complete(PGconn *ps, const TimelineInfo *tl, Quorum *q, const MemberTarget *target)
+{
 	reopen(ps, tl, q);
 	test_point("final-told");
 	await_compute(tl, q);
-	release_leaving(&joint, q, tl);
+	release_leaving(q, tl);
+	/* the slots that kept WAL for those that are members now */
+	for (int i = 0; i < target->n; i++)
+		release_wal(q, &target->inst[i]);
 	test_point("left");
 }
 
@@ -573,14 +580,6 @@ static bool
 is_final(const Quorum *q, const MemberTarget *target)
 {
 	return !q->set.joint && list_is_target(q, target, false);
-}
-
-/* Slots that kept WAL for those that are members now, of an attempt that was killed too. */
-static void
-release_learners(Quorum *q, const MemberTarget *target)
-{
-	for (int i = 0; i < target->n; i++)
-		release_wal(q, &target->inst[i]);
 }
 
 bool
@@ -601,19 +600,20 @@ member_change_timeline(PGconn *ps, const MemberTarget *target, const char *tenan
 		learn_all(ps, &tl, q, target);
 	}
 	lock = timeline_lock(timeline);
-	if (ps_timeline_by_id(ps, tenant, timeline, &tl) && !is_final(q, target))
+	if (ps_timeline_by_id(ps, tenant, timeline, &tl))
 	{
-		if (!q->set.joint)
+		changed = !is_final(q, target);
+		if (changed && !q->set.joint)
 		{
 			store_joint(ps, &tl, q, target);
 			quorum_close(q);
 			quorum_open(ps, &tl, q);
 		}
-		finish_joint(ps, &tl, q, target);
-		changed = true;
+		if (changed)
+			finish_joint(ps, &tl, q, target);
+		complete(ps, &tl, q, target);
 	}
 	lock_release(lock);
-	release_learners(q, target);
 	quorum_close(q);
 	free(q);
 	return changed;
@@ -631,6 +631,19 @@ has_config(PGconn *ps, const TimelineInfo *tl)
 
 	PQclear(res);
 	return result;
+}
+
+/* Does a majority count for a term? */
+static bool
+is_elected(Quorum *q)
+{
+	Position	pos[NEON_MEMBERS_UNION_MAX];
+	bool		counts[NEON_MEMBERS_UNION_MAX];
+
+	quorum_positions(q, pos);
+	for (int i = 0; i < q->set.n; i++)
+		counts[i] = pos[i].known && pos[i].counts && pos[i].last_log_term > 0;
+	return quorum_is_majority(q, counts);
 }
 
 bool
@@ -660,7 +673,8 @@ member_begin_timeline(PGconn *ps, const MemberTarget *target, const char *tenant
 		quorum_open(ps, &tl, &q);
 		election_create(ps, &tl, &q);
 		test_point("first-created");
-		election_run(ps, &tl, &q, "members", &election);
+		if (!is_elected(&q))
+			election_run(ps, &tl, &q, "members", &election);
 		quorum_close(&q);
 	}
 	lock_release(lock);

@@ -263,9 +263,12 @@ void
 test_point(const char *name)
 {
 	const char *wanted = getenv("NEON_TEST_KILL_AT");
+	const char *stop = getenv("NEON_TEST_STOP_AT");
 
 	if (wanted != NULL && strcmp(wanted, name) == 0)
 		(void) kill(getpid(), SIGKILL);
+	if (stop != NULL && strcmp(stop, name) == 0)
+		(void) kill(getpid(), SIGSTOP);
 }
 #endif
 

@@ -56,7 +56,8 @@ extern pid_t run_server(const char *const argv[], const char *log);
 
 /*
  * A step of a command at which a test may kill it: builds with injection
- * points end there by SIGKILL if $NEON_TEST_KILL_AT names it.
+ * points end there by SIGKILL if $NEON_TEST_KILL_AT names it, and stop there by
+ * SIGSTOP if $NEON_TEST_STOP_AT does.
  */
 #ifdef NEON_TESTING
 extern void test_point(const char *name);

@@ -1057,9 +1057,10 @@ sub join
 sub lost
 {
 	my ($self, $ep) = @_;
+	my @acknowledged = $self->acknowledged;
 	my %there = map { $_ => 1 } split /\n/,
 	  $self->{t}->psql($ep, "SELECT rtrim(filler) FROM pgbench_history WHERE filler LIKE '$self->{tag}.%'");
-	return grep { !$there{$_} } $self->acknowledged;
+	return grep { !$there{$_} } @acknowledged;
 }
 
 1;
