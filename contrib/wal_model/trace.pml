@@ -14,8 +14,9 @@
  * Numbers as in the model: positions count records, start[T] is 1 + a position,
  * a log has 1 + the launcher who wrote the record.  A verifier built with
  * -DPRINTF -DT_RAND walks forward, since a step never leads to a state that it
- * has seen, but for collisions of hashes: then it goes back a little, and what
- * it takes back is seen by the number before each line, which must rise.  Environment: SEED, TRACES, STEPS, ALLCRASH.
+ * has seen, but for collisions of hashes: then it goes back a little.  What it
+ * takes back is seen by the number before each line, which must rise; a step
+ * that says nothing prints the number alone.  Environment: SEED, TRACES, STEPS, ALLCRASH.
  *
  * Here elected() is one step, as the C function is one call, and the kills in
  * the middle of a call are steps of their own.
@@ -109,7 +110,7 @@ inline crash_others(a) {
 	:: d_step { GO && c[l].phase == WON && RARELY(10) -> \
 		quorum_position(l); last_log_term(a); \
 		if :: p > 0 -> printf("%d commit %d %d %d %d", tick + tick, l, a, p - 1, r == c[l].term); say_state(a) \
-		   :: else -> idle = 1 fi; n = 0 }
+		   :: else -> idle = 1; printf("%d\n", tick + tick) fi; n = 0 }
 
 /* sk_raise_commit_by_peers(): the position that a majority of those that count has, or -1 */
 #define COUNTS_FOR(a, t) \
@@ -184,7 +185,7 @@ inline reset() {
  * what does nothing stands between, so that a step behind many impossible ones
  * is not taken too often.
  */
-#define PAUSE	:: d_step { trace_number > 0 && steps < steps_max -> idle = 1 }
+#define PAUSE	:: d_step { trace_number > 0 && steps < steps_max -> idle = 1; printf("%d\n", tick + tick) }
 
 #define TRACED(l, a) \
 	PAUSE ELECTED(l, a) ELECTED_KILLED(l, a, 0) ELECTED_KILLED(l, a, 1) ELECTED_KILLED(l, a, 2) ELECTED_KILLED(l, a, 3) \

@@ -68,12 +68,12 @@ sub traces
 	local $ENV{ALLCRASH} = 1 if $o{all_crash};
 	my $depth = $o{traces} * $o{steps} * 300;
 	my @walk;
-	for (`cd $self->{dir} && timeout 600 ./pan -RS$o{seed} -m$depth -w20`)
+	for (`cd $self->{dir} && timeout 600 ./pan -RS$o{seed} -m$depth -w22`)
 	{
-		/^(\d+) (.*)/ or next;
+		/^(\d+)(?: (.*))?$/ or next;
 		# a step that was taken back
 		pop @walk while @walk && $walk[-1][0] >= $1;
-		push @walk, [ $1, $2 ];
+		push @walk, [ $1, $2 ] if defined $2;
 	}
 	my $out = join '', map { "$_->[1]\n" } @walk;
 	my $n = () = $out =~ /^end$/mg;
