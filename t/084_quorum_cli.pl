@@ -140,7 +140,7 @@ for my $round (1 .. $rounds)
 
 SKIP:
 {
-	my $neon = ($ENV{NEON_TESTING_LIBDIR} || '') . '/neon';
+	my $neon = ($ENV{NEON_TESTING_LIBDIR} || '') . '/bin/neon';
 	skip 'no build with TESTING=1', 1 unless -x $neon;
 	for my $step (qw(positions promised elected committed ingested built before-start started))
 	{

@@ -207,7 +207,7 @@ sub begin_job
 	my %o = ref $args[-1] ? %{ pop @args } : ();
 	my $file = "$self->{tmp}/job." . ($name =~ tr/ /_/r);
 	# the launcher that can be killed at each of its steps
-	my @cmd = $self->on_host($host, $o{kill_at} ? "$ENV{NEON_TESTING_LIBDIR}/neon" : 'neon', @args);
+	my @cmd = $self->on_host($host, $o{kill_at} ? "$ENV{NEON_TESTING_LIBDIR}/bin/neon" : 'neon', @args);
 	my $pid = fork // croak "fork: $!";
 	if ($pid == 0)
 	{
