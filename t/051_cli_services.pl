@@ -129,6 +129,7 @@ $t->neon_ok([ @broken, '--force' ], 'which can be done anew');
 $t->neon('stop');
 my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $t->{ps_port}, Listen => 1, Proto => 'tcp', ReuseAddr => 1) or die;
 $t->neon_fails(['start'], qr/port $t->{ps_port}.*in use/, qr/./, "the pageserver's port is in use");
+$t->neon('stop') if $t->quorum;	# the safekeepers were started
 $t->neon_fails([ 'init', '--force', '--pageserver-port', $t->{ps_port} ], qr/in use/, qr/--pageserver-port/, 'also for init');
 my $new = $t->tmp . '/new';
 my @init = ('-D', $new, 'init', $t->init_safekeepers, '--pageserver-port', $t->{ps_port});

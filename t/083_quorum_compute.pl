@@ -322,7 +322,7 @@ $t->endpoint_start('main');
 cmp_ok(sql('SHOW neon.term'), '>', $term + 1, 'the next start takes a term above it');
 
 NeonOverlay::write_file($conf, slurp_file($conf) . "neon.safekeepers = '1:" . '1' x 32 . ":127.0.0.1:5454'\n");
-sql('SELECT pg_reload_conf()');
+$t->psql_raw('main', 'SELECT pg_reload_conf()');	# it may end before it answers
 gone('the end of the server');
 ok(logged(qr/synchronous_standby_names does not name the safekeepers/), 'settings that disagree end the server');
 $t->endpoint_start('main');
