@@ -678,15 +678,23 @@ rmdir(const char *path)
 {
 	char		parent[PATH_MAX];
 	const char *name;
+	struct stat st;
+	int			known;
 	int			rc;
 
 	READY();
 	if (state == NULL || !entry_watched(path, parent, &name))
 		return real_rmdir(path);
 	enter();
+	known = stat(path, &st) == 0;
 	rc = real_rmdir(path);
 	if (rc == 0)
+	{
 		log_name(parent, REC_REMOVED_DIR, 0, name, NULL);
+		/* the inode may become another directory's */
+		if (known)
+			forget('d', (FileId) {st.st_dev, st.st_ino});
+	}
 	leave();
 	return rc;
 }
