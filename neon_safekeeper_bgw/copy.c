@@ -24,7 +24,6 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #define QUERY_MS		10000
 #define PIECE_BYTES		(1024 * 1024)
@@ -433,7 +432,7 @@ copy_is_over(SkTimeline *tl, uint32 term, XLogRecPtr x)
 void
 sk_copy_to_x(SkTimeline *tl, uint32 term, XLogRecPtr x, const char *donor, int timeout_ms)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	uint64		deadline = sk_clock_ms() + timeout_ms;
 
 	if (copy_is_over(tl, term, x))
 		return;
@@ -441,7 +440,7 @@ sk_copy_to_x(SkTimeline *tl, uint32 term, XLogRecPtr x, const char *donor, int t
 		receiver_check_conninfo(donor, RECEIVER_CONNINFO_SIZE);
 	receivers_order_copy(tl, term, x, donor);
 	ConditionVariablePrepareToSleep(&tl->shared->flush_cv);
-	while (!copy_is_over(tl, term, x) && GetCurrentTimestamp() < deadline)
+	while (!copy_is_over(tl, term, x) && sk_clock_ms() < deadline)
 		(void) ConditionVariableTimedSleep(&tl->shared->flush_cv, LOOK_MS, PG_WAIT_EXTENSION);
 	ConditionVariableCancelSleep();
 }

@@ -57,8 +57,8 @@ typedef struct PeerLink
 	LinkState	state;
 	PGconn	   *conn;
 	PostgresPollingStatusType polling;
-	TimestampTz since;			/* of the state */
-	TimestampTz needed_at;		/* last time an active timeline had this peer */
+	uint64		since;			/* of the state */
+	uint64		needed_at;		/* last time an active timeline had this peer */
 	StringInfoData tenants;		/* of the next question: active timelines, as array texts */
 	StringInfoData timelines;
 	StringInfoData generations; /* of their configurations here */
@@ -147,10 +147,11 @@ peers_conninfo(const SkMember *member, char *buf)
 	return buf;
 }
 
+/* By a clock that no administrator sets. */
 static long
-ms_since(TimestampTz then)
+ms_since(uint64 then)
 {
-	return TimestampDifferenceMilliseconds(then, GetCurrentTimestamp());
+	return (long) (sk_clock_ms() - then);
 }
 
 /* ---- links ---- */
@@ -177,7 +178,7 @@ static void
 set_state(PeerLink *link, LinkState state)
 {
 	link->state = state;
-	link->since = GetCurrentTimestamp();
+	link->since = sk_clock_ms();
 }
 
 static void
@@ -242,7 +243,7 @@ need_members(const SkMemberSet *set, SkTimeline *tl, uint64 generation)
 		if (neon_id_equal(&set->member[i].node, sk_node()))
 			continue;
 		link = find_link(&set->member[i]);
-		link->needed_at = GetCurrentTimestamp();
+		link->needed_at = sk_clock_ms();
 		if (tl == NULL || link->tenants.data == NULL)
 			continue;
 		appendStringInfo(&link->tenants, "%s%s", link->tenants.len ? "," : "",
@@ -599,7 +600,7 @@ close_timeline(SkTimeline *tl, void *arg)
 static void
 close_all_timelines(void)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	uint64		start = sk_clock_ms();
 	int			writers;
 
 	do
@@ -640,7 +641,7 @@ void
 wal_peers_main(Datum arg)
 {
 	MemoryContext context;
-	TimestampTz last_round = 0;
+	uint64		last_round = 0;
 
 	start_process();
 	context = AllocSetContextCreate(TopMemoryContext, "peers", ALLOCSET_DEFAULT_SIZES);
@@ -657,7 +658,7 @@ wal_peers_main(Datum arg)
 		if (last_round == 0 || take_ask_now() || ms_since(last_round) >= peer_interval)
 		{
 			MemoryContextReset(context);
-			last_round = GetCurrentTimestamp();
+			last_round = sk_clock_ms();
 			begin_round();
 		}
 		wait_for_links(Max(1, peer_interval - ms_since(last_round)));

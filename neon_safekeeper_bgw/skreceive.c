@@ -29,7 +29,6 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
-#include "utils/timestamp.h"
 
 #define BATCH_BYTES			(8 * 1024 * 1024)	/* received between two syncs */
 #define REPLY_INTERVAL_MS	1000
@@ -94,14 +93,15 @@ typedef struct Stream
 	bool		pinged;
 	bool		disk_full;
 	WaitEventSet *events;		/* what a new message, order or promise sets */
-	TimestampTz last_reply;
-	TimestampTz last_message;
+	uint64		last_reply;		/* sk_clock_ms(), as the next */
+	uint64		last_message;
 } Stream;
 
+/* By a clock that no administrator sets. */
 static long
-ms_since(TimestampTz then)
+ms_since(uint64 then)
 {
-	return TimestampDifferenceMilliseconds(then, GetCurrentTimestamp());
+	return (long) (sk_clock_ms() - then);
 }
 
 /* R2, R11: no position is told that a promise might not know of. */
@@ -115,7 +115,7 @@ reply(Stream *s, bool request_reply, char **problem)
 						problem))
 		return false;
 	s->reply_requested = false;
-	s->last_reply = GetCurrentTimestamp();
+	s->last_reply = sk_clock_ms();
 	return true;
 }
 
@@ -161,7 +161,7 @@ take_batch(Stream *s, bool *idle, char **problem)
 			*problem = pchomp(message.problem);
 			return false;
 		}
-		s->last_message = GetCurrentTimestamp();
+		s->last_message = sk_clock_ms();
 		s->pinged = false;
 		if (result == RECEIVER_KEEPALIVE)
 			s->reply_requested = s->reply_requested || message.reply_requested;
@@ -195,7 +195,7 @@ check_disk(Stream *s)
 	else
 	{
 		sk_set_problem(s->writer->tl, "");
-		s->last_message = GetCurrentTimestamp();
+		s->last_message = sk_clock_ms();
 		ereport(LOG, (errmsg("WAL is taken again, because there is space on the disk")));
 	}
 }
@@ -295,7 +295,7 @@ fetch_stream(Fetch *f, Receiver *receiver, WalWriter *writer, XLogRecPtr stop_at
 	char	   *problem = NULL;
 
 	s.events = stream_events(receiver);
-	s.last_message = GetCurrentTimestamp();
+	s.last_message = sk_clock_ms();
 	MemoryContextSwitchTo(loop_context);
 	while (!fetch_interrupted(f))
 	{
@@ -606,10 +606,10 @@ one_round(Fetch *f)
 
 typedef struct Attempts
 {
-	TimestampTz failing_since;	/* 0: it works */
+	uint64		failing_since;	/* 0: it works */
 	int			pause_ms;
 	char		last_problem[512];
-	TimestampTz last_logged;
+	uint64		last_logged;
 	XLogRecPtr	invalid_at;		/* where invalid WAL came, and how often */
 	int			invalid_times;
 } Attempts;
@@ -632,7 +632,7 @@ report_problem(Fetch *f, Attempts *a)
 		ereport(LOG,
 				(errmsg("receiving WAL stopped at %X/%X: %s", LSN_FORMAT_ARGS(at), problem)));
 		strlcpy(a->last_problem, problem, sizeof(a->last_problem));
-		a->last_logged = GetCurrentTimestamp();
+		a->last_logged = sk_clock_ms();
 	}
 	if (a->invalid_times == SUSPECT_AFTER)
 		ereport(LOG,
@@ -647,7 +647,7 @@ worth_another_attempt(Fetch *f, Attempts *a)
 	report_problem(f, a);
 	if (f->progress || a->failing_since == 0)
 	{
-		a->failing_since = GetCurrentTimestamp();
+		a->failing_since = sk_clock_ms();
 		a->pause_ms = FIRST_PAUSE_MS;
 	}
 	f->progress = false;

@@ -8,7 +8,6 @@
 #include "postgres.h"
 
 #include "neon_testpoint.h"
-#include "utils/timestamp.h"
 #include "walwriter.h"
 
 #define REFRESH_MS	1000
@@ -23,7 +22,7 @@ walwriter_begin(WalWriter *w, SkTimeline *tl, uint32 term, const char *source)
 	w->received = w->flushed;
 	w->synced = w->flushed;
 	w->refreshed = w->flushed;
-	w->last_refresh = GetCurrentTimestamp();
+	w->last_refresh = sk_clock_ms();
 	w->reader = skreader_open(tl, w->flushed);
 }
 
@@ -46,10 +45,10 @@ void
 walwriter_refresh(WalWriter *w)
 {
 	uint32		segsize = w->tl->wal_segment_size;
-	TimestampTz now = GetCurrentTimestamp();
+	uint64		now = sk_clock_ms();
 
 	if (w->refreshed / segsize == w->flushed / segsize &&
-		!TimestampDifferenceExceeds(w->last_refresh, now, REFRESH_MS))
+		now - w->last_refresh < REFRESH_MS)
 		return;
 	w->last_refresh = now;
 	w->refreshed = w->flushed;
