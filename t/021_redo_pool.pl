@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 use IPC::Run qw(start timeout);
+use KillNode;
 use POSIX qw(:sys_wait_h);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -207,7 +208,7 @@ is(sql("SELECT count(*) FROM redo_probe('$ta', 10, 1, 'ok') WHERE ok"), 10, 'a n
 # The postmaster, by kill -9 and orderly.
 wait_until('ready once more', \&all_idle);
 @pids = children();
-$node->kill9;
+kill_node($node);
 wait_until('processes end with the postmaster', sub { !grep { kill 0, $_ } @pids });
 $node->start;
 wait_until('ready after a restart', \&all_idle);

@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 use IngestVanilla;
+use KillNode;
 use NeonPageserver;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -51,31 +52,6 @@ BEGIN; INSERT INTO pgbench_history VALUES (1, 1, 1, :i, now()); PREPARE TRANSACT
 COMMIT PREPARED 'p:i';
 SQL
 
-# True while a process runs; a dead one may wait to be reaped.
-sub runs
-{
-	my ($pid) = @_;
-	my $stat = eval { slurp_file("/proc/$pid/stat") } or return 0;
-	return $stat !~ /\) [ZX] /;
-}
-
-# kill -9 of the postmaster; its children notice by themselves.
-sub kill_pageserver
-{
-	my $node = $ps->node;
-	my ($pid) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
-	my @children = split ' ', eval { slurp_file("/proc/$pid/task/$pid/children") } // '';
-	$node->kill9;
-	for (1 .. 300)
-	{
-		last unless grep { runs($_) } $pid, @children;
-		sleep 0.1;
-	}
-	# a zombie looks alive to the next postmaster
-	unlink $node->data_dir . '/postmaster.pid', glob($node->host . '/.s.PGSQL.' . $node->port . '*');
-	return;
-}
-
 my $seconds = 2 + $kills * 2;
 my ($out, $err) = ('', '');
 my $load = IPC::Run::start([ 'pgbench', '-n', '-c', '4', '-T', $seconds, '-f', $script . '@1', '-b', 'tpcb-like@20', 'postgres' ],
@@ -83,7 +59,7 @@ my $load = IPC::Run::start([ 'pgbench', '-n', '-c', '4', '-T', $seconds, '-f', $
 for my $n (1 .. $kills)
 {
 	sleep 0.3 + rand(1);
-	kill_pageserver();
+	kill_node($ps->node);
 	$ps->start;
 	follow($ps, $t, $node);
 }

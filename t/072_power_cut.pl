@@ -6,7 +6,6 @@ use Cwd qw(realpath);
 use NeonTest;
 use PowerCut;
 use Test::More;
-use Time::HiRes qw(sleep);
 
 plan skip_all => 'no libraries with injection points' unless PowerCut::available();
 
@@ -44,14 +43,7 @@ for my $round (1 .. $rounds)
 	$clients->wait_progress(20 + int(rand 100), 120);
 
 	my $seed = $round % 2 ? undef : int(rand 2**30);
-	$cut->cut;
-	sleep 0.2;
-	for (1 .. 50)
-	{
-		my @pids = $t->our_processes or last;
-		kill 'KILL', @pids;
-		sleep 0.1;
-	}
+	$cut->cut_machine($t);
 	is(scalar($t->our_processes), 0, 'nothing runs any more');
 	$clients->stop;
 	my $undone = $cut->undo(defined $seed ? (seed => $seed) : ());

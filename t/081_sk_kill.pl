@@ -3,10 +3,10 @@
 # not there.
 use strict;
 use warnings;
+use KillNode;
 use NeonSafekeeper;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep);
 
 my $lib = $ENV{NEON_TESTING_LIBDIR};
 plan skip_all => 'no build with test points' if !$lib || !-e "$lib/neon_safekeeper.so";
@@ -16,12 +16,6 @@ my $wal = NeonSafekeeper::wal_source(
 my $start = NeonSafekeeper::lsn_number($wal->{start});
 my $sk = NeonSafekeeper->new('sk');
 my $config = NeonSafekeeper::config(1, $sk);
-my $pgdata = $sk->node->data_dir;
-
-sub attached
-{
-	return map { m{/proc/(\d+)/cwd} && (readlink($_) // '') eq $pgdata ? $1 : () } glob('/proc/[0-9]*/cwd');
-}
 
 # The statement makes the instance die at the point; then it is started again.
 sub dies_at
@@ -29,14 +23,7 @@ sub dies_at
 	my ($point, $sql) = @_;
 	local $ENV{PGUSER} = 'cloud_admin';
 	my ($rc) = eval { $sk->node->psql('postgres', "SET neon_safekeeper.test_crash_at = '$point'; $sql", timeout => 60) };
-	for (1 .. 200)
-	{
-		kill 'KILL', attached();
-		last if !attached();
-		usleep(50_000);
-	}
-	$sk->node->{_pid} = undef;
-	unlink "$pgdata/postmaster.pid", glob($sk->node->host . '/.s.PGSQL.*');
+	kill_node($sk->node, all => 1);
 	$sk->start;
 	ok(slurp_file($sk->node->logfile) =~ /test point "\Q$point\E" reached/, "died at $point");
 }

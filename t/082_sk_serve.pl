@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 use IPC::Run qw(start);
+use KillNode;
 use NeonSafekeeper;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::RecursiveCopy;
@@ -195,9 +196,9 @@ $rw = receivewal();
 is(eventually("SELECT active FROM neon_safekeeper.replication_slots WHERE slot_name = 'rw'", 't'), 't', 'made again, it is used again');
 
 # ---- kill -9 under them, and while one is away ----
-$sk->node->kill9;
+kill_node($sk->node);
 $standby->stop('fast');
-wait_for(sub { $sk->start(fail_ok => 1) }) or BAIL_OUT('the safekeeper does not start');
+$sk->start;
 $end = feed(insert(20000, 26000));
 is(eventually("SELECT active FROM neon_safekeeper.replication_slots WHERE slot_name = 'rw'", 't'), 't', 'after kill -9: pg_receivewal comes back') or diag(substr $rwlog, -1000);
 is($sk->sql("SELECT restart_lsn <= '@{[ $text->($end - 2 * $mb) ]}' AND NOT active FROM neon_safekeeper.replication_slots WHERE slot_name = 's1'"), 't',

@@ -9,6 +9,7 @@ use Fcntl;
 use File::Find;
 use File::Path qw(make_path remove_tree);
 use IO::Handle;
+use Time::HiRes ();
 
 use constant {
 	BYTES => 1, SIZE => 2, CREATED => 3, REMOVED => 4, RENAMED => 5, MADE_DIR => 6, REMOVED_DIR => 7,
@@ -73,6 +74,20 @@ sub cut
 	open(my $f, '+<:raw', "$self->{log}/state") or croak "state: $!";
 	sysseek($f, 32, 0);
 	syswrite($f, pack('L', 1)) == 4 or croak "state: $!";
+}
+
+# The same for all servers of a NeonTest, which are killed then.
+sub cut_machine
+{
+	my ($self, $t) = @_;
+	$self->cut;
+	Time::HiRes::sleep(0.2);
+	for (1 .. 50)
+	{
+		my @pids = $t->our_processes or last;
+		kill 'KILL', @pids;
+		Time::HiRes::sleep(0.1);
+	}
 }
 
 # Puts back what was not synchronized.  With a seed, each page of a file, its
