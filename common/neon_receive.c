@@ -13,6 +13,7 @@
 #include "access/xlog_internal.h"
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "neon_receive.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
@@ -156,7 +157,7 @@ connection_problem(PGconn *conn)
 static bool
 wait_socket(Receiver *r, int events, TimestampTz deadline, char **problem)
 {
-	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+	long		left = TimestampDifferenceMilliseconds(neon_clock(), deadline);
 	int			rc;
 
 	if (left <= 0)
@@ -259,7 +260,7 @@ Receiver *
 receiver_connect(const char *conninfo, const ReceiverOptions *options, int timeout_ms,
 				 char **problem)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(), timeout_ms);
 	PGconn	   *conn = receiver_begin_connecting(conninfo, options, problem);
 	Receiver   *r;
 
@@ -286,7 +287,7 @@ receiver_connect(const char *conninfo, const ReceiverOptions *options, int timeo
 static PGresult *
 execute(Receiver *r, const char *command, int timeout_ms, char **problem)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(), timeout_ms);
 	PGresult   *last = NULL;
 
 	if (!PQsendQuery(r->conn, command))

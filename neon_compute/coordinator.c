@@ -21,6 +21,7 @@
 #include "access/xlog_internal.h"
 #include "coordinator.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "neon_library.h"
 #include "pageserver.h"
 #include "pgstat.h"
@@ -198,12 +199,12 @@ is_admitted(void)
 bool
 storage_wait_admission(int timeout_ms)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(), timeout_ms);
 
 	if (is_admitted())
 		return true;
 	ConditionVariablePrepareToSleep(&shared->admission);
-	while (!is_admitted() && GetCurrentTimestamp() < deadline)
+	while (!is_admitted() && neon_clock() < deadline)
 	{
 		/* now and then in any case: the coordinator may have to be started again */
 		(void) ConditionVariableTimedSleep(&shared->admission, 50, PG_WAIT_EXTENSION);
@@ -431,7 +432,7 @@ tick(void)
 	}
 	own.slot_seen = true;
 	coordinator_raise_flush_lsn(restart_lsn);
-	note_streaming(active, GetCurrentTimestamp());
+	note_streaming(active, neon_clock());
 	if (!is_admitted())
 		coordinator_admit(psprintf("pageserver %s", pageserver_address()));
 }
@@ -466,14 +467,14 @@ request_stream(void)
 						  4, params, REQUEST_TIMEOUT_MS, tick, &rows, &error))
 		request_failed(&error);
 	own.backoff_ms = Min(Max(own.backoff_ms * 2, STREAM_GONE_MS), MAX_BACKOFF_MS);
-	own.next_request = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), own.backoff_ms);
+	own.next_request = TimestampTzPlusMilliseconds(neon_clock(), own.backoff_ms);
 }
 
 /* Is it time to ask (again)?  At once after the start, later after a while. */
 static bool
 request_due(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = neon_clock();
 	int			patience = own.next_request == 0 ? 0 : STREAM_GONE_MS;
 
 	return own.gone_since != 0 && now >= own.next_request &&

@@ -26,6 +26,7 @@
 #include "common/file_perm.h"
 #include "files.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "neon_library.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -238,13 +239,13 @@ looks_at_files(ObjectAccessType access, Oid class_id, Oid object_id)
 static void
 wait_for_files(void)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(),
 													   neon_fetch_timeout);
 
 	while (!neon_files_complete())
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (GetCurrentTimestamp() >= deadline)
+		if (neon_clock() >= deadline)
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("the relation files of this compute are not complete yet"),

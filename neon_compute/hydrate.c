@@ -21,6 +21,7 @@
 #include "files.h"
 #include "hydrate.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "pageserver.h"
 #include "reference.h"
 #include "storage/fd.h"
@@ -90,7 +91,7 @@ static uint64 installed_blocks = 0;
 static void
 note_problem(const char *text, TimestampTz deadline)
 {
-	if (problem[0] == '\0' || GetCurrentTimestamp() < deadline)
+	if (problem[0] == '\0' || neon_clock() < deadline)
 		strlcpy(problem, text, sizeof(problem));
 }
 
@@ -494,7 +495,7 @@ report_timeout(const MapFork *fork, BlockNumber blkno)
 void
 hydrate_block(MapFork *fork, BlockNumber blkno)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(),
 													   neon_fetch_timeout);
 	const MapChunk *chunk = map_chunk(fork, blkno);
 	long		backoff = 0;
@@ -506,7 +507,7 @@ hydrate_block(MapFork *fork, BlockNumber blkno)
 
 		if (try_block(fork, blkno, deadline))
 			continue;
-		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+		left = TimestampDifferenceMilliseconds(neon_clock(), deadline);
 		if (left <= 0)
 			report_timeout(fork, blkno);
 		/* a connection that was closed while idle is no reason to wait */
@@ -525,7 +526,7 @@ hydrate_prefetch(MapFork *fork, BlockNumber blkno)
 	if (!stream_is_open() || queue_count >= QUEUE_PREFETCH || is_queued(fork, blkno) ||
 		!make_range(&range, fork, blkno, 1))
 		return;
-	(void) send_range(&range, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+	(void) send_range(&range, TimestampTzPlusMilliseconds(neon_clock(),
 														  neon_fetch_timeout));
 }
 

@@ -21,6 +21,7 @@
 #include "executor/executor.h"
 #include "lease.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "peer.h"
 #include "port/atomics.h"
 #include "quorum.h"
@@ -29,7 +30,7 @@
 #include "storage/shmem.h"
 #include "tcop/utility.h"
 
-/* In shared memory, in boottime_ms(); 0: not granted yet. */
+/* In shared memory, in neon_boottime_ms(); 0: not granted yet. */
 static pg_atomic_uint64 *lease_until = NULL;
 
 static ExecutorRun_hook_type prev_executor_run = NULL;
@@ -67,7 +68,7 @@ lease_set_until(uint64 until_ms)
 bool
 lease_held(void)
 {
-	return lease_until == NULL || boottime_ms() < pg_atomic_read_u64(lease_until);
+	return lease_until == NULL || neon_boottime_ms() < pg_atomic_read_u64(lease_until);
 }
 
 uint64
@@ -80,7 +81,7 @@ int
 lease_left_ms(void)
 {
 	uint64		until = lease_until ? pg_atomic_read_u64(lease_until) : 0;
-	uint64		now = boottime_ms();
+	uint64		now = neon_boottime_ms();
 
 	return until > now ? (int) (until - now) : 0;
 }

@@ -19,7 +19,7 @@ extern void lease_shmem_startup(void);
 /* In _PG_init: installs the hooks in which clients' statements are checked. */
 extern void lease_install(void);
 
-/* A majority grants until then, in boottime_ms(); only rises. */
+/* A majority grants until then, in neon_boottime_ms(); only rises. */
 extern void lease_set_until(uint64 until_ms);
 
 /* True also for a server that needs no lease. */
@@ -28,7 +28,7 @@ extern bool lease_held(void);
 /* Milliseconds, 0 if it is over or none is needed. */
 extern int	lease_left_ms(void);
 
-/* When it ends, in boottime_ms(); 0: it was never granted. */
+/* When it ends, in neon_boottime_ms(); 0: it was never granted. */
 extern uint64 lease_until_ms(void);
 
 /* FATAL 57P03 for a new client without a lease. */

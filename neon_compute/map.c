@@ -22,6 +22,7 @@
 #include "access/xlog.h"
 #include "map.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "port/pg_bitutils.h"
 #include "relsizes.h"
 #include "storage/fd.h"
@@ -407,7 +408,7 @@ map_set_hydrated(void)
 static uint16
 asked_clock(void)
 {
-	return (uint16) (GetCurrentTimestamp() / ASKED_CLOCK_US);
+	return (uint16) (neon_clock() / ASKED_CLOCK_US);
 }
 
 void

@@ -14,6 +14,7 @@
 #include "libpq-fe.h"
 #include "miscadmin.h"
 #include "neon.h"
+#include "neon_clock.h"
 #include "pageserver.h"
 #include "pgstat.h"
 #include "storage/latch.h"
@@ -114,7 +115,7 @@ result_error(PageserverError *error, const PGresult *result)
 static bool
 wait_socket(Call *call, int events)
 {
-	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), call->deadline);
+	long		left = TimestampDifferenceMilliseconds(neon_clock(), call->deadline);
 
 	if (left <= 0)
 		return false;
@@ -232,7 +233,7 @@ pageserver_query(const char *application_name, const char *query,
 	Call		call = {NULL, 0, idle};
 	volatile bool ok = false;
 
-	call.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	call.deadline = TimestampTzPlusMilliseconds(neon_clock(), timeout_ms);
 	*rows = NIL;
 	PG_TRY();
 	{

@@ -12,22 +12,12 @@
 #include "postgres.h"
 
 #include <poll.h>
-#include <time.h>
 
+#include "neon_clock.h"
 #include "peer.h"
 
 #define MIN_BACKOFF_MS	100
 #define MAX_BACKOFF_MS	2000
-
-uint64
-boottime_ms(void)
-{
-	struct timespec ts;
-
-	if (clock_gettime(CLOCK_BOOTTIME, &ts) != 0)
-		elog(FATAL, "could not read the clock: %m");
-	return (uint64) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
 
 void
 peer_close(Peer *peer)
@@ -67,7 +57,7 @@ peer_fail(Peer *peer, const char *why)
 	set_problem(peer, why);
 	peer_close(peer);
 	peer->backoff_ms = Min(Max(peer->backoff_ms * 2, MIN_BACKOFF_MS), MAX_BACKOFF_MS);
-	peer->next_connect = boottime_ms() + peer->backoff_ms;
+	peer->next_connect = neon_boottime_ms() + peer->backoff_ms;
 }
 
 static PeerEvent
@@ -90,7 +80,7 @@ fail_connection(Peer *peer)
 void
 peer_connect(Peer *peer, const char *const *keywords, const char *const *values, int timeout_ms)
 {
-	uint64		now = boottime_ms();
+	uint64		now = neon_boottime_ms();
 
 	if (peer->state != PEER_CLOSED || now < peer->next_connect)
 		return;
@@ -107,7 +97,7 @@ static void
 sent(Peer *peer, int ok, int timeout_ms)
 {
 	peer->state = PEER_BUSY;
-	peer->deadline = boottime_ms() + timeout_ms;
+	peer->deadline = neon_boottime_ms() + timeout_ms;
 	peer->unflushed = true;
 	if (!ok)
 		peer->deadline = 0;
@@ -154,7 +144,7 @@ drive_connecting(Peer *peer)
 		peer->state = PEER_IDLE;
 		return PEER_CONNECTED;
 	}
-	return boottime_ms() >= peer->deadline ? fail(peer, "connection timed out") : PEER_NOTHING;
+	return neon_boottime_ms() >= peer->deadline ? fail(peer, "connection timed out") : PEER_NOTHING;
 }
 
 /* Sends and receives what can be sent and received; false if it is broken. */
@@ -194,7 +184,7 @@ drive_busy(Peer *peer, PGresult **result)
 		PQclear(peer->result);
 		peer->result = next;
 	}
-	return boottime_ms() >= peer->deadline ? fail(peer, "no answer in time") : PEER_NOTHING;
+	return neon_boottime_ms() >= peer->deadline ? fail(peer, "no answer in time") : PEER_NOTHING;
 }
 
 void

@@ -5,7 +5,7 @@
  *
  * The coordinator has one to each safekeeper and one to the pageserver, and
  * drives all of them in one loop: peer_drive after every wait, whatever the
- * wait was ended by.  One query at a time; times are those of boottime_ms().
+ * wait was ended by.  One query at a time; times are those of neon_boottime_ms().
  *
  *-------------------------------------------------------------------------
  */
@@ -43,9 +43,6 @@ typedef struct Peer
 	bool		unflushed;		/* part of a query is still to be sent */
 	char		problem[256];	/* why it failed last, on one line */
 } Peer;
-
-/* Milliseconds since the machine was started, also those it slept. */
-extern uint64 boottime_ms(void);
 
 /*
  * Begins to connect, if the peer is closed and its back-off is over.  The

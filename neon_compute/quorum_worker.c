@@ -20,6 +20,7 @@
 #include "coordinator.h"
 #include "lease.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "peer.h"
 #include "pgstat.h"
 #include "quorum.h"
@@ -587,7 +588,7 @@ send_commit(Link *link, uint64 now)
 	psprintf("%X/%X", LSN_FORMAT_ARGS(lsn)), psprintf("%d", neon_read_lease)};
 
 	/* the lease counts from before the member can have granted it */
-	link->sent_at = boottime_ms();
+	link->sent_at = neon_boottime_ms();
 	link->sent_lsn = lsn;
 	link->sent_lease_ms = neon_read_lease;
 	link->request = REQUEST_COMMIT;
@@ -844,7 +845,7 @@ static void
 wait_for_anything(void)
 {
 	bool		quiet;
-	long		timeout = sleep_time(boottime_ms(), &quiet);
+	long		timeout = sleep_time(neon_boottime_ms(), &quiet);
 	WaitEventSet *set = CreateWaitEventSet(CurrentMemoryContext, own.members.n + 3);
 	WaitEvent	event;
 
@@ -871,12 +872,12 @@ quorum_worker_main(void)
 	memset(&own, 0, sizeof(own));
 	own.context = AllocSetContextCreate(TopMemoryContext, "neon quorum", ALLOCSET_DEFAULT_SIZES);
 	own.generation = quorum_applied_generation();
-	own.started_at = boottime_ms();
+	own.started_at = neon_boottime_ms();
 	MemoryContextSwitchTo(own.context);
 	adopt_settings();
 	for (;;)
 	{
-		uint64		now = boottime_ms();
+		uint64		now = neon_boottime_ms();
 
 		MemoryContextReset(own.context);
 		if (coordinator_check_signals())

@@ -22,6 +22,7 @@
 #include "libpq-fe.h"
 #include "miscadmin.h"
 #include "neon.h"
+#include "neon_clock.h"
 #include "pgstat.h"
 #include "postmaster/startup.h"
 #include "reference.h"
@@ -203,7 +204,7 @@ leave(bool result)
 static long
 remaining_ms(TimestampTz deadline)
 {
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+	return TimestampDifferenceMilliseconds(neon_clock(), deadline);
 }
 
 /* With interrupts held off by the caller this does nothing, and waiting goes on. */
@@ -395,7 +396,7 @@ start_streaming(void)
 static bool
 connect_stream(TimestampTz deadline)
 {
-	TimestampTz attempt = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+	TimestampTz attempt = TimestampTzPlusMilliseconds(neon_clock(),
 													  CONNECT_TIMEOUT_MS);
 
 	deadline = Min(deadline, attempt);

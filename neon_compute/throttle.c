@@ -22,6 +22,7 @@
 #include "coordinator.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "pageserver.h"
 #include "pgstat.h"
 #include "quorum.h"
@@ -95,7 +96,7 @@ report_lag(uint64 unflushed, XLogRecPtr flush)
 static void
 wait_for_storage(void)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), neon_fetch_timeout);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(), neon_fetch_timeout);
 
 	/* what lies in WAL buffers is sent to nobody, and nothing else may flush it */
 	if (XactLastRecEnd != InvalidXLogRecPtr)
@@ -108,7 +109,7 @@ wait_for_storage(void)
 		if (unflushed <= limit_bytes())
 			return;
 		CHECK_FOR_INTERRUPTS();
-		if (GetCurrentTimestamp() >= deadline)
+		if (neon_clock() >= deadline)
 			report_lag(unflushed, flush);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 POLL_INTERVAL_MS, PG_WAIT_EXTENSION);

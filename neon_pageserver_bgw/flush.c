@@ -19,6 +19,7 @@
 #include "crashnote.h"
 #include "flushimage.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "nodes/pg_list.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
@@ -198,7 +199,7 @@ log_layer(const FlushState *state, const ManifestFile *file, uint32 nkeys, Times
 					" versions, %u images, " UINT64_FORMAT " bytes in %ld ms",
 					neon_id_format(&state->tl->id.timeline, hex),
 					LSN_FORMAT_ARGS(file->lsn_hi), nkeys, file->entries, state->nimages,
-					file->bytes, TimestampDifferenceMilliseconds(start, GetCurrentTimestamp()))));
+					file->bytes, TimestampDifferenceMilliseconds(start, neon_clock()))));
 }
 
 static void
@@ -208,7 +209,7 @@ write_layer(Timeline *tl)
 	FlushState	state = {0};
 	ManifestFile file;
 	FlushKey   *keys;
-	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz start = neon_clock();
 	uint32		n;
 
 	keys = sorted_keys(&s->frozen, &n);
@@ -353,10 +354,10 @@ finish_frozen(Timeline *tl)
 bool
 store_wait_for_flusher(TimelineShared *s, int timeout_ms)
 {
-	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	TimestampTz end = TimestampTzPlusMilliseconds(neon_clock(), timeout_ms);
 
 	ConditionVariablePrepareToSleep(&s->flush_cv);
-	while (s->flusher_pid != 0 && GetCurrentTimestamp() < end)
+	while (s->flusher_pid != 0 && neon_clock() < end)
 		(void) ConditionVariableTimedSleep(&s->flush_cv, WAIT_STEP_MS, PG_WAIT_EXTENSION);
 	ConditionVariableCancelSleep();
 	return s->flusher_pid == 0;

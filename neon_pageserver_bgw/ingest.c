@@ -22,6 +22,7 @@
 #include "ingest_private.h"
 #include "miscadmin.h"
 #include "neon_bootrec.h"
+#include "neon_clock.h"
 #include "neon_testpoint.h"
 #include "neon_walindex.h"
 #include "utils/memutils.h"
@@ -558,7 +559,7 @@ ingest_stored_wal(Ingest *ingest)
 	TimelineWriter writer;
 	WalCursor  *cursor;
 	XLogRecPtr	start = ingest->control.lsn;
-	TimestampTz began = GetCurrentTimestamp();
+	TimestampTz began = neon_clock();
 	uint64		count = 0;
 
 	timeline_get_writer(tl, &writer);
@@ -586,7 +587,7 @@ ingest_stored_wal(Ingest *ingest)
 				(errmsg("indexed " UINT64_FORMAT " stored WAL records (%.1f MB) up to %X/%X in %ld ms",
 						count, (ingest->control.lsn - start) / 1048576.0,
 						LSN_FORMAT_ARGS(ingest->control.lsn),
-						TimestampDifferenceMilliseconds(began, GetCurrentTimestamp()))));
+						TimestampDifferenceMilliseconds(began, neon_clock()))));
 }
 
 /* ---- for other processes than the worker ---- */
@@ -663,14 +664,14 @@ recover_as_owner(Timeline *tl)
 void
 ingest_catch_up(Timeline *tl)
 {
-	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), OWNERSHIP_TIMEOUT_MS);
+	TimestampTz end = TimestampTzPlusMilliseconds(neon_clock(), OWNERSHIP_TIMEOUT_MS);
 
 	while (!ingest_is_recovered(tl))
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (timeline_acquire_ownership(tl, false, 200))
 			recover_as_owner(tl);
-		else if (GetCurrentTimestamp() > end)
+		else if (neon_clock() > end)
 			ereport(ERROR,
 					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 					 errmsg("stored WAL of the timeline has not been indexed yet"),

@@ -16,6 +16,7 @@
 #include "ingestworker.h"
 #include "miscadmin.h"
 #include "neon_bootrec.h"
+#include "neon_clock.h"
 #include "neon_library.h"
 #include "neon_receive.h"
 #include "pgstat.h"
@@ -71,9 +72,10 @@ typedef struct Worker
 	XLogRecPtr	reported;		/* flush position told last */
 	bool		reply_requested;
 	bool		pinged;			/* asked for an answer after a long silence */
+	TimestampTz last_message;	/* by the wall clock; the others in neon_clock() */
+	TimestampTz last_heard;		/* the same */
 	TimestampTz last_sync;
 	TimestampTz last_reply;
-	TimestampTz last_message;
 	TimestampTz last_wal;
 	TimestampTz last_look;		/* at the other members, or WAL came since */
 	long		look_after;		/* ms from then until they are asked */
@@ -130,14 +132,21 @@ send_reply(Worker *w, bool request_reply)
 	if (!receiver_reply(w->receiver, w->received, w->reported, request_reply, &problem))
 		return fail(w, problem);
 	w->reply_requested = false;
-	w->last_reply = GetCurrentTimestamp();
+	w->last_reply = neon_clock();
 	return true;
 }
 
 static long
 ms_since(TimestampTz then)
 {
-	return TimestampDifferenceMilliseconds(then, GetCurrentTimestamp());
+	return TimestampDifferenceMilliseconds(then, neon_clock());
+}
+
+static void
+note_message(Worker *w)
+{
+	w->last_message = GetCurrentTimestamp();
+	w->last_heard = neon_clock();
 }
 
 /* Called while the store is busy for long: the source must not think that we are gone. */
@@ -149,7 +158,7 @@ keep_alive(void *arg)
 
 	if (w->receiver == NULL || ms_since(w->last_reply) < ALIVE_INTERVAL_MS)
 		return;
-	w->last_reply = GetCurrentTimestamp();
+	w->last_reply = neon_clock();
 	/* a failure is seen by who uses the connection next */
 	if (!receiver_reply(w->receiver, w->received, w->reported, false, &problem))
 		pfree(problem);
@@ -169,7 +178,7 @@ sync_wal(Worker *w)
 	if (timeline_flush_lsn(w->tl) < end)
 		timeline_set_flush_lsn(w->tl, end);
 	w->reported = end;
-	w->last_sync = GetCurrentTimestamp();
+	w->last_sync = neon_clock();
 	source_report(w->row, true, w->received, w->reported, w->last_message);
 }
 
@@ -221,7 +230,7 @@ receive_batch(Worker *w, bool *idle)
 		}
 		if (result == RECEIVER_ENDED)
 			return fail(w, pchomp(message.problem));
-		w->last_message = GetCurrentTimestamp();
+		note_message(w);
 		w->pinged = false;
 		if (result == RECEIVER_KEEPALIVE)
 			w->reply_requested = w->reply_requested || message.reply_requested;
@@ -229,8 +238,8 @@ receive_batch(Worker *w, bool *idle)
 			return false;
 		else
 		{
-			w->last_wal = w->last_message;
-			w->last_look = w->last_message;
+			w->last_wal = w->last_heard;
+			w->last_look = w->last_heard;
 			w->look_after = FIRST_LOOK_MS;
 		}
 	}
@@ -318,7 +327,7 @@ flush_if_due(Worker *w)
 
 	if (!wanted && ms_since(w->last_housekeeping) < HOUSEKEEPING_MS)
 		return;
-	w->last_housekeeping = GetCurrentTimestamp();
+	w->last_housekeeping = neon_clock();
 	ingest_flush(w->ingest, wanted ? INGEST_FLUSH_BEGIN : INGEST_FLUSH_IF_DUE);
 }
 
@@ -326,7 +335,7 @@ flush_if_due(Worker *w)
 static bool
 check_silence(Worker *w)
 {
-	long		silent = ms_since(w->last_message);
+	long		silent = ms_since(w->last_heard);
 	long		limit = ingest_source_timeout;
 
 	/* there are others */
@@ -354,7 +363,7 @@ look_around(Worker *w)
 		return true;
 	if (source_has_more(w->tl, &w->target, w->received))
 		return fail(w, "another safekeeper has more WAL");
-	w->last_look = GetCurrentTimestamp();
+	w->last_look = neon_clock();
 	w->look_after = Min(w->look_after * 2, LONGEST_LOOK_MS);
 	if (ms_since(w->last_wal) >= IDLE_END_MS)
 		source_forget_if_unnamed(w->row, IDLE_END_MS);
@@ -398,9 +407,9 @@ open_stream(Worker *w, int turn)
 	w->pinged = false;
 	w->progress = false;
 	w->last_sync = 0;
-	w->last_message = GetCurrentTimestamp();
-	w->last_wal = w->last_message;
-	w->last_look = w->last_message;
+	note_message(w);
+	w->last_wal = w->last_heard;
+	w->last_look = w->last_heard;
 	w->look_after = FIRST_LOOK_MS;
 	/* it outlives the reset of the loop's memory */
 	old = MemoryContextSwitchTo(TopMemoryContext);
@@ -489,7 +498,7 @@ report_problem(Worker *w)
 		ereport(LOG,
 				(errmsg("receiving WAL stopped at %X/%X: %s",
 						LSN_FORMAT_ARGS(ingest_state(w->ingest)->lsn), w->problem)));
-		w->last_problem_logged = GetCurrentTimestamp();
+		w->last_problem_logged = neon_clock();
 	}
 	source_report_error(w->row, w->problem);
 	if (w->last_problem)
@@ -582,10 +591,10 @@ run_worker(Worker *w)
 static void
 pause_after_failures(int row)
 {
-	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), source_failure_pause(row));
+	TimestampTz end = TimestampTzPlusMilliseconds(neon_clock(), source_failure_pause(row));
 	long		left;
 
-	while ((left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end)) > 0 &&
+	while ((left = TimestampDifferenceMilliseconds(neon_clock(), end)) > 0 &&
 		   source_generation(row) != 0)
 	{
 		pause_worker(left);

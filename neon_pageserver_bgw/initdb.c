@@ -22,6 +22,7 @@
 #include "lib/stringinfo.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "pgstat.h"
 #include "port.h"
 #include "storage/ipc.h"
@@ -144,7 +145,7 @@ child_wait_event(Child *child, TimestampTz deadline, const char *program)
 						  100, PG_WAIT_EXTENSION) & WL_LATCH_SET)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
-	if (GetCurrentTimestamp() > deadline)
+	if (neon_clock() > deadline)
 		ereport(ERROR,
 				(errcode(ERRCODE_QUERY_CANCELED),
 				 errmsg("program \"%s\" did not finish in time", program)));
@@ -250,7 +251,7 @@ run_program(char *const argv[], const char *input, const char *what)
 {
 	Child		child = {0, -1};
 	StringInfoData output;
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CHILD_TIMEOUT_MS);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(), CHILD_TIMEOUT_MS);
 	int			status = 0;
 
 	initStringInfo(&output);

@@ -19,6 +19,7 @@
 
 #include "access/xlog_internal.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "pgstat.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
@@ -514,7 +515,7 @@ fail_for_timeout(void)
 static bool
 exchange(int *culprit)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), redo_timeout);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(), redo_timeout);
 
 	while (batch->answering < batch->ntodo)
 	{
@@ -539,7 +540,7 @@ exchange(int *culprit)
 		}
 		if (!progress)
 		{
-			long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+			long		left = TimestampDifferenceMilliseconds(neon_clock(), deadline);
 
 			if (left <= 0)
 			{

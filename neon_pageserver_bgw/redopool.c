@@ -17,6 +17,7 @@
 
 #include "access/xlog_internal.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -135,7 +136,7 @@ start_waiting(void)
 		return;
 	me->ticket = ++redo_pool->last_ticket;
 	me->has_reservation = false;
-	me->since = GetCurrentTimestamp();
+	me->since = neon_clock();
 	redo_pool->nwaiting++;
 }
 
@@ -167,7 +168,7 @@ elder_waits(void)
 
 	if (redo_pool->nwaiting == (my_ticket != 0 ? 1 : 0))
 		return false;
-	now = GetCurrentTimestamp();
+	now = neon_clock();
 	for (i = 0; i < max_procs(); i++)
 	{
 		RedoWaiter *w = &redo_pool->waiters[i];
@@ -184,7 +185,7 @@ static void
 set_state(RedoSlot *slot, RedoSlotState state)
 {
 	slot->state = state;
-	slot->changed = GetCurrentTimestamp();
+	slot->changed = neon_clock();
 }
 
 /*
@@ -308,7 +309,7 @@ wait_for_lease(const NeonId *tenant, TimestampTz deadline)
 		LWLockRelease(&redo_pool->lock);
 		if (slot >= 0)
 			break;
-		if (GetCurrentTimestamp() >= deadline)
+		if (neon_clock() >= deadline)
 			report_no_child();
 		ConditionVariableTimedSleep(&redo_pool->changed, WAIT_STEP_MS, PG_WAIT_EXTENSION);
 	}
@@ -334,7 +335,7 @@ redopool_lease(const NeonId *tenant, RedoLease *lease)
 	LWLockRelease(&redo_pool->lock);
 	if (slot < 0)
 	{
-		deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), redo_timeout);
+		deadline = TimestampTzPlusMilliseconds(neon_clock(), redo_timeout);
 		PG_TRY();
 		{
 			slot = wait_for_lease(tenant, deadline);

@@ -48,7 +48,7 @@ typedef struct RedoSlot
 	pid_t		client;			/* the last leaseholder: the child may still have
 								 * its connection */
 	uint64		reserved;		/* ticket of the waiter it is for, else 0 */
-	TimestampTz changed;		/* of state */
+	TimestampTz changed;		/* of state, in neon_clock() */
 } RedoSlot;
 
 /* A backend that waits for a child; indexed by pgprocno. */

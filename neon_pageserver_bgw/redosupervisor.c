@@ -32,6 +32,7 @@
 #include "common/file_utils.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "neon_library.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -336,7 +337,7 @@ note_start_failure(int slot, const char *why)
 	int			delay = Min(START_DELAY_MS << Min(child->failures, 16), MAX_START_DELAY_MS);
 
 	child->failures++;
-	child->not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
+	child->not_before = TimestampTzPlusMilliseconds(neon_clock(), delay);
 	LWLockAcquire(&redo_pool->lock, LW_EXCLUSIVE);
 	strlcpy(redo_pool->failure, why, sizeof(redo_pool->failure));
 	redo_pool->stats.failed_starts++;
@@ -393,7 +394,7 @@ start_child(int slot)
 	}
 	child->control = pair[0];
 	child->killed = child->ready = false;
-	child->started = GetCurrentTimestamp();
+	child->started = neon_clock();
 	publish_start(slot);
 }
 
@@ -431,10 +432,10 @@ log_death(int slot, int status)
 		ereport(WIFEXITED(status) ? DEBUG1 : LOG,
 				(errmsg("WAL redo process %d (PID %d) ended: %s", slot, (int) child->pid, why)));
 		child->not_before =
-			TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+			TimestampTzPlusMilliseconds(neon_clock(),
 										Min(DEATH_DELAY_MS << Min(child->failures, 16),
 											MAX_DEATH_DELAY_MS));
-		if (TimestampDifferenceExceeds(child->started, GetCurrentTimestamp(), HEALTHY_MS))
+		if (TimestampDifferenceExceeds(child->started, neon_clock(), HEALTHY_MS))
 			child->failures = 0;
 		else
 			child->failures++;
@@ -480,7 +481,7 @@ listen_to_child(int slot)
 		child->ready = true;
 		LWLockAcquire(&redo_pool->lock, LW_EXCLUSIVE);
 		redo_pool->slots[slot].state = REDO_SLOT_IDLE;
-		redo_pool->slots[slot].changed = GetCurrentTimestamp();
+		redo_pool->slots[slot].changed = neon_clock();
 		redo_pool->failure[0] = '\0';
 		LWLockRelease(&redo_pool->lock);
 		ConditionVariableBroadcast(&redo_pool->changed);
@@ -522,7 +523,7 @@ tend_slot(int slot)
 {
 	Child	   *child = &children[slot];
 	RedoSlotState state;
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = neon_clock();
 
 	LWLockAcquire(&redo_pool->lock, LW_EXCLUSIVE);
 	if (redo_pool->slots[slot].state == REDO_SLOT_RETIRED && child->pid == 0)
@@ -557,7 +558,7 @@ handle_sigchld(SIGNAL_ARGS)
 static long
 time_to_next(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = neon_clock();
 	long		least = -1;
 	int			i;
 

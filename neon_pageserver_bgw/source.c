@@ -15,6 +15,7 @@
 #include "ingestworker.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "neon_receive.h"
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"
@@ -254,7 +255,7 @@ target_is(const SourceRow *row, SourceKind kind, uint32 term, char **conninfo, i
 static bool
 needs_worker(SourceRow *row)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = neon_clock();
 
 	if (row->worker == WORKER_RUNNING)
 		return false;
@@ -292,7 +293,7 @@ source_set(Timeline *tl, SourceKind kind, uint32 term, char **conninfo, int ncon
 		set_target(row, kind, term, conninfo, nconninfo);
 	else if (row->worker_latch)
 		SetLatch(row->worker_latch);
-	row->named_at = GetCurrentTimestamp();
+	row->named_at = neon_clock();
 	order = needs_worker(row);
 	index = row - table->row;
 	LWLockRelease(&table->lock);
@@ -405,7 +406,7 @@ detach(int code, Datum arg)
 		row->worker_latch = NULL;
 		row->connected = false;
 		row->worker = code == 0 ? WORKER_NONE : WORKER_STARTING;
-		row->worker_since = GetCurrentTimestamp();
+		row->worker_since = neon_clock();
 		if (code == 0)
 			set_target(row, SOURCE_COMPUTE, 0, NULL, 0);
 		else
@@ -507,7 +508,7 @@ source_forget_if_unnamed(int index, int idle_ms)
 	SourceRow  *row = &table->row[index];
 
 	LWLockAcquire(&table->lock, LW_EXCLUSIVE);
-	if (TimestampDifferenceExceeds(row->named_at, GetCurrentTimestamp(), idle_ms))
+	if (TimestampDifferenceExceeds(row->named_at, neon_clock(), idle_ms))
 		set_target(row, SOURCE_COMPUTE, 0, NULL, 0);
 	LWLockRelease(&table->lock);
 }

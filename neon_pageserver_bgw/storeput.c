@@ -11,6 +11,7 @@
 #include "crashnote.h"
 #include "init.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "store_private.h"
@@ -72,7 +73,7 @@ store_tick(void)
 	CHECK_FOR_INTERRUPTS();
 	if (tick_function == NULL)
 		return;
-	now = GetCurrentTimestamp();
+	now = neon_clock();
 	if (now >= last && now - last < 100 * 1000)
 		return;
 	last = now;
@@ -150,7 +151,7 @@ make_room(Timeline *tl, bool in_record, TimestampTz start)
 {
 	TimelineShared *s = tl->shared;
 	TimelineShared *other = largest_other(s);
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = neon_clock();
 	bool		patient = !TimestampDifferenceExceeds(start, now, ROOM_PATIENCE_MS);
 
 	if (store_flush_frozen(tl))
@@ -197,7 +198,7 @@ lock_with_room(Timeline *tl, const StorePut *puts, int nputs, bool in_record)
 			return;
 		LWLockRelease(&tl->shared->index_lock);
 		if (waiting_since == 0)
-			waiting_since = GetCurrentTimestamp();
+			waiting_since = neon_clock();
 		make_room(tl, in_record, waiting_since);
 	}
 }
@@ -213,7 +214,7 @@ put_versions(Timeline *tl, XLogRecPtr start, XLogRecPtr end, const StorePut *put
 		openlayer_add(&s->open, start, end, &puts[i]);
 	LWLockRelease(&s->index_lock);
 	if (s->opened_at == 0)
-		s->opened_at = GetCurrentTimestamp();
+		s->opened_at = neon_clock();
 }
 
 void
@@ -293,6 +294,6 @@ store_flush_due(Timeline *tl)
 	if (is_due(tl, 1) || pg_atomic_read_u32(&s->flush_wanted) != 0)
 		return true;
 	return s->opened_at != 0 &&
-		TimestampDifferenceExceeds(s->opened_at, GetCurrentTimestamp(),
+		TimestampDifferenceExceeds(s->opened_at, neon_clock(),
 								   store_checkpoint_timeout * 1000);
 }

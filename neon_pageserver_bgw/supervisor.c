@@ -13,6 +13,7 @@
 #include "crashnote.h"
 #include "init.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "neon_durable.h"
 #include "neon_library.h"
 #include "pgstat.h"
@@ -292,7 +293,7 @@ drop_stale_points(Timeline *tl)
 static void
 load_all(void)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz start = neon_clock();
 	int			n = 0;
 
 	for_each_id(TENANTS_DIR, load_tenant_cb, NULL);
@@ -305,7 +306,7 @@ load_all(void)
 	timeline_registry_loaded();
 	ereport(LOG,
 			(errmsg("opened %d timelines in %ld ms", n,
-					TimestampDifferenceMilliseconds(start, GetCurrentTimestamp()))));
+					TimestampDifferenceMilliseconds(start, neon_clock()))));
 }
 
 /* ---- idle work ---- */
@@ -326,7 +327,7 @@ flush_idle(Timeline *tl, void *arg)
 	if (timeline_state(tl) != TIMELINE_ACTIVE || s->owner_pid != 0 || opened_at == 0)
 		return;
 	if (pg_atomic_read_u32(&s->flush_wanted) == 0 &&
-		!TimestampDifferenceExceeds(opened_at, GetCurrentTimestamp(), IDLE_FLUSH_AGE_MS))
+		!TimestampDifferenceExceeds(opened_at, neon_clock(), IDLE_FLUSH_AGE_MS))
 		return;
 	if (!timeline_acquire_ownership(tl, false, 0))
 		return;

@@ -11,6 +11,7 @@
 #include "funcapi.h"
 #include "ingest_private.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "neon_receive.h"
 #include "pgstat.h"
 #include "source.h"
@@ -114,7 +115,7 @@ checkpoint_as_owner(Ingest *ingest, void *arg)
 static bool
 checkpoint_by_worker(Timeline *tl, XLogRecPtr target)
 {
-	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CHECKPOINT_WAIT_MS);
+	TimestampTz end = TimestampTzPlusMilliseconds(neon_clock(), CHECKPOINT_WAIT_MS);
 
 	while (timeline_disk_consistent_lsn(tl) < target)
 	{
@@ -123,7 +124,7 @@ checkpoint_by_worker(Timeline *tl, XLogRecPtr target)
 			return false;
 		/* what has been frozen is written here, so that its error is ours */
 		(void) store_flush_frozen(tl);
-		if (GetCurrentTimestamp() > end)
+		if (neon_clock() > end)
 			ereport(ERROR,
 					(errcode(ERRCODE_QUERY_CANCELED),
 					 errmsg("the timeline's worker did not write a layer in time")));

@@ -14,6 +14,7 @@
 
 #include "init.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -162,7 +163,7 @@ timeline_registry_loaded(void)
 static void
 wait_until_loaded(void)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz start = neon_clock();
 
 	if (registry == NULL)
 		ereport(ERROR,
@@ -174,7 +175,7 @@ wait_until_loaded(void)
 	while (!timeline_registry_is_loaded())
 	{
 		(void) ConditionVariableTimedSleep(&registry->loaded_cv, 1000, PG_WAIT_EXTENSION);
-		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), LOAD_TIMEOUT_MS))
+		if (TimestampDifferenceExceeds(start, neon_clock(), LOAD_TIMEOUT_MS))
 		{
 			ConditionVariableCancelSleep();
 			ereport(ERROR,
@@ -659,14 +660,14 @@ timeline_wait_lsn(Timeline *tl, XLogRecPtr lsn, int timeout_ms)
 
 	if (timeline_last_record_lsn(tl) >= lsn)
 		return true;
-	end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	end = TimestampTzPlusMilliseconds(neon_clock(), timeout_ms);
 	pg_atomic_fetch_add_u32(&s->lsn_waiters, 1);
 	PG_TRY();
 	{
 		ConditionVariablePrepareToSleep(&s->lsn_cv);
 		while (!(reached = timeline_last_record_lsn(tl) >= lsn))
 		{
-			long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+			long		left = TimestampDifferenceMilliseconds(neon_clock(), end);
 
 			if (left <= 0)
 				break;
@@ -761,7 +762,7 @@ drop_unpublished(Timeline *tl)
 bool
 timeline_acquire_ownership(Timeline *tl, bool ask_to_stop, int timeout_ms)
 {
-	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	TimestampTz end = TimestampTzPlusMilliseconds(neon_clock(), timeout_ms);
 	bool		got;
 
 	timeline_check(tl);
@@ -775,7 +776,7 @@ timeline_acquire_ownership(Timeline *tl, bool ask_to_stop, int timeout_ms)
 	ConditionVariablePrepareToSleep(&tl->shared->owner_cv);
 	while (!(got = try_acquire(tl, ask_to_stop)))
 	{
-		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+		long		left = TimestampDifferenceMilliseconds(neon_clock(), end);
 
 		if (left <= 0)
 			break;

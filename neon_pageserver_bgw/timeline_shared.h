@@ -62,7 +62,7 @@ struct TimelineShared
 	uint32		frozen_term;	/* 0: unchanged */
 	XLogRecPtr	frozen_boot_record_end;
 	ConditionVariable flush_cv; /* flusher_pid became 0 */
-	TimestampTz opened_at;		/* first put since the last flush, 0: none */
+	TimestampTz opened_at;		/* first put since the last flush, in neon_clock(); 0: none */
 
 	ConditionVariable lsn_cv;	/* last_record_lsn moved */
 	pg_atomic_uint32 lsn_waiters;

@@ -17,6 +17,7 @@
 #include "election.h"
 #include "fetch.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "neon_testpoint.h"
 #include "peers.h"
 #include "storage/condition_variable.h"
@@ -432,7 +433,7 @@ copy_is_over(SkTimeline *tl, uint32 term, XLogRecPtr x)
 void
 sk_copy_to_x(SkTimeline *tl, uint32 term, XLogRecPtr x, const char *donor, int timeout_ms)
 {
-	uint64		deadline = sk_clock_ms() + timeout_ms;
+	uint64		deadline = neon_boottime_ms() + timeout_ms;
 
 	if (copy_is_over(tl, term, x))
 		return;
@@ -440,7 +441,7 @@ sk_copy_to_x(SkTimeline *tl, uint32 term, XLogRecPtr x, const char *donor, int t
 		receiver_check_conninfo(donor, RECEIVER_CONNINFO_SIZE);
 	receivers_order_copy(tl, term, x, donor);
 	ConditionVariablePrepareToSleep(&tl->shared->flush_cv);
-	while (!copy_is_over(tl, term, x) && sk_clock_ms() < deadline)
+	while (!copy_is_over(tl, term, x) && neon_boottime_ms() < deadline)
 		(void) ConditionVariableTimedSleep(&tl->shared->flush_cv, LOOK_MS, PG_WAIT_EXTENSION);
 	ConditionVariableCancelSleep();
 }

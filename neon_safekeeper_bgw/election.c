@@ -9,6 +9,7 @@
 
 #include "election.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "skwal.h"
 
 /* An opened timeline under its operation lock, as every decision needs it. */
@@ -207,7 +208,7 @@ static bool
 grant_lease(SkTimeline *tl, uint32 term, uint32 lease_ms)
 {
 	SkShared   *s = tl->shared;
-	uint64		now = sk_clock_ms();
+	uint64		now = neon_boottime_ms();
 	const SkTerm *last;
 	bool		granted;
 

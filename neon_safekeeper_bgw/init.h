@@ -13,7 +13,7 @@ extern void sktable_define_gucs(void);
 extern Size sktable_shmem_size(void);
 extern void sktable_shmem_init(void);
 
-extern uint64 sktable_started_ms(void); /* sk_clock_ms() at the start of the instance */
+extern uint64 sktable_started_ms(void); /* neon_boottime_ms() at the start of the instance */
 
 /* skwal.c */
 extern void skwal_define_gucs(void);

@@ -13,6 +13,7 @@
 
 #include "access/xact.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "neon_testpoint.h"
 #include "pgstat.h"
 #include "skwal.h"
@@ -372,7 +373,7 @@ static void
 become_writer(SkTimeline *tl, uint32 term, const char *source)
 {
 	SkShared   *s = tl->shared;
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = neon_clock();
 
 	SpinLockAcquire(&s->mutex);
 	s->writer_pid = MyProcPid;
@@ -454,7 +455,7 @@ bool
 sk_advance_flush(SkTimeline *tl, XLogRecPtr lsn)
 {
 	SkShared   *s = tl->shared;
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = neon_clock();
 	bool		ok;
 
 	SpinLockAcquire(&s->mutex);

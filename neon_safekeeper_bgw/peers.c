@@ -18,6 +18,7 @@
 
 #include "election.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "neon_library.h"
 #include "neon_receive.h"
 #include "peers.h"
@@ -151,7 +152,7 @@ peers_conninfo(const SkMember *member, char *buf)
 static long
 ms_since(uint64 then)
 {
-	return (long) (sk_clock_ms() - then);
+	return (long) (neon_boottime_ms() - then);
 }
 
 /* ---- links ---- */
@@ -178,7 +179,7 @@ static void
 set_state(PeerLink *link, LinkState state)
 {
 	link->state = state;
-	link->since = sk_clock_ms();
+	link->since = neon_boottime_ms();
 }
 
 static void
@@ -243,7 +244,7 @@ need_members(const SkMemberSet *set, SkTimeline *tl, uint64 generation)
 		if (neon_id_equal(&set->member[i].node, sk_node()))
 			continue;
 		link = find_link(&set->member[i]);
-		link->needed_at = sk_clock_ms();
+		link->needed_at = neon_boottime_ms();
 		if (tl == NULL || link->tenants.data == NULL)
 			continue;
 		appendStringInfo(&link->tenants, "%s%s", link->tenants.len ? "," : "",
@@ -357,7 +358,7 @@ fill_peer(PGresult *result, int row, const PeerLink *link, SkPeer *peer)
 	peer->commit_lsn = lsn_field(result, row, 7);
 	peer->wal_start = lsn_field(result, row, 8);
 	peer->counts = PQgetvalue(result, row, 9)[0] == 't';
-	peer->at = GetCurrentTimestamp();
+	peer->at = neon_clock();
 }
 
 /*
@@ -600,7 +601,7 @@ close_timeline(SkTimeline *tl, void *arg)
 static void
 close_all_timelines(void)
 {
-	uint64		start = sk_clock_ms();
+	uint64		start = neon_boottime_ms();
 	int			writers;
 
 	do
@@ -658,7 +659,7 @@ wal_peers_main(Datum arg)
 		if (last_round == 0 || take_ask_now() || ms_since(last_round) >= peer_interval)
 		{
 			MemoryContextReset(context);
-			last_round = sk_clock_ms();
+			last_round = neon_boottime_ms();
 			begin_round();
 		}
 		wait_for_links(Max(1, peer_interval - ms_since(last_round)));

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "pgstat.h"
 #include "table.h"
 #include "utils/timestamp.h"
@@ -99,7 +100,7 @@ fill_positions(SkShared *s, uint64 now, SkPositions *p)
 void
 sk_get_positions(SkTimeline *tl, SkPositions *p)
 {
-	uint64		now = sk_clock_ms();
+	uint64		now = neon_boottime_ms();
 
 	SpinLockAcquire(&tl->shared->mutex);
 	fill_positions(tl->shared, now, p);
@@ -233,7 +234,7 @@ sk_note_peer(SkTimeline *tl, const SkPeer *peer)
 	SkPeer		noted = *peer;
 
 	if (noted.at == 0)
-		noted.at = GetCurrentTimestamp();
+		noted.at = neon_clock();
 	SpinLockAcquire(&tl->shared->mutex);
 	*peer_place(tl->shared, &peer->node) = noted;
 	SpinLockRelease(&tl->shared->mutex);
@@ -258,7 +259,7 @@ void
 sk_note_pageserver(SkTimeline *tl, const SkPageserver *ps)
 {
 	SkPageserver *p = &tl->shared->pageserver;
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = neon_clock();
 
 	SpinLockAcquire(&tl->shared->mutex);
 	p->received_lsn = Max(p->received_lsn, ps->received_lsn);
@@ -271,7 +272,7 @@ sk_note_pageserver(SkTimeline *tl, const SkPageserver *ps)
 void
 sk_note_copy(SkTimeline *tl, XLogRecPtr lsn)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = neon_clock();
 
 	SpinLockAcquire(&tl->shared->mutex);
 	tl->shared->copied_lsn = lsn;
@@ -282,7 +283,7 @@ sk_note_copy(SkTimeline *tl, XLogRecPtr lsn)
 XLogRecPtr
 sk_copied_lsn(SkTimeline *tl, int within_ms)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = neon_clock();
 	TimestampTz at;
 	XLogRecPtr	lsn;
 
@@ -296,7 +297,7 @@ sk_copied_lsn(SkTimeline *tl, int within_ms)
 void
 sk_note_active(SkTimeline *tl)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = neon_clock();
 
 	SpinLockAcquire(&tl->shared->mutex);
 	tl->shared->active_at = now;
@@ -314,7 +315,7 @@ sk_recently_active(SkTimeline *tl)
 	pid = tl->shared->writer_pid;
 	SpinLockRelease(&tl->shared->mutex);
 	return pid != 0 ||
-		(at != 0 && !TimestampDifferenceExceeds(at, GetCurrentTimestamp(), ACTIVE_MS));
+		(at != 0 && !TimestampDifferenceExceeds(at, neon_clock(), ACTIVE_MS));
 }
 
 void
@@ -339,13 +340,13 @@ sk_set_problem(SkTimeline *tl, const char *text)
 static long
 left_ms(TimestampTz deadline)
 {
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+	return TimestampDifferenceMilliseconds(neon_clock(), deadline);
 }
 
 bool
 sk_wait_commit(SkTimeline *tl, XLogRecPtr lsn, int timeout_ms)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(), timeout_ms);
 	bool		reached;
 
 	ConditionVariablePrepareToSleep(&tl->shared->commit_cv);
@@ -364,7 +365,7 @@ sk_wait_commit(SkTimeline *tl, XLogRecPtr lsn, int timeout_ms)
 bool
 sk_wait_flush(SkTimeline *tl, XLogRecPtr lsn, int timeout_ms)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(), timeout_ms);
 	SkPositions p;
 
 	ConditionVariablePrepareToSleep(&tl->shared->flush_cv);

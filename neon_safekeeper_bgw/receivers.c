@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "neon_library.h"
 #include "peers.h"
 #include "port/atomics.h"
@@ -193,7 +194,7 @@ give_order(ReceiverRow *row, const ReceiverOrder *add)
 static bool
 needs_worker(ReceiverRow *row)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = neon_clock();
 
 	if (row->worker == WORKER_RUNNING)
 		return false;
@@ -317,7 +318,7 @@ detach(int code, Datum arg)
 		row->worker_pid = 0;
 		row->worker_latch = NULL;
 		row->worker = WORKER_STARTING;
-		row->worker_since = GetCurrentTimestamp();
+		row->worker_since = neon_clock();
 	}
 	LWLockRelease(&table->lock);
 }

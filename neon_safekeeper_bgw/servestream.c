@@ -13,13 +13,13 @@
  */
 #include "postgres.h"
 
-#include <time.h>
 
 #include "access/xlog_internal.h"
 #include "libpq/libpq.h"
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
 #include "neon_clientmsg.h"
+#include "neon_clock.h"
 #include "pgstat.h"
 #include "replication/walsender.h"
 #include "replication/walsender_private.h"
@@ -58,15 +58,10 @@ typedef struct Stream
 	char		progress[64];	/* shown by ps */
 } Stream;
 
-/* Of a clock that only runs on. */
 static int64
 monotonic_ms(void)
 {
-	struct timespec now;
-
-	if (clock_gettime(CLOCK_MONOTONIC, &now) != 0)
-		elog(ERROR, "could not read the clock: %m");
-	return (int64) now.tv_sec * 1000 + now.tv_nsec / 1000000;
+	return neon_clock() / 1000;
 }
 
 /* ---- what is sent ---- */
@@ -220,7 +215,7 @@ note_pageserver(Stream *s, XLogRecPtr written, XLogRecPtr flushed, XLogRecPtr ap
 	ps.received_lsn = believable(s, written);
 	ps.disk_lsn = believable(s, flushed);
 	ps.remote_lsn = believable(s, applied);
-	ps.at = GetCurrentTimestamp();
+	ps.at = neon_clock();
 	sk_note_pageserver(s->tl, &ps);
 	/* peers are told of active timelines only, and have WAL to remove */
 	if (skpageserver_durable(&ps) > skpageserver_durable(&p.pageserver))

@@ -16,6 +16,7 @@
 #include "fetch.h"
 #include "miscadmin.h"
 #include "neon_bootrec.h"
+#include "neon_clock.h"
 #include "neon_members.h"
 #include "neon_testpoint.h"
 #include "neon_walcursor.h"
@@ -93,7 +94,7 @@ typedef struct Stream
 	bool		pinged;
 	bool		disk_full;
 	WaitEventSet *events;		/* what a new message, order or promise sets */
-	uint64		last_reply;		/* sk_clock_ms(), as the next */
+	uint64		last_reply;		/* neon_boottime_ms(), as the next */
 	uint64		last_message;
 } Stream;
 
@@ -101,7 +102,7 @@ typedef struct Stream
 static long
 ms_since(uint64 then)
 {
-	return (long) (sk_clock_ms() - then);
+	return (long) (neon_boottime_ms() - then);
 }
 
 /* R2, R11: no position is told that a promise might not know of. */
@@ -115,7 +116,7 @@ reply(Stream *s, bool request_reply, char **problem)
 						problem))
 		return false;
 	s->reply_requested = false;
-	s->last_reply = sk_clock_ms();
+	s->last_reply = neon_boottime_ms();
 	return true;
 }
 
@@ -161,7 +162,7 @@ take_batch(Stream *s, bool *idle, char **problem)
 			*problem = pchomp(message.problem);
 			return false;
 		}
-		s->last_message = sk_clock_ms();
+		s->last_message = neon_boottime_ms();
 		s->pinged = false;
 		if (result == RECEIVER_KEEPALIVE)
 			s->reply_requested = s->reply_requested || message.reply_requested;
@@ -195,7 +196,7 @@ check_disk(Stream *s)
 	else
 	{
 		sk_set_problem(s->writer->tl, "");
-		s->last_message = sk_clock_ms();
+		s->last_message = neon_boottime_ms();
 		ereport(LOG, (errmsg("WAL is taken again, because there is space on the disk")));
 	}
 }
@@ -295,7 +296,7 @@ fetch_stream(Fetch *f, Receiver *receiver, WalWriter *writer, XLogRecPtr stop_at
 	char	   *problem = NULL;
 
 	s.events = stream_events(receiver);
-	s.last_message = sk_clock_ms();
+	s.last_message = neon_boottime_ms();
 	MemoryContextSwitchTo(loop_context);
 	while (!fetch_interrupted(f))
 	{
@@ -632,7 +633,7 @@ report_problem(Fetch *f, Attempts *a)
 		ereport(LOG,
 				(errmsg("receiving WAL stopped at %X/%X: %s", LSN_FORMAT_ARGS(at), problem)));
 		strlcpy(a->last_problem, problem, sizeof(a->last_problem));
-		a->last_logged = sk_clock_ms();
+		a->last_logged = neon_boottime_ms();
 	}
 	if (a->invalid_times == SUSPECT_AFTER)
 		ereport(LOG,
@@ -647,7 +648,7 @@ worth_another_attempt(Fetch *f, Attempts *a)
 	report_problem(f, a);
 	if (f->progress || a->failing_since == 0)
 	{
-		a->failing_since = sk_clock_ms();
+		a->failing_since = neon_boottime_ms();
 		a->pause_ms = FIRST_PAUSE_MS;
 	}
 	f->progress = false;

@@ -10,10 +10,10 @@
 #include "postgres.h"
 
 #include <dirent.h>
-#include <time.h>
 
 #include "init.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "neon_durable.h"
 #include "node.h"
 #include "skwal.h"
@@ -95,20 +95,11 @@ sktable_shmem_init(void)
 	LWLockRegisterTranche(tranche, "neon_safekeeper_timelines");
 	LWLockInitialize(&registry->lock, tranche);
 	LWLockInitialize(&registry->change_lock, tranche);
-	registry->started_ms = sk_clock_ms();
+	registry->started_ms = neon_boottime_ms();
 	registry->nslots = max_timelines;
 	registry->slot = (SkShared *) ((char *) registry + keys);
 	for (int i = 0; i < max_timelines; i++)
 		init_slot(&registry->slot[i]);
-}
-
-uint64
-sk_clock_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_BOOTTIME, &ts);
-	return (uint64) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
 uint64

@@ -57,7 +57,7 @@ typedef struct SkPeer
 	XLogRecPtr	commit_lsn;
 	XLogRecPtr	wal_start;
 	bool		counts;			/* R9, as the peer says */
-	TimestampTz at;				/* when it was heard; 0: never */
+	TimestampTz at;				/* when it was heard, in neon_clock(); 0: never */
 } SkPeer;
 
 #define SK_MAX_PEERS	(2 * SK_MAX_MEMBERS)
@@ -68,7 +68,7 @@ typedef struct SkPageserver
 	XLogRecPtr	received_lsn;
 	XLogRecPtr	disk_lsn;		/* disk_consistent_lsn */
 	XLogRecPtr	remote_lsn;		/* remote_consistent_lsn */
-	TimestampTz at;
+	TimestampTz at;				/* the same */
 } SkPageserver;
 
 /* What it will never ask for again: 0 if that is not known. */
@@ -102,12 +102,12 @@ typedef struct SkShared
 	char		writer_source[SK_HOST_MAX]; /* "host:port" it receives from, or "" */
 
 	uint32		lease_term;
-	uint64		lease_until;	/* sk_clock_ms() when the last lease ends */
+	uint64		lease_until;	/* neon_boottime_ms() when the last lease ends */
 
 	SkPageserver pageserver;
 	SkPeer		peer[SK_MAX_PEERS];
 	XLogRecPtr	copied_lsn;		/* where a safekeeper that copies from here is */
-	TimestampTz copied_at;		/* and when it said so; 0: never */
+	TimestampTz copied_at;		/* and when it said so, in neon_clock(); 0: never */
 	XLogRecPtr	keep_from;		/* retention: WAL below this may go */
 	char		retained_by[SK_HOST_MAX];	/* what holds it there */
 	TimestampTz active_at;		/* of the last request or write; see sk_note_active */
@@ -188,9 +188,6 @@ extern SkStatus sk_status(SkTimeline *tl);
 
 /* errdetail() with the state that every refusal carries. */
 extern int	sk_errdetail_state(SkTimeline *tl);
-
-/* Milliseconds of CLOCK_BOOTTIME. */
-extern uint64 sk_clock_ms(void);
 
 /* ---- guards: ereport(ERROR) with the state as DETAIL ---- */
 

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "neon_clock.h"
 #include "neon_testpoint.h"
 #include "walwriter.h"
 
@@ -22,7 +23,7 @@ walwriter_begin(WalWriter *w, SkTimeline *tl, uint32 term, const char *source)
 	w->received = w->flushed;
 	w->synced = w->flushed;
 	w->refreshed = w->flushed;
-	w->last_refresh = sk_clock_ms();
+	w->last_refresh = neon_boottime_ms();
 	w->reader = skreader_open(tl, w->flushed);
 }
 
@@ -45,7 +46,7 @@ void
 walwriter_refresh(WalWriter *w)
 {
 	uint32		segsize = w->tl->wal_segment_size;
-	uint64		now = sk_clock_ms();
+	uint64		now = neon_boottime_ms();
 
 	if (w->refreshed / segsize == w->flushed / segsize &&
 		now - w->last_refresh < REFRESH_MS)

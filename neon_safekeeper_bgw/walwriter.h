@@ -22,7 +22,7 @@ typedef struct WalWriter
 	XLogRecPtr	synced;			/* end of those that are durable */
 	XLogRecPtr	flushed;		/* end of the last whole record of these */
 	XLogRecPtr	refreshed;		/* flushed at the last refresh of the state file */
-	uint64		last_refresh;	/* sk_clock_ms() */
+	uint64		last_refresh;	/* neon_boottime_ms() */
 } WalWriter;
 
 /* Takes the right to write (sk_begin_write) and goes on at flush_lsn. */
