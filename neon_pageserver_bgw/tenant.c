@@ -215,6 +215,11 @@ check_job(TenantJob *job)
 {
 	char		hex[NEON_ID_HEXLEN + 1];
 
+	if (neon_id_is_zero(&job->tenant))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid tenant id: all of its digits are 0"),
+				 errhint("Pass NULL to have an id made.")));
 	if (neon_id_is_zero(&job->timeline))
 		job->timeline = generate_id();
 	if (job->new_tenant && tenant_exists(&job->tenant))

@@ -40,6 +40,7 @@ SELECT neon_pageserver.lease_lsn(:'tenant', :'main', :'start_lsn', '1 hour') > n
 -- refusals
 SELECT neon_pageserver.tenant_create(:'tenant');
 SELECT neon_pageserver.tenant_create('not an id');
+SELECT neon_pageserver.tenant_create(repeat('0', 32));
 SELECT neon_pageserver.tenant_create(NULL, '{"segsize": 5}');
 SELECT neon_pageserver.tenant_create(NULL, '{"checksums": "perhaps"}');
 SELECT neon_pageserver.tenant_create(NULL, '{"nonsense": 1}');

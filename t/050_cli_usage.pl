@@ -42,6 +42,7 @@ my @usage = (
 	[ [ 'init', '--safekeepers', '2' ], qr/2 is no number of safekeepers/, qr/1, 3 or 5/ ],
 	[ [ 'stop', '-m', 'smart' ], qr/invalid value "smart"/ ],
 	[ [ 'tenant', 'create', '--tenant-id', 'abc' ], qr/invalid value "abc"/, qr/32 hexadecimal/ ],
+	[ [ 'tenant', 'create', '--tenant-id', $id ], qr/invalid value "0{32}"/, qr/not all/ ],
 	[ [ 'tenant', 'delete' ], qr/needs ID/ ],
 	[ [ 'timeline', 'rename', 'a' ], qr/needs OLD NEW/ ],
 	[ [ 'timeline', 'branch', '--ancestor-start-lsn', '16F9A00' ], qr/invalid value "16F9A00"/, qr{0/16F9A00} ],

@@ -37,7 +37,17 @@ $t->neon_fails([ 'endpoint', 'config', 'main', 'fsync=off' ], qr/fsync.*cannot b
 $t->neon_fails([ 'endpoint', 'config', 'main', 'port=1' ], qr/port.*cannot be changed/, qr/--port/, 'the port');
 $t->neon_fails([ 'endpoint', 'config', 'main', 'wal_level=minimal' ], qr/wal_level=minimal/, qr/logical/, 'a value that a compute refuses');
 $t->neon_fails([ 'endpoint', 'config', 'main', 'work_mem' ], qr/no setting/, qr/name=value/, 'no value');
-like($t->neon('endpoint', 'config', 'main'), qr/maintenance_work_mem +17MB\n cluster_name +it's mine$/m, 'shown');
+$t->neon_fails([ 'endpoint', 'config', 'main', "$_=auto_explain, nosuchlib" ], qr/"nosuchlib" of $_ is not installed/, qr/as before/, "$_ of a library that is not there")
+  for qw(shared_preload_libraries session_preload_libraries);
+$t->neon_fails([ 'endpoint', 'config', 'main', 'local_preload_libraries=auto_explain' ], qr/"auto_explain" of local/, qr/as before/, 'a library that not every user may load');
+$t->neon_fails([ 'endpoint', 'config', 'main', $_->[0] ], $_->[1], $_->[2], "endpoint config $_->[0]")
+  for [ 'neon.fetch_timeout=banana', qr/invalid value.*"banana"/, qr/30s/ ], [ 'neon.max_unflushed_wal=0', qr/invalid value/, qr/1MB/ ],
+  [ 'neon.fetch_timeot=5s', qr/no setting "neon.fetch_timeot"/, qr/settings.md/ ], [ 'recovery_target_lsn=0/1', qr/cannot be changed/, qr/./ ],
+  [ 'max_replication_slots=0', qr/cannot run with max_replication_slots=0/, qr/10/ ];
+$t->neon('endpoint', 'config', 'main', 'neon.max_ingest_lag=100000000000', 'neon.fetch_timeout=1min', 'neon.max_unflushed_wal=1.5GB', 'neon.read_lease=0.5s');
+$t->neon('endpoint', 'config', 'main', map { "neon.$_=" } qw(max_ingest_lag fetch_timeout max_unflushed_wal read_lease));
+$t->neon_fails([ 'endpoint', 'config', 'main', 'work_mem=9MB', 'fsync=off' ], qr/fsync/, qr/./, 'one of two settings cannot be');
+like($t->neon('endpoint', 'config', 'main'), qr/VALUE *\n maintenance_work_mem +17MB\n cluster_name +it's mine$/m, 'shown');
 open my $hba, '>>', $t->dir . '/endpoints/main/conf/pg_hba.conf' or die;
 print $hba "# mine\n";
 close $hba;
@@ -61,6 +71,20 @@ $t->neon_fails([ 'endpoint', 'restart', 'main' ], qr/did not start: could not lo
 like($t->neon('endpoint', 'logs', 'main'), qr/invalid connection type "nonsense".*FATAL:  could not load/s, 'the log says more');
 write_hba($rules);
 $t->endpoint_start('main');
+
+my $conf = $t->dir . '/endpoints/main/conf/postgresql.conf';
+my $settings = slurp($conf);
+for my $case ([ "session_preload_libraries = 'nosuchlib'", qr/"nosuchlib" of session/ ], [ 'maintenance_work_mem = much', qr/not valid: invalid value.*much/ ])
+{
+	open my $f, '>>', $conf or die;
+	print $f "$case->[0]\n";
+	close $f;
+	$t->neon_fails([ 'endpoint', 'restart', 'main' ], $case->[1], qr/conf"/, "restart with $case->[0]");
+	is(count('main'), 10, 'has stopped nothing');
+	open $f, '>', $conf or die;
+	print $f $settings;
+	close $f;
+}
 
 # ---- kill -9, drain, missing directories ----
 

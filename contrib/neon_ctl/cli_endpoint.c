@@ -364,6 +364,8 @@ start_endpoint(const Invocation *inv, const char *name, const char *reboot_of, b
 		lock_release(lock);
 		return EXIT_OK;
 	}
+	if (ep.exists)
+		conf_check(&ep, false);
 	conn = ps_connect();
 	choose_branch(inv, conn, &ep, &tl, moved);
 	choose_kind(inv, &ep);
@@ -532,6 +534,8 @@ cmd_endpoint_restart(Invocation *inv)
 	ServerInfo	info;
 	int			lock;
 
+	endpoint_load_existing(&ep, inv->arg[0]);
+	conf_check(&ep, true);
 	(void) end_supervisor(inv->arg[0]);
 	lock = endpoint_lock(inv->arg[0], NULL);
 	endpoint_load_existing(&ep, inv->arg[0]);

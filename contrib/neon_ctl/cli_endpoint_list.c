@@ -147,32 +147,41 @@ cmd_endpoint_logs(Invocation *inv)
 	return EXIT_OK;
 }
 
+/* "name=value", or "name=" to take it away. */
+static Setting
+parse_setting(const char *arg)
+{
+	Setting		result;
+	char	   *name = pg_strdup(arg);
+	char	   *equals = strchr(name, '=');
+
+	if (equals == NULL || equals == name)
+		die(EXIT_USAGE, "Give it as name=value; name= takes the setting away.",
+			"\"%s\" is no setting", arg);
+	*equals++ = '\0';
+	if (strpbrk(equals, "\r\n") != NULL)
+		die(EXIT_USAGE, "Give it in one line.", "the value of \"%s\" has a line break", name);
+	result.name = name;
+	result.value = *equals != '\0' ? equals : NULL;
+	return result;
+}
+
 int
 cmd_endpoint_config(Invocation *inv)
 {
 	int			lock = endpoint_lock(inv->arg[0], NULL);
+	Setting		settings[MAX_ARGUMENTS];
 	Endpoint	ep;
 	ServerInfo	info;
 
 	endpoint_load_existing(&ep, inv->arg[0]);
 	for (int i = 1; i < inv->nargs; i++)
-	{
-		char	   *name = pg_strdup(inv->arg[i]);
-		char	   *equals = strchr(name, '=');
-
-		if (equals == NULL || equals == name)
-			die(EXIT_USAGE, "Give it as name=value; name= takes the setting away.",
-				"\"%s\" is no setting", inv->arg[i]);
-		*equals++ = '\0';
-		if (strpbrk(equals, "\r\n") != NULL)
-			die(EXIT_USAGE, "Give it in one line.", "the value of \"%s\" has a line break", name);
-		conf_set(&ep, name, *equals != '\0' ? equals : NULL);
-		free(name);
-	}
+		settings[i - 1] = parse_setting(inv->arg[i]);
 	if (inv->nargs == 1)
 		conf_print(&ep);
 	else
 	{
+		conf_set(&ep, settings, inv->nargs - 1);
 		server_info(endpoint_path(&ep, "pgdata"), &info);
 		say("Settings of endpoint %s changed%s", ep.name,
 			info.state == SERVER_RUNNING ? "; they apply at its next start" : "");

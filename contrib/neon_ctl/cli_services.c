@@ -75,7 +75,7 @@ chosen_instances(const Invocation *inv, bool safekeepers, Instance *chosen)
 	int			found = 0;
 
 	if (safekeepers && n == 1)
-		die(EXIT_GENERAL, "Make a state directory with safekeepers by \"neon init\".",
+		die(EXIT_GENERAL, "Laptop mode has none; \"neon safekeeper add\" makes the first ones.",
 			"\"%s\" has no safekeepers", repo.dir);
 	for (int i = 0; i < n; i++)
 	{

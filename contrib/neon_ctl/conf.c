@@ -30,14 +30,6 @@
 #define INCLUDE_NEON_CONF	"include_if_exists = 'neon.conf'\n"
 #define NEON_CONF_HEAD		"# Written by neon at each start; do not change it.\n"
 
-/* Set by neon itself; not by endpoint config. */
-static const char *const guarded[] = {
-	"archive_mode", "config_file", "data_directory", "external_pid_file", "fsync", "hba_file",
-	"hot_standby", "ident_file", "max_slot_wal_keep_size", "neon.conf_dir", "neon.endpoint_id",
-	"neon.config_generation", "neon.pageserver_connstring", "neon.safekeeper_connstring",
-	"neon.safekeepers", "neon.storage_conninfo", "neon.tenant_id", "neon.timeline_id", "port", "restart_after_crash", "unix_socket_directories", NULL
-};
-
 /* ---- the files ---- */
 
 static void
@@ -208,34 +200,6 @@ conf_restore_auto(const Endpoint *ep, const char *pgdata)
 
 /* ---- endpoint config ---- */
 
-static void
-check_setting_name(const char *name)
-{
-	size_t		len = strlen(name);
-
-	if (len == 0 || len > 63 ||
-		strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.") != len)
-		die(EXIT_USAGE, "Give it as name=value.", "\"%s\" is no name of a setting", name);
-	for (int i = 0; guarded[i] != NULL; i++)
-	{
-		if (pg_strcasecmp(name, guarded[i]) == 0)
-			die(EXIT_USAGE,
-				strcmp(guarded[i], "port") == 0 ?
-				"Use \"neon endpoint start NAME --port PORT\"." : "Leave it as it is.",
-				"setting \"%s\" is made by neon and cannot be changed", guarded[i]);
-	}
-}
-
-/* The one value that the server takes, but not a compute. */
-static void
-check_wal_level(const char *name, const char *value)
-{
-	if (pg_strcasecmp(name, "wal_level") == 0 && value != NULL &&
-		pg_strcasecmp(value, "minimal") == 0)
-		die(EXIT_USAGE, "Use \"replica\" or \"logical\".",
-			"an endpoint cannot run with wal_level=minimal: its WAL is what is stored");
-}
-
 /* Does the line set that name? */
 static bool
 line_sets(const char *line, const char *name)
@@ -260,13 +224,14 @@ conf_append_setting(PQExpBuffer buf, const char *name, const char *value)
 
 /*
  * Asks the server for the value that a setting has by the files (and by
- * pgdata's postgresql.auto.conf); false if it finds errors in them, then
- * value has its message.
+ * pgdata's postgresql.auto.conf) and by extra, a name=value or NULL; false if
+ * it finds errors in them, then value has its message.
  */
 static bool
-ask_server(const Endpoint *ep, const char *pgdata, const char *name, PQExpBuffer value)
+ask_server(const Endpoint *ep, const char *pgdata, const char *extra, const char *name,
+		   PQExpBuffer value)
 {
-	const char *argv[10];
+	const char *argv[12];
 	int			n = 0;
 
 	argv[n++] = pg_strdup(pg_program("postgres"));
@@ -274,6 +239,11 @@ ask_server(const Endpoint *ep, const char *pgdata, const char *name, PQExpBuffer
 	argv[n++] = pg_strdup(pgdata);
 	argv[n++] = "-c";
 	argv[n++] = pg_strdup(strf("config_file=%s", endpoint_path(ep, "conf/postgresql.conf")));
+	if (extra != NULL)
+	{
+		argv[n++] = "-c";
+		argv[n++] = extra;
+	}
 	argv[n++] = "-C";
 	argv[n++] = name;
 	argv[n] = NULL;
@@ -283,6 +253,12 @@ ask_server(const Endpoint *ep, const char *pgdata, const char *name, PQExpBuffer
 	if (value->len > 0 && value->data[value->len - 1] == '\n')
 		value->data[--value->len] = '\0';
 	return true;
+}
+
+bool
+conf_ask_server(const Endpoint *ep, const char *extra, const char *name, PQExpBuffer value)
+{
+	return ask_server(ep, endpoint_path(ep, "conf"), extra, name, value);
 }
 
 /* The first message of the server's output. */
@@ -300,46 +276,153 @@ first_message(const char *output)
 	return strf("%s", line);
 }
 
+/* Can the setting be different from its default?  Includes may hold anything. */
+static bool
+files_mention(const Endpoint *ep, const char *name)
+{
+	static const char *const files[] = {"postgresql.conf", "settings.conf", "postgresql.auto.conf", NULL};
+	bool		found = false;
+
+	for (int i = 0; files[i] != NULL && !found; i++)
+	{
+		char	   *data = read_small_file(endpoint_path(ep, strf("conf/%s", files[i])),
+										   CONF_LIMIT, NULL);
+		const char *p = data;
+		int			includes = (i == 0) ? -2 : 0;	/* settings.conf and neon.conf are ours */
+
+		for (; p != NULL && *p && !found; p++)
+		{
+			if (pg_strncasecmp(p, name, strlen(name)) == 0)
+				found = true;
+			if (pg_strncasecmp(p, "include", 7) == 0 && ++includes > 0)
+				found = true;
+		}
+		free(data);
+	}
+	return found;
+}
+
+static void pg_attribute_noreturn()
+die_of_files(const Endpoint *ep, const char *answer)
+{
+	die(EXIT_GENERAL, strf("Correct the files in \"%s\".", endpoint_path(ep, "conf")),
+		"the settings of endpoint \"%s\" are not valid: %s", ep->name, first_message(answer));
+}
+
+const char *
+conf_user_setting(const Endpoint *ep, const char *pgdata, const char *name, const char *otherwise)
+{
+	PQExpBufferData value;
+	const char *result;
+
+	if (!files_mention(ep, name))
+		return otherwise;
+	if (!ask_server(ep, pgdata, NULL, name, &value))
+		die_of_files(ep, value.data);
+	result = strf("%s", value.data);
+	termPQExpBuffer(&value);
+	return result;
+}
+
 void
-conf_set(const Endpoint *ep, const char *name, const char *value)
+conf_check(const Endpoint *ep, bool all_files)
+{
+	PQExpBufferData answer;
+	const char *missing;
+
+	if (all_files && !conf_ask_server(ep, NULL, "port", &answer))
+		die_of_files(ep, answer.data);
+	missing = conf_missing_library(ep);
+	if (missing != NULL)
+		die(EXIT_GENERAL,
+			strf("Install it, or take its name out of the setting (\"neon endpoint config %s\", files in \"%s\").",
+				 ep->name, endpoint_path(ep, "conf")),
+			"%s", missing);
+}
+
+/* The lines of settings.conf with these changes. */
+static void
+edit_settings(const char *old, const Setting *settings, int n, PQExpBuffer new)
+{
+	for (const char *line = old; line != NULL && *line != '\0';)
+	{
+		size_t		len = strcspn(line, "\n") + 1;
+		bool		stays = true;
+
+		len = strnlen(line, len);
+		for (int i = 0; i < n; i++)
+			stays = stays && !line_sets(line, settings[i].name);
+		if (stays)
+			appendBinaryPQExpBuffer(new, line, len);
+		line += len;
+	}
+	for (int i = 0; i < n; i++)
+	{
+		bool		last = true;
+
+		for (int j = i + 1; j < n; j++)
+			last = last && pg_strcasecmp(settings[i].name, settings[j].name) != 0;
+		if (last && settings[i].value != NULL)
+			conf_append_setting(new, settings[i].name, settings[i].value);
+	}
+	if (PQExpBufferBroken(new))
+		die_oom();
+}
+
+/* What the server would say to the files as they are now, these settings in them; NULL if nothing. */
+static const char *
+settings_problem(const Endpoint *ep, const Setting *settings, int n)
+{
+	const Setting *set = NULL;
+	const char *result = NULL;
+	bool		libraries = false;
+	PQExpBufferData answer;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (settings[i].value == NULL)
+			continue;
+		set = &settings[i];
+		libraries = libraries || conf_names_libraries(set->name);
+	}
+	/* Whatever is asked for, all the files are read. */
+	if (set != NULL && !conf_ask_server(ep, NULL, set->name, &answer))
+		result = strf("the server refuses %s: %s",
+					  n == 1 ? strf("%s=%s", set->name, set->value) : "these settings",
+					  first_message(answer.data));
+	else if (libraries)
+		result = conf_missing_library(ep);
+	return result;
+}
+
+void
+conf_set(const Endpoint *ep, const Setting *settings, int n)
 {
 	char		path[MAXPGPATH];
 	char	   *old;
+	const char *problem;
 	PQExpBufferData new;
-	PQExpBufferData answer;
 
-	check_setting_name(name);
-	if (safekeeper_count() > 0 && pg_strcasecmp(name, "synchronous_standby_names") == 0)
-		die(EXIT_USAGE, "Leave it as it is.",
-			"setting \"%s\" is made by neon and cannot be changed", "synchronous_standby_names");
-	check_wal_level(name, value);
+	for (int i = 0; i < n; i++)
+	{
+		conf_check_name(settings[i].name);
+		if (settings[i].value != NULL)
+			conf_check_value(ep, settings[i].name, settings[i].value);
+	}
 	make_path(path, "%s", endpoint_path(ep, "conf/settings.conf"));
 	old = read_small_file(path, CONF_LIMIT, NULL);
 	initPQExpBuffer(&new);
-	for (char *line = old; line != NULL && *line != '\0';)
-	{
-		size_t		len = strcspn(line, "\n") + 1;
-
-		if (!line_sets(line, name))
-			appendBinaryPQExpBuffer(&new, line, strnlen(line, len));
-		line += strnlen(line, len);
-	}
-	if (value != NULL)
-		conf_append_setting(&new, name, value);
-	if (PQExpBufferBroken(&new))
-		die_oom();
+	edit_settings(old, settings, n, &new);
 	write_file_durably(path, new.data, new.len);
-	if (!ask_server(ep, endpoint_path(ep, "conf"), name, &answer) && value != NULL)
+	termPQExpBuffer(&new);
+	problem = settings_problem(ep, settings, n);
+	if (problem != NULL)
 	{
 		/* back to what it was */
 		if (old != NULL)
 			write_file_durably(path, old, strlen(old));
-		die(EXIT_GENERAL, "The settings are as before.", "the server refuses %s=%s: %s",
-			name, value,
-			first_message(answer.data));
+		die(EXIT_GENERAL, "The settings are as before.", "%s", problem);
 	}
-	termPQExpBuffer(&answer);
-	termPQExpBuffer(&new);
 	free(old);
 }
 
@@ -421,56 +504,13 @@ add_setting(Args *args, const char *name, const char *value)
 	termPQExpBuffer(&buf);
 }
 
-/* Can the setting be different from its default?  Includes may hold anything. */
-static bool
-files_mention(const Endpoint *ep, const char *name)
-{
-	static const char *const files[] = {"postgresql.conf", "settings.conf", "postgresql.auto.conf", NULL};
-	bool		found = false;
-
-	for (int i = 0; files[i] != NULL && !found; i++)
-	{
-		char	   *data = read_small_file(endpoint_path(ep, strf("conf/%s", files[i])),
-										   CONF_LIMIT, NULL);
-		const char *p = data;
-		int			includes = (i == 0) ? -2 : 0;	/* settings.conf and neon.conf are ours */
-
-		for (; p != NULL && *p && !found; p++)
-		{
-			if (pg_strncasecmp(p, name, strlen(name)) == 0)
-				found = true;
-			if (pg_strncasecmp(p, "include", 7) == 0 && ++includes > 0)
-				found = true;
-		}
-		free(data);
-	}
-	return found;
-}
-
-/* The value by the files, or otherwise if they leave the default. */
-static const char *
-user_setting(const Endpoint *ep, const char *pgdata, const char *name, const char *otherwise)
-{
-	PQExpBufferData value;
-	const char *result;
-
-	if (!files_mention(ep, name))
-		return otherwise;
-	if (!ask_server(ep, pgdata, name, &value))
-		die(EXIT_GENERAL, strf("Correct the files in \"%s\".", endpoint_path(ep, "conf")),
-			"the settings of endpoint \"%s\" are not valid: %s", ep->name, first_message(value.data));
-	result = strf("%s", value.data);
-	termPQExpBuffer(&value);
-	return result;
-}
-
 /* pg_control demands that these are not lower than where the data was written. */
 static void
 add_raised(Args *args, const Endpoint *ep, const char *pgdata, const KvFile *boot,
 		   const char *name, const char *boot_key, int default_value)
 {
 	int			needed = (int) kv_get_int(boot, boot_key, 0);
-	int			have = atoi(user_setting(ep, pgdata, name, strf("%d", default_value)));
+	int			have = atoi(conf_user_setting(ep, pgdata, name, strf("%d", default_value)));
 
 	if (needed > have)
 		add_setting(args, name, strf("%d", needed));
@@ -479,20 +519,16 @@ add_raised(Args *args, const Endpoint *ep, const char *pgdata, const KvFile *boo
 static void
 add_libraries(Args *args, const Endpoint *ep, const char *pgdata)
 {
-	char	   *list = pg_strdup(user_setting(ep, pgdata, "shared_preload_libraries", ""));
+	char	   *list = pg_strdup(conf_user_setting(ep, pgdata, "shared_preload_libraries", ""));
+	char	   *rest = list;
+	char	   *item;
 	PQExpBufferData buf;
 
 	initPQExpBuffer(&buf);
 	appendPQExpBufferStr(&buf, "neon");
-	for (char *item = strtok(list, ","); item != NULL; item = strtok(NULL, ","))
+	while ((item = conf_next_library(&rest)) != NULL)
 	{
-		size_t		len;
-
-		item += strspn(item, " ");
-		len = strlen(item);
-		while (len > 0 && item[len - 1] == ' ')
-			item[--len] = '\0';
-		if (len > 0 && strcmp(item, "neon") != 0)
+		if (strcmp(item, "neon") != 0)
 			appendPQExpBuffer(&buf, ",%s", item);
 	}
 	if (PQExpBufferBroken(&buf))
@@ -505,7 +541,7 @@ add_libraries(Args *args, const Endpoint *ep, const char *pgdata)
 static void
 add_addresses(Args *args, const Endpoint *ep, const char *pgdata)
 {
-	const char *listen = user_setting(ep, pgdata, "listen_addresses", LOOPBACK);
+	const char *listen = conf_user_setting(ep, pgdata, "listen_addresses", LOOPBACK);
 	const char *dir = socket_directory(ep->port);
 
 	/* The pageserver comes by the loopback address. */
@@ -575,7 +611,7 @@ add_min_wal_size(Args *args, const Endpoint *ep, const char *pgdata, const KvFil
 
 	if (segment > DEFAULT_SEGMENT_SIZE)
 		add_setting(args, "min_wal_size",
-					user_setting(ep, pgdata, "min_wal_size",
+					conf_user_setting(ep, pgdata, "min_wal_size",
 								 strf("%dMB", (int) (segment / (1024 * 1024) * MIN_WAL_SEGMENTS))));
 }
 
@@ -594,7 +630,7 @@ conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot, bo
 	add_libraries(&args, ep, pgdata);
 	add_addresses(&args, ep, pgdata);
 	add_setting(&args, "fsync", in_quorum ? "off" : "on");
-	add_setting(&args, "full_page_writes", user_setting(ep, pgdata, "full_page_writes", "off"));
+	add_setting(&args, "full_page_writes", conf_user_setting(ep, pgdata, "full_page_writes", "off"));
 	add_setting(&args, "restart_after_crash", "off");
 	add_setting(&args, "max_slot_wal_keep_size", "-1");
 	add_raised(&args, ep, pgdata, boot, "max_connections", "max_connections", 100);

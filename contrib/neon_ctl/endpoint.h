@@ -75,9 +75,21 @@ extern const char *machine_boot_id(void);
 /* Makes conf/ with its files; what is there stays. */
 extern void conf_create(const Endpoint *ep);
 
-/* Lines of settings.conf: set, or remove if value is NULL; dies on a value that the server refuses. */
-extern void conf_set(const Endpoint *ep, const char *name, const char *value);
+typedef struct Setting
+{
+	const char *name;
+	const char *value;			/* NULL: take it away */
+} Setting;
+
+/* Lines of settings.conf: all of them, or, if the server would refuse one, dies and has changed nothing. */
+extern void conf_set(const Endpoint *ep, const Setting *settings, int n);
 extern void conf_print(const Endpoint *ep);
+
+/*
+ * Dies if a library that the files name is not there, and with all_files also
+ * if the server would refuse the files: before what runs is stopped.
+ */
+extern void conf_check(const Endpoint *ep, bool all_files);
 
 /* A line of a configuration file, the value in single quotes. */
 extern void conf_append_setting(PQExpBuffer buf, const char *name, const char *value);
@@ -100,6 +112,32 @@ extern const char **conf_command_line(const Endpoint *ep, const char *pgdata, co
  */
 struct Quorum;
 extern void conf_write_quorum(const Endpoint *ep, const struct Quorum *quorum, const char *boot_id);
+
+/* The value by the files and pgdata's postgresql.auto.conf, or otherwise if they leave the default. */
+extern const char *conf_user_setting(const Endpoint *ep, const char *pgdata, const char *name,
+									 const char *otherwise);
+
+/*
+ * Asks the server for the value that a setting has by the files and by extra,
+ * a name=value or NULL; false if it finds errors in them, then value has its
+ * message.
+ */
+extern bool conf_ask_server(const Endpoint *ep, const char *extra, const char *name, PQExpBuffer value);
+
+/* ---- confcheck.c ---- */
+
+/* Die if the user cannot set it, or not to that. */
+extern void conf_check_name(const char *name);
+extern void conf_check_value(const Endpoint *ep, const char *name, const char *value);
+
+/* Takes the next name out of a list of libraries, in place; NULL at its end. */
+extern char *conf_next_library(char **rest);
+
+/* Does the setting decide which libraries are loaded? */
+extern bool conf_names_libraries(const char *name);
+
+/* A library that the files make a server load and that is not there, as a message; NULL if there is none. */
+extern const char *conf_missing_library(const Endpoint *ep);
 
 /* ---- drain.c ---- */
 

@@ -143,7 +143,7 @@ check_value(const OptionDef *def, const char *value)
 	XLogRecPtr	lsn;
 	int			number;
 	bool		ok = true;
-	const char *form = "Give it a value.";
+	const char *form = "Give it a value, in one line.";
 
 	switch (def->kind)
 	{
@@ -165,8 +165,8 @@ check_value(const OptionDef *def, const char *value)
 			form = "An LSN has the form 0/16F9A00, and 0/0 is none.";
 			break;
 		case VALUE_ID:
-			ok = neon_id_parse(value, &id);
-			form = "An id is 32 hexadecimal digits.";
+			ok = neon_id_parse(value, &id) && !neon_id_is_zero(&id);
+			form = "An id is 32 hexadecimal digits, not all of them 0.";
 			break;
 		case VALUE_CHOICE:
 			ok = is_choice(def->value, value);
