@@ -1,10 +1,11 @@
-# The model of the WAL service within large bounds: an hour and up to 6 GB.
+# The models of the WAL service within large bounds: two hours and up to 6 GB.
 use strict;
 use warnings;
 use Test::More;
 use WalModel;
 
-sub large { WalModel->new(@_, -MEMLIM => 6000) }
+sub large { WalModel->new(@_, -MEMLIM => 6000, -optimize => 2) }
+sub change { large(model => 'reconf.pml', @_) }
 
 large(LAUNCHERS => 3, LENGTH => 2)->holds(hash_bits => 26, seconds => 1800);
 large(LAUNCHERS => 3, LENGTH => 1, TAIL => '')->holds(hash_bits => 26, seconds => 1200);
@@ -15,4 +16,17 @@ large(LAUNCHERS => 5, LENGTH => 2, REPLACED => '')->holds(hash_bits => 24);
 large(LAUNCHERS => 2, LENGTH => 1, MEMBERS => 5)->holds(hash_bits => 26, seconds => 1200);
 large(LAUNCHERS => 2, LENGTH => 2, MEMBERS => 5)->holds(hash_bits => 27, seconds => 900, bounded => 1);
 large(LAUNCHERS => 3, LENGTH => 2, TAIL => '')->holds(hash_bits => 27, seconds => 900, bounded => 1);
+
+# ---- the members change ----
+
+my $replace = change(LAUNCHERS => 2, LENGTH => 1);
+$replace->holds(hash_bits => 26, seconds => 1800);
+$replace->fails_without($_, hash_bits => 26, seconds => 600)
+  for qw(JOINTSTEP JOINTCOMMIT VOTEOLD VOTENEW VOTEGEN STRANGER COUNTGEN SENDERS ORDER AWARE OLDTERM POSITION FLOORS COMPUTEFLOOR LEARNTERM BOTHSETS);
+$replace->holds(without => $_, hash_bits => 26, seconds => 900, bounded => 1) for qw(FLOOR PROMISED LEARNPROMISE AWARENEW);
+change(LAUNCHERS => 2, LENGTH => 2, MEMBERS => 3, OLD => 1, NEW => 7)->holds(hash_bits => 26, seconds => 900);
+change(LAUNCHERS => 3, LENGTH => 2, MEMBERS => 2, OLD => 1, NEW => 2)->holds(hash_bits => 26, seconds => 900);
+# two changes, one after the other, and a third launcher
+change(LAUNCHERS => 3, LENGTH => 1, MEMBERS => 3, OLD => 1, NEW => 2, CHANGES => 2, THIRD => 4)->holds(hash_bits => 26, seconds => 900);
+change(LAUNCHERS => 3, LENGTH => 1)->holds(hash_bits => 27, seconds => 900, bounded => 1);
 done_testing();

@@ -1,7 +1,8 @@
-# WalModel: the model of the WAL service (contrib/wal_model/wal.pml), compiled
-# with some bounds, and run with or without one of its rules.
+# WalModel: a model of the WAL service (contrib/wal_model), compiled with some
+# bounds, and run with or without one of its rules.
 #
-#   my $model = WalModel->new(LAUNCHERS => 2, LENGTH => 2);
+#   my $model = WalModel->new(LAUNCHERS => 2, LENGTH => 2);	# of wal.pml
+#   my $change = WalModel->new(model => 'reconf.pml', CHANGES => 1);
 #   $model->holds('name'); $model->fails_without('NOPERSIST');
 package WalModel;
 
@@ -16,30 +17,33 @@ my $source = "$ENV{NEON_TEST_TOP}/contrib/wal_model";
 # Numbers of the rules, from the model itself.
 sub rules
 {
-	open my $f, '<', "$source/wal.pml" or die "wal.pml: $!";
-	return map { /^#define ([A-Z0-9]+)\s+(\d+)\s+\/\* (?:R|an entry|a cut|a member|no rule)/ ? ($1 => $2) : () } <$f>;
+	my ($model) = @_;
+	open my $f, '<', "$source/$model" or die "$model: $!";
+	my ($text) = join('', <$f>) =~ m{^(#define WITHOUT.*?)^/\* ---- the state}ms or die $model;
+	return $text =~ /^#define ([A-Z0-9]+)\s+(\d+)\s/mg;
 }
 
 my %left_out;
-sub never_left_out { my %rules = rules(); return grep { !$left_out{$_} } sort keys %rules }
+sub never_left_out { my ($model) = @_; my %rules = rules($model); return grep { !$left_out{$model}{$_} } sort keys %rules }
 
-# Options: bounds of the model; -NAME => value: for the compiler.
+# Options: model; bounds of the model; -NAME => value: for the compiler.
 sub new
 {
 	my ($class, %options) = @_;
+	my $model = delete $options{model} // 'wal.pml';
 	my %gcc = (SAFETY => '', NOREDUCE => '', HC4 => '', map { /^-(.*)/ ? ($1 => delete $options{$_}) : () } keys %options);
-	my $optimize = delete $gcc{optimize} // 1;
+	my $optimize = delete $gcc{optimize} // 0;
 	my $dir = File::Temp->newdir;
 	my $define = sub { my ($d) = @_; map { "-D$_" . ($d->{$_} ne '' ? "=$d->{$_}" : '') } sort keys %$d };
 	my $cwd = getcwd;
 	chdir "$dir" or die;
-	my $ok = system("spin @{[ $define->(\%options) ]} -a $source/wal.pml >spin.out 2>&1 && "
+	my $ok = system("spin @{[ $define->(\%options) ]} -a $source/$model >spin.out 2>&1 && "
 		  . "gcc -O$optimize -w @{[ $define->(\%gcc) ]} -o pan pan.c >gcc.out 2>&1") == 0;
 	diag(`cat spin.out gcc.out`) unless $ok;
 	chdir $cwd or die;
 	die "the model could not be compiled" unless $ok;
-	my $name = join ' ', map { lc($_) . ($options{$_} ne '' ? " $options{$_}" : '') } sort keys %options;
-	return bless { dir => $dir, name => $name, rules => { rules() } }, $class;
+	my $name = join ' ', $model eq 'wal.pml' ? () : $model, map { lc($_) . ($options{$_} ne '' ? " $options{$_}" : '') } sort keys %options;
+	return bless { dir => $dir, name => $name, model => $model, rules => { rules($model) } }, $class;
 }
 
 # { errors, states, assertion, complete } of a search.
@@ -48,7 +52,7 @@ sub search
 	my ($self, %o) = @_;
 	my $cwd = getcwd;
 	chdir "$self->{dir}" or die;
-	$left_out{ $o{without} // '' } = 1;
+	$left_out{ $self->{model} }{ $o{without} // '' } = 1;
 	local $ENV{WITHOUT} = $o{without} ? $self->{rules}{ $o{without} } // die $o{without} : 0;
 	my $out = `timeout -s INT @{[ $o{seconds} // 300 ]} ./pan -E -m20000 -w@{[ $o{hash_bits} // 22 ]} 2>&1`;
 	chdir $cwd or die;
@@ -87,7 +91,8 @@ sub holds
 	my ($self, %o) = @_;
 	my $r = $self->search(%o);
 	my $good = $r->{errors} == 0 && ($r->{complete} || $o{bounded}) && $r->{states} > 100;
-	ok($good, "$self->{name}: holds in $r->{states} states" . ($r->{complete} ? '' : ', not all of them')) or diag($r->{output});
+	my $idle = $o{without} ? " without $o{without}, which others imply" : '';
+	ok($good, "$self->{name}: holds$idle in $r->{states} states" . ($r->{complete} ? '' : ', not all of them')) or diag($r->{output});
 	return $good;
 }
 
