@@ -447,7 +447,13 @@ view_state(SkTimeline *tl, SkPositions *p, SkState *st)
 	if (p->status == SK_UNOPENED)
 	{
 		if (skstate_read(sk_path(tl, NULL, dir), st, &problem) != SK_STATE_OK)
-			return false;
+		{
+			/* opening it finds that it is damaged, and says so */
+			(void) sk_open_if_known(&tl->tenant, &tl->timeline);
+			sk_get_positions(tl, p);
+			sk_get_state(tl, st);
+			return true;
+		}
 		p->flush_lsn = InvalidXLogRecPtr;
 		p->promised = st->promised;
 		p->generation = st->config.generation;

@@ -4,7 +4,8 @@
  *	  Creating and deleting timelines on this safekeeper.
  *
  * A timeline exists when its state file does: everything else is made before
- * and removed after.
+ * and removed after, but for the name in known.c, which tells one that lost its
+ * files from one that never was.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,6 +13,7 @@
 
 #include "access/xlog_internal.h"
 #include "catalog/pg_control.h"
+#include "known.h"
 #include "manage.h"
 #include "neon_durable.h"
 #include "neon_testpoint.h"
@@ -176,11 +178,14 @@ sk_create(SkState *st, const char *head, size_t len)
 		{
 			complete_state(st, with_head);
 			make_files(st, head, len);
+			skknown_add(&st->tenant, &st->timeline);
+			NEON_TEST_POINT("create-known");
 			(void) sk_register(&st->tenant, &st->timeline);
 		}
 		sk_unlock_registry();
 		tl = sk_open(&st->tenant, &st->timeline);
 	}
+	sk_check_healthy(tl);
 	check_same(tl, st);
 }
 
@@ -247,6 +252,7 @@ delete_known(SkTimeline *tl, uint64 generation, bool force)
 	SpinLockRelease(&tl->shared->mutex);
 	sk_op_end(tl);
 	remove_files(tl);
+	skknown_remove(&tl->tenant, &tl->timeline);
 	skslot_forget_timeline(&tl->tenant, &tl->timeline);
 	sk_unregister(tl);
 	sk_unlock(tl);
@@ -266,5 +272,6 @@ sk_delete(const NeonId *tenant, const NeonId *timeline, uint64 generation, bool 
 	sk_lock_registry();
 	write_tombstone(tenant, timeline);
 	remove_files(&gone);
+	skknown_remove(tenant, timeline);
 	sk_unlock_registry();
 }

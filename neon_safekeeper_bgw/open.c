@@ -175,6 +175,7 @@ static char *
 judge_state(const SkState *st, const SkTimeline *tl)
 {
 	char		hex[NEON_ID_HEXLEN + 1];
+	char		wal[MAXPGPATH];
 
 	if (!neon_id_equal(&st->node, sk_node()))
 		return psprintf("The state file is that of node %s.", neon_id_format(&st->node, hex));
@@ -184,6 +185,8 @@ judge_state(const SkState *st, const SkTimeline *tl)
 	if (!IsValidWalSegSize(st->wal_segment_size) || st->history.n == 0 ||
 		st->commit_lsn < st->start_lsn || st->wal_start > st->commit_lsn)
 		return "The state file contradicts itself.";
+	if (!durable_exists(sk_path(tl, "wal", wal)))
+		return "The directory of its WAL is missing.";
 	return NULL;
 }
 

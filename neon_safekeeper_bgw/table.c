@@ -12,6 +12,7 @@
 #include <dirent.h>
 
 #include "init.h"
+#include "known.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
 #include "neon_durable.h"
@@ -217,6 +218,16 @@ foreach_id_entry(const char *path, EntryFunction f, void *arg)
 	FreeDir(dir);
 }
 
+static bool
+is_tombstone(const SkTimeline *tl)
+{
+	char		dir[MAXPGPATH];
+	SkState		st;
+	char	   *problem;
+
+	return skstate_read(sk_path(tl, NULL, dir), &st, &problem) == SK_STATE_OK && st.deleted;
+}
+
 /* A tombstone has no wal/, an unfinished creation no state: neither gets a slot. */
 static bool
 looks_alive(const char *dir)
@@ -231,19 +242,31 @@ looks_alive(const char *dir)
 }
 
 static void
+warn_not_served(const char *name)
+{
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("timeline \"%s\" is not served: all slots are in use", name),
+			 errhint("Increase neon_safekeeper.max_timelines and restart the server.")));
+}
+
+static void
 register_found(const char *path, const char *name, void *arg)
 {
+	const NeonId *tenant = arg;
 	NeonId		timeline;
 	char		dir[MAXPGPATH];
 
 	snprintf(dir, sizeof(dir), "%s/%s", path, name);
 	if (!neon_id_parse(name, &timeline) || !looks_alive(dir))
 		return;
-	if (take_slot((NeonId *) arg, &timeline) < 0)
-		ereport(WARNING,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("timeline \"%s\" is not served: all slots are in use", name),
-				 errhint("Increase neon_safekeeper.max_timelines and restart the server.")));
+	if (take_slot(tenant, &timeline) < 0)
+	{
+		warn_not_served(name);
+		return;
+	}
+	if (!skknown_has(tenant, &timeline))
+		skknown_add(tenant, &timeline);
 }
 
 static void
@@ -256,6 +279,32 @@ register_tenant(const char *path, const char *name, void *arg)
 		return;
 	snprintf(dir, sizeof(dir), "%s/%s/timelines", path, name);
 	foreach_id_entry(dir, register_found, &tenant);
+}
+
+/* What was here once is still a member that promised: without its files a damaged one. */
+static void
+register_known(const char *path, const char *name, void *arg)
+{
+	SkTimeline	tl = {.tenant = *(const NeonId *) arg};
+
+	if (!neon_id_parse(name, &tl.timeline) || slot_of(&tl.tenant, &tl.timeline) >= 0)
+		return;
+	if (is_tombstone(&tl))
+		skknown_remove(&tl.tenant, &tl.timeline);
+	else if (take_slot(&tl.tenant, &tl.timeline) < 0)
+		warn_not_served(name);
+}
+
+static void
+register_known_tenant(const char *path, const char *name, void *arg)
+{
+	NeonId		tenant;
+	char		dir[MAXPGPATH];
+
+	if (!neon_id_parse(name, &tenant))
+		return;
+	snprintf(dir, sizeof(dir), "%s/%s", path, name);
+	foreach_id_entry(dir, register_known, &tenant);
 }
 
 /* The first look at the registry in this life of the instance: names only. */
@@ -274,6 +323,7 @@ load_registry(void)
 	if (!registry->loaded)
 	{
 		foreach_id_entry(TENANTS_DIR, register_tenant, NULL);
+		foreach_id_entry(SKKNOWN_DIR, register_known_tenant, NULL);
 		registry->loaded = true;
 	}
 	LWLockRelease(&registry->lock);
@@ -370,11 +420,8 @@ static void
 check_tombstone(const NeonId *tenant, const NeonId *timeline)
 {
 	SkTimeline	tl = {.tenant = *tenant,.timeline = *timeline};
-	char		dir[MAXPGPATH];
-	SkState		st;
-	char	   *problem;
 
-	if (skstate_read(sk_path(&tl, NULL, dir), &st, &problem) == SK_STATE_OK && st.deleted)
+	if (is_tombstone(&tl))
 		report_deleted(timeline);
 }
 

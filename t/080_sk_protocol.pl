@@ -102,10 +102,27 @@ like($sk[1]->call_error('promise', 1, 9, "'x'"), qr/NS003.*DETAIL/s, 'does not v
 like($sk[1]->call_error('commit', 1, 2, "'$end_a'", 0), qr/NS003/, 'does not acknowledge');
 $sk[1]->restart('immediate');
 like($sk[1]->positions, qr/damaged$/, 'for ever');
+# files that are gone: it was here, so it is not taken for one that never voted
+my $create_again = sub { $_[0]->call_error('timeline_create', $wal->{sysid}, $wal->{segsize}, 1, "'$wal->{start}'", 0, "'[[0, \"$wal->{start}\"]]'", $config) };
+for my $lost ('', '/state', '/wal')
+{
+	my $path = $sk[2]->dir . $lost;
+	$sk[2]->node->stop($lost ? 'fast' : 'immediate');
+	rename $path, $sk[2]->node->data_dir . '/lost' or die "$path: $!";
+	$sk[2]->start;
+	is($sk[2]->sql('SELECT state FROM neon_safekeeper.timelines'), 'damaged', 'files' . ($lost ? " below $lost" : '') . ' are lost: damaged') if $lost ne '/wal';
+	like($create_again->($sk[2]), qr/NS003.*damaged/s, 'it is not made anew');
+	like($sk[2]->call_error('promise', 1, 9, "'x'"), qr/NS003.*missing/s, 'and does not vote');
+	$sk[2]->node->stop;
+	rename $sk[2]->node->data_dir . '/lost', $path or die "$path: $!";
+	$sk[2]->start;
+	is($sk[2]->positions, "2|1|$wal->{start}|$wal->{start}|f|active", 'back with its files');
+}
 $sk[2]->node->stop;
 flip($sk[2]->dir . '/state', 60);
 $sk[2]->start;
-like($sk[2]->call_error('promise', 1, 9, "'x'"), qr/NS003.*checksum/s, 'a flipped bit in the state file');
+is($sk[2]->sql('SELECT state FROM neon_safekeeper.timelines'), 'damaged', 'a flipped bit in the state file: the view says so at once');
+like($sk[2]->call_error('promise', 1, 9, "'x'"), qr/NS003.*checksum/s, 'it does not vote');
 
 # ---- members, deletion ----
 $before = $sk[0]->positions;

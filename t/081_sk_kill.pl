@@ -42,6 +42,8 @@ for my $point ('create-directory', 'create-segment', 'state-written', 'state-ren
 	like($sk->positions, qr/^$|^\Q0|0|$wal->{start}|$wal->{start}|t|active\E$/, 'not there, or whole');
 }
 $sk->sql($create);
+dies_at('create-known', $create =~ s/$NeonSafekeeper::timeline/'3' x 32/er);
+is($sk->sql('SELECT count(*) FROM neon_safekeeper.timelines'), 2, 'another one, whole');
 
 # ---- promise ----
 my $term = 1;
