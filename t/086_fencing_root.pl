@@ -104,6 +104,8 @@ $far->poll('far', 'SELECT count(*) FROM t', '2');
 my @ways = ([ 'cut off', {} ], [ 'cut off from the safekeepers', { ports => [ @safekeepers, $port{far} ] }, '--take-over' ]);
 push @ways, [ 'nothing gets out', { out => 1 }, '--take-over' ], [ 'nothing gets in', { in => 1 }, '--take-over' ] if $NeonTest::long || $ENV{NEON_TEST_ALL_CUTS};
 my $rows = 2;
+# a name does not make it this machine's endpoint, whose lease could be ended from here
+$side{near}->neon('endpoint', 'create', 'far', '--branch-name', 'main', '--port', '0');
 
 for (@ways)
 {

@@ -104,6 +104,22 @@ lease_runs_out(Quorum *q, LastWriter *writer)
 	return writer->lease_left_ms <= 0;
 }
 
+/* Is it an endpoint of this state directory?  Another one may have one of that name. */
+static bool
+is_ours(const LastWriter *writer)
+{
+	TicketInfo	ticket;
+	Endpoint	ep;
+
+	check_endpoint_name(writer->endpoint);
+	endpoint_load(&ep, writer->endpoint);
+	if (!ep.exists)
+		return false;
+	if (ticket_read(endpoint_path(&ep, "pgdata"), &ticket))
+		return strcmp(ticket.boot_id, writer->boot_id) == 0;
+	return ep.wanted;			/* its directory is gone */
+}
+
 void
 claim_end_lease(Quorum *q, const TimelineInfo *tl, bool take_over)
 {
@@ -111,8 +127,7 @@ claim_end_lease(Quorum *q, const TimelineInfo *tl, bool take_over)
 
 	if (!election_last_writer(q, &writer) || writer.lease_left_ms <= 0)
 		return;
-	check_endpoint_name(writer.endpoint);
-	if (is_directory(repo_path("endpoints/%s", writer.endpoint)))
+	if (is_ours(&writer))
 	{
 		if (!server_in_use(repo_path("endpoints/%s/pgdata", writer.endpoint)))
 			election_release(q, writer.term);
