@@ -221,6 +221,16 @@ $t->neon('stop', '-m', 'immediate');
 	$l->psql('main', 'CREATE TABLE t AS SELECT generate_series(1, 1000) i');
 	$l->neon('timeline', 'branch', '--branch-name', 'side');
 	my $term = $l->psql('main', 'SHOW neon.term');
+	# killed while initdb runs: that does not go on, and is not in the way of the next
+	my $pid = fork // die;
+	if (!$pid)
+	{
+		%ENV = (%ENV, $l->env);
+		exec 'neon', 'safekeeper', 'add', '--port', '0' or die;
+	}
+	$l->wait_for('an initdb', sub { -e $l->sk_pgdata(1) . '/PG_VERSION' });
+	kill 'KILL', $pid;
+	waitpid $pid, 0;
 	my @steps = $NeonTest::long ? qw(instances-started change-begun primaries-stopped first-stored first-created mode-changed) : ('first-stored');
 	for my $step (-x $testing ? @steps : ())
 	{

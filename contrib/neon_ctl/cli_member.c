@@ -192,7 +192,9 @@ make_instance(const Instance *inst)
 	if (server_in_use(instance_pgdata(inst)))
 		(void) instance_stop(inst, true);
 	remove_path_tree(repo_path("%s", inst->dir));
+	children_end_with_us = true;
 	instance_create(inst);
+	children_end_with_us = false;
 	sync_tree(repo_path("%s", inst->dir));
 	strlcpy(node, kv_get_default(&repo.config, strf("safekeeper.%d.node", inst->id), ""), sizeof(node));
 	test_point("instance-made");

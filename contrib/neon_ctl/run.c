@@ -150,15 +150,18 @@ clean_environment(void)
 	return result;
 }
 
-/* In the child, between fork and exec.  Gives root up for good. */
+/*
+ * In the child, between fork and exec.  Gives root up for good.  death_signal,
+ * if not 0, is what it gets when we are gone.
+ */
 static void
-become_child(const char *const argv[], int out_fd, char **env, pid_t parent)
+become_child(const char *const argv[], int out_fd, char **env, pid_t parent, int death_signal)
 {
 	int			null_fd = open("/dev/null", O_RDONLY);
 
 	give_up_root();
 	/* Giving up root would forget it, exec does not. */
-	if (children_end_with_us && (prctl(PR_SET_PDEATHSIG, SIGQUIT) < 0 || getppid() != parent))
+	if (death_signal != 0 && (prctl(PR_SET_PDEATHSIG, death_signal) < 0 || getppid() != parent))
 		_exit(126);
 	if (null_fd < 0 || dup2(null_fd, STDIN_FILENO) < 0 ||
 		dup2(out_fd, STDOUT_FILENO) < 0 || dup2(out_fd, STDERR_FILENO) < 0)
@@ -174,7 +177,7 @@ become_child(const char *const argv[], int out_fd, char **env, pid_t parent)
 }
 
 static pid_t
-fork_child(const char *const argv[], int out_fd, bool new_session)
+fork_child(const char *const argv[], int out_fd, bool new_session, int death_signal)
 {
 	char	  **env = clean_environment();
 	pid_t		parent = getpid();
@@ -189,7 +192,7 @@ fork_child(const char *const argv[], int out_fd, bool new_session)
 	{
 		if (new_session)
 			(void) setsid();
-		become_child(argv, out_fd, env, parent);
+		become_child(argv, out_fd, env, parent, death_signal);
 	}
 	free(env);
 	return pid;
@@ -223,7 +226,8 @@ run_program(const char *const argv[], PQExpBuffer output, int timeout_s, const c
 
 	if (pipe(fds) < 0 || fcntl(fds[0], F_SETFD, FD_CLOEXEC) < 0)
 		die(EXIT_GENERAL, "Check the limit of open files.", "could not create a pipe: %m");
-	pid = fork_child(argv, fds[1], false);
+	/* initdb that goes on without us, or cleans up, would meet who repeats the command */
+	pid = fork_child(argv, fds[1], false, SIGKILL);
 	close(fds[1]);
 	if (progress != NULL)
 		progress_begin(progress);
@@ -253,7 +257,7 @@ run_server(const char *const argv[], const char *log)
 	if (fd < 0)
 		die(EXIT_GENERAL, "Check the permissions of its directory.",
 			"could not open log \"%s\": %m", log);
-	pid = fork_child(argv, fd, true);
+	pid = fork_child(argv, fd, true, children_end_with_us ? SIGQUIT : 0);
 	close(fd);
 	return pid;
 }

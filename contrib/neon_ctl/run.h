@@ -36,7 +36,7 @@ extern const char *pg_program(const char *name);
 
 /*
  * True from the moment when no program, server or not, may outlive this
- * command, however it ends: then it gets SIGQUIT.
+ * command, however it ends: then a server gets SIGQUIT (a program is always killed).
  */
 extern bool children_end_with_us;
 
