@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "election.h"
 #include "endpoint.h"
 #include "fsutil.h"
 #include "instance.h"
@@ -98,11 +99,9 @@ start_instance(void *arg)
 	bool		started;
 
 	if (inst->id > 0 && !is_directory(instance_pgdata(inst)))
-	{
-		warn("the %s has lost its data directory; put another one in its place by \"neon safekeeper replace %d\"",
-			 inst->name, inst->id);
-		return EXIT_OK;
-	}
+		die(EXIT_NOT_RUNNING,
+			strf("Put another one in its place by \"neon safekeeper replace %d\".", inst->id),
+			"%s has lost its data directory", inst->name);
 	server_info(instance_pgdata(inst), &info);
 	if (info.state != SERVER_RUNNING)
 	{
@@ -117,6 +116,19 @@ start_instance(void *arg)
 	server_info(instance_pgdata(inst), &info);
 	say(started ? "%s started, pid: %d" : "%s is already running, pid: %d", inst->name,
 		(int) info.pid);
+	return EXIT_OK;
+}
+
+/* A branch that was made while a safekeeper did not run is to be kept by it, too. */
+static int
+complete_branches(void *arg)
+{
+	PGconn	   *conn = safekeeper_count() > 0 ? ps_try_connect() : NULL;
+
+	if (conn == NULL)
+		return EXIT_OK;			/* the next start of an endpoint does it */
+	election_create_missed(conn);
+	PQfinish(conn);
 	return EXIT_OK;
 }
 
@@ -164,6 +176,7 @@ services_start(Invocation *inv, bool safekeepers)
 
 	for (int i = 0; i < n; i++)
 		in_child(start_instance, &list[i], &result);
+	in_child(complete_branches, NULL, &result);
 	(void) print_services(list, n, safekeepers);
 	return result;
 }
@@ -308,6 +321,7 @@ cmd_start(Invocation *inv)
 
 	for (int i = 0; i < n; i++)
 		in_child(start_instance, &all[i], &result);
+	in_child(complete_branches, NULL, &result);
 	if (option_given(inv, OPT_ENDPOINTS))
 	{
 		int			nnames;

@@ -92,6 +92,15 @@ db_try_connect(int port, const char *user, const char *password, int timeout_s,
 	return conn;
 }
 
+static void pg_attribute_noreturn()
+die_lost(PGconn *conn, const char *what)
+{
+	die(EXIT_GENERAL, "See \"neon status\", start what does not run by \"neon start\", and repeat this.",
+		"lost the connection to %s:%s%s%s%s: %s", PQhost(conn), PQport(conn),
+		what ? " (" : "", what ? what : "", what ? ")" : "", db_connection_problem(conn));
+}
+
+/* what may be NULL. */
 void
 db_wait_input(PGconn *conn, int64 deadline_ms, const char *what)
 {
@@ -114,30 +123,28 @@ db_wait_input(PGconn *conn, int64 deadline_ms, const char *what)
 			PQfreeCancel(cancel);
 		}
 		die(EXIT_TIMEOUT, "Look into the server's log, and try again.",
-			"%s has not ended in time", what);
+			"%s has not ended in time", what ? what : "a statement");
 	}
 	if (PQconsumeInput(conn) == 0)
-		die(EXIT_GENERAL, default_hint, "connection lost while %s: %s", what,
-			db_connection_problem(conn));
+		die_lost(conn, what);
 }
 
 PGresult *
 db_send(PGconn *conn, const char *sql, int nparams, const char *const *values,
 		const int *lengths, const int *formats, int timeout_s, const char *progress)
 {
-	const char *what = progress ? progress : "a statement";
 	int64		deadline = now_ms() + (int64) timeout_s * 1000;
 	PGresult   *result = NULL;
 	PGresult   *next;
 
 	if (!PQsendQueryParams(conn, sql, nparams, NULL, values, lengths, formats, 0))
-		die(EXIT_GENERAL, default_hint, "could not send a statement: %s", db_connection_problem(conn));
+		die_lost(conn, progress);
 	if (progress != NULL)
 		progress_begin(progress);
 	for (;;)
 	{
 		while (PQisBusy(conn))
-			db_wait_input(conn, deadline, what);
+			db_wait_input(conn, deadline, progress);
 		next = PQgetResult(conn);
 		if (next == NULL)
 			break;
@@ -147,7 +154,7 @@ db_send(PGconn *conn, const char *sql, int nparams, const char *const *values,
 	if (progress != NULL)
 		progress_end();
 	if (result == NULL)
-		die(EXIT_GENERAL, default_hint, "no result of a statement: %s", db_connection_problem(conn));
+		die_lost(conn, progress);
 	return result;
 }
 
@@ -208,7 +215,7 @@ db_check(PGconn *conn, PGresult *result, const char *fallback_hint)
 	detail = PQresultErrorField(result, PG_DIAG_MESSAGE_DETAIL);
 	hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
 	if (primary == NULL)
-		die(EXIT_GENERAL, fallback_hint, "%s", db_connection_problem(conn));
+		die_lost(conn, NULL);
 	die(EXIT_GENERAL, hint ? hint : hint_for(db_sqlstate(result), fallback_hint), "%s%s%s%s",
 		primary,
 		detail ? " (" : "", detail ? detail : "", detail ? ")" : "");

@@ -14,6 +14,7 @@
  */
 #include "election.h"
 
+#include "endpoint.h"
 #include "instance.h"
 #include "output.h"
 #include "repo.h"
@@ -25,7 +26,7 @@
 #define ELECTED_GRACE_MS	200
 #define ELECTED_WAIT_S		30	/* of one question */
 #define ELECTION_TIMEOUT_MS 180000
-#define SYNC_TIMEOUT_MS		2000
+#define SYNC_TIMEOUT_MS		5000
 #define HEAD_MAX			(64 * 1024 * 1024)
 #define TIMELINE_ID			"1" /* PostgreSQL's; branches share it */
 
@@ -177,6 +178,74 @@ election_create_timeline(PGconn *ps, const char *tenant, const char *timeline)
 	quorum_open(ps, &tl, &q);
 	election_create(ps, &tl, &q);
 	quorum_close(&q);
+}
+
+/* Marks those of the timelines that the safekeeper should have and does not. */
+static void
+find_missed(const Instance *inst, const TimelineInfo *all, int n, bool *missed)
+{
+	PGconn	   *conn = instance_try_connect(inst);
+	PGresult   *res;
+
+	if (conn == NULL)
+		return;
+	res = db_exec(conn, 60, NULL, "SELECT timeline_id::pg_catalog.text AS id FROM neon_safekeeper.timelines", 0);
+	for (int i = 0; i < n; i++)
+	{
+		bool		has_it = false;
+
+		for (int row = 0; row < PQntuples(res) && !has_it; row++)
+			has_it = strcmp(db_value(res, row, "id"), all[i].id) == 0;
+		missed[i] |= !has_it;
+	}
+	PQclear(res);
+	PQfinish(conn);
+}
+
+/* Those members that answer, if they are a majority. */
+static void
+create_missed(PGconn *ps, const char *tenant, const char *timeline)
+{
+	Position	pos[NEON_MEMBERS_UNION_MAX];
+	bool		answered[NEON_MEMBERS_UNION_MAX];
+	TimelineInfo tl;
+	Quorum		q;
+	int			lock = timeline_lock(timeline);
+
+	if (ps_timeline_by_id(ps, tenant, timeline, &tl))
+	{
+		quorum_open(ps, &tl, &q);
+		quorum_positions(&q, pos);
+		for (int i = 0; i < q.set.n; i++)
+			answered[i] = pos[i].answered;
+		if (quorum_is_majority(&q, answered))
+			election_create(ps, &tl, &q);
+		quorum_close(&q);
+	}
+	lock_release(lock);
+}
+
+void
+election_create_missed(PGconn *ps)
+{
+	Instance	inst[MAX_SAFEKEEPERS + 1];
+	int			ninstances = instance_all(inst);
+	int			n;
+	TimelineInfo *all = ps_timelines(ps, NULL, &n);
+	bool	   *missed = pg_malloc0(n + 1);
+
+	for (int i = 1; i < ninstances; i++)
+	{
+		if (safekeeper_is_member(inst[i].id))
+			find_missed(&inst[i], all, n, missed);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		if (missed[i])
+			create_missed(ps, all[i].tenant, all[i].id);
+	}
+	free(missed);
+	free(all);
 }
 
 void
@@ -453,9 +522,9 @@ counting_term(const Quorum *q, const Position *pos, uint32 *term, XLogRecPtr *fl
 	return quorum_is_majority(q, counts);
 }
 
-/* Who keeps the largest position from being committed. */
+/* Who keeps the largest position from being committed; wanted 0/0: no majority follows the term. */
 static void
-die_lagging(const Quorum *q, const Position *pos, XLogRecPtr wanted)
+die_lagging(const Quorum *q, const Position *pos, uint32 term, XLogRecPtr wanted)
 {
 	PQExpBufferData buf;
 
@@ -465,13 +534,24 @@ die_lagging(const Quorum *q, const Position *pos, XLogRecPtr wanted)
 		if (!pos[i].known)
 			appendPQExpBuffer(&buf, "%ssafekeeper %d does not answer", buf.len ? "; " : "",
 							  q->set.member[i].id);
-		else if (!pos[i].counts || pos[i].flush_lsn < wanted)
-			appendPQExpBuffer(&buf, "%ssafekeeper %d is at %s", buf.len ? "; " : "",
-							  q->set.member[i].id, lsn_text(pos[i].flush_lsn));
+		else if (!pos[i].counts || pos[i].promised != term || pos[i].flush_lsn < wanted)
+			appendPQExpBuffer(&buf, "%ssafekeeper %d is at %s of term %u", buf.len ? "; " : "",
+							  q->set.member[i].id, lsn_text(pos[i].flush_lsn), pos[i].promised);
 	}
 	die(EXIT_TIMEOUT, "Try again when a majority of the safekeepers follows; see \"neon safekeeper status\".",
 		"%s of branch \"%s\" is not committed by a majority of its safekeepers: %s",
-		lsn_text(wanted), q->branch, buf.data);
+		wanted != InvalidXLogRecPtr ? lsn_text(wanted) : strf("what term %u wrote", term),
+		q->branch, buf.data);
+}
+
+static int
+longest_lease(const Quorum *q, const Position *pos)
+{
+	int			lease_left_ms = 0;
+
+	for (int i = 0; i < q->set.n; i++)
+		lease_left_ms = Max(lease_left_ms, pos[i].lease_left_ms);
+	return lease_left_ms;
 }
 
 XLogRecPtr
@@ -481,7 +561,6 @@ election_sync(PGconn *ps, const TimelineInfo *tl, Quorum *q, uint32 *term)
 	XLogRecPtr	wanted = InvalidXLogRecPtr;
 	Position	pos[NEON_MEMBERS_UNION_MAX];
 	Election	election;
-	int			lease_left_ms = 0;
 
 	for (;;)
 	{
@@ -496,14 +575,13 @@ election_sync(PGconn *ps, const TimelineInfo *tl, Quorum *q, uint32 *term)
 			wanted = flush;
 		if (counts && commit >= wanted)
 			return wanted;
-		if (!counts || now_ms() > deadline)
+		/* while a compute lives, members that have just come back join it */
+		if ((!counts && longest_lease(q, pos) == 0) || now_ms() > deadline)
 			break;
 		sleep_ms(50);
 	}
-	for (int i = 0; i < q->set.n; i++)
-		lease_left_ms = Max(lease_left_ms, pos[i].lease_left_ms);
-	if (lease_left_ms > 0)
-		die_lagging(q, pos, wanted);
+	if (longest_lease(q, pos) > 0)
+		die_lagging(q, pos, *term, wanted);
 	election_run(ps, tl, q, "branch", &election);
 	*term = election.term;
 	return election.lsn;
