@@ -53,8 +53,11 @@ static const char *const fixed_settings[] = {
 
 static const char *const config_settings[] = {
 	"full_page_writes", "wal_level", "max_wal_senders", "max_replication_slots",
-	"synchronous_standby_names", "shared_preload_libraries",
-	/* recovery and replication from elsewhere */
+	"synchronous_standby_names", "shared_preload_libraries", "listen_addresses"
+};
+
+/* Recovery, and replication from elsewhere. */
+static const char *const recovery_settings[] = {
 	"archive_cleanup_command", "hot_standby", "primary_conninfo", "primary_slot_name",
 	"promote_trigger_file", "recovery_end_command", "recovery_min_apply_delay",
 	"recovery_target", "recovery_target_action", "recovery_target_inclusive",
@@ -66,7 +69,7 @@ static const char *const launcher_settings[] = {
 	"neon.tenant_id", "neon.timeline_id", "neon.endpoint_id", "neon.pageserver_connstring",
 	"neon.safekeepers", "neon.safekeeper_connstring", "neon.config_generation",
 	"neon.storage_conninfo", "neon.conf_dir",
-	"port", "listen_addresses", "unix_socket_directories",
+	"port", "unix_socket_directories",
 	"data_directory", "config_file", "hba_file", "ident_file", "external_pid_file"
 };
 
@@ -161,6 +164,10 @@ instead_of_alter_system(const char *name)
 {
 	if (is_listed(name, fixed_settings, lengthof(fixed_settings)))
 		return "A compute is safe only with the value that it has.";
+	if (quorum_mode() && pg_strcasecmp(name, "synchronous_standby_names") == 0)
+		return "It names the safekeepers that make commits durable.";
+	if (is_listed(name, recovery_settings, lengthof(recovery_settings)))
+		return "A compute gets its data from the storage and follows no other server.";
 	if (is_listed(name, config_settings, lengthof(config_settings)))
 		return psprintf("Use \"neon endpoint config %s %s=...\".", neon_boot.endpoint, name);
 	if (is_listed(name, launcher_settings, lengthof(launcher_settings)))

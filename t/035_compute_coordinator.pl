@@ -94,9 +94,13 @@ is($copy->safe_psql('postgres', 'SELECT count(*) FROM t'), '0', 'starts as an or
 $copy->stop;
 
 # settings
-for my $name (qw(full_page_writes wal_level synchronous_standby_names shared_preload_libraries primary_conninfo restore_command))
+for my $name (qw(full_page_writes wal_level synchronous_standby_names shared_preload_libraries listen_addresses))
 {
 	fails("ALTER SYSTEM SET $name = 'on'", qr/"$name" of a compute cannot be changed.*HINT:  Use "neon endpoint config main $name=/s, "ALTER SYSTEM SET $name");
+}
+for my $name (qw(primary_conninfo restore_command hot_standby recovery_target_lsn))
+{
+	fails("ALTER SYSTEM SET $name = 'on'", qr/"$name" of a compute cannot be changed.*HINT:  A compute gets its data from the storage/s, "ALTER SYSTEM SET $name");
 }
 for my $name (qw(fsync archive_mode restart_after_crash max_slot_wal_keep_size neon.tenant_id neon.pageserver_connstring neon.conf_dir port hba_file))
 {

@@ -321,7 +321,7 @@ chosen_tenant(const Invocation *inv)
 		given = kv_get(&repo.config, "default_tenant");
 	if (given == NULL)
 		die(EXIT_GENERAL,
-			"Give --tenant-id, or create one by \"neon tenant create --set-default\".",
+			"Give --tenant-id, choose one by \"neon tenant set-default ID\", or create one by \"neon tenant create --set-default\".",
 			"there is no default tenant");
 	if (!neon_id_parse(given, &id))
 		die(EXIT_GENERAL, "Correct the config file.", "\"%s\" is no id of a tenant", given);
