@@ -2,6 +2,7 @@
 # after a crash, and only then.
 use strict;
 use warnings;
+use IPC::Run qw(start timeout);
 use NeonTest;
 use Test::More;
 
@@ -80,6 +81,25 @@ is_deeply([ $t->left_running ], [], 'nothing is left running');
 $t->neon('start', '--endpoints');
 $t->poll('main', 'SELECT count(*) FROM t', '2');
 ok(holder('main'), 'start --endpoints leaves one');
+
+# ---- in the foreground ----
+
+$t->neon('endpoint', 'stop', 'main');
+my ($said, $errors) = ('', '');
+my $run = do
+{
+	local %ENV = (%ENV, $t->env);
+	start([ 'neon', 'endpoint', 'run', 'main' ], '<', \undef, '>', \$said, '2>', \$errors, timeout(240));
+};
+$t->poll('main', 'SELECT count(*) FROM t', '2');
+$t->kill9('main', nowait => 1);
+$t->poll('main', 'SELECT count(*) FROM t', '2');
+$run->signal('INT');
+$run->finish;
+is($run->full_result || 0, 0, 'endpoint run starts it again after a crash and stops it at Ctrl-C') or diag("$said\n$errors");
+is($t->postmaster_pid('main'), undef, 'nothing runs');
+
+$t->endpoint_start('main');
 $t->neon_ok([ 'stop', '-m', 'immediate' ], 'neon stop -m immediate');
 is_deeply([ $t->left_running ], [], 'nothing is left running');
 

@@ -382,6 +382,7 @@ start_endpoint(const Invocation *inv, const char *name, const char *reboot_of, b
 		make_endpoint(inv, &ep, true);
 	say_starting(&ep, &tl, is_new, moved);
 	boot_endpoint(conn, &ep, &tl, &plan);
+	endpoint_release_port();
 	lock_release(tl_lock);
 	PQfinish(conn);
 	say_started(&ep);

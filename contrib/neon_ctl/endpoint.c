@@ -158,10 +158,25 @@ port_is_taken(int port)
 	return taken;
 }
 
+/* The lock on the port of the endpoint that this process starts, or -1. */
+static int	port_lock = -1;
+
 bool
 endpoint_reserve_port(int port)
 {
-	return port_is_free(port) && lock_try(strf("port.%d", port));
+	if (!port_is_free(port))
+		return false;
+	endpoint_release_port();
+	port_lock = lock_try(strf("port.%d", port));
+	return port_lock >= 0;
+}
+
+void
+endpoint_release_port(void)
+{
+	if (port_lock >= 0)
+		lock_release(port_lock);
+	port_lock = -1;
 }
 
 int

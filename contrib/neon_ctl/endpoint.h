@@ -57,6 +57,9 @@ extern char **endpoint_names(int *n);
  */
 extern bool endpoint_reserve_port(int port);
 
+/* When the endpoint has it: whoever starts that endpoint next, a child of ours too, reserves it anew. */
+extern void endpoint_release_port(void);
+
 /* The first port from 55432 on that no endpoint here has, reserved.  Holding the lock "ports". */
 extern int	endpoint_choose_port(void);
 

@@ -268,7 +268,7 @@ lock_acquire(const char *name, int timeout_s, bool *waited)
 	return fd;
 }
 
-bool
+int
 lock_try(const char *name)
 {
 	const char *path = repo_path("run/%s.lock", name);
@@ -277,12 +277,12 @@ lock_try(const char *name)
 	if (flock(fd, LOCK_EX | LOCK_NB) == 0)
 	{
 		lock_note(fd, getpid());
-		return true;
+		return fd;
 	}
 	if (errno != EWOULDBLOCK)
 		die(EXIT_GENERAL, "Check the file system.", "could not lock \"%s\": %m", path);
 	close(fd);
-	return false;
+	return -1;
 }
 
 pid_t

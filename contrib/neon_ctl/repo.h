@@ -59,8 +59,8 @@ extern void lock_note(int lock, pid_t holder);
 /* The process that holds a lock; 0 if nobody does. */
 extern pid_t lock_holder(const char *name);
 
-/* The same without waiting, held to the end of the process; false if somebody else has it. */
-extern bool lock_try(const char *name);
+/* lock_acquire without waiting; -1 if somebody else has it. */
+extern int	lock_try(const char *name);
 
 /* The tenant of the option, else the default one, as 32 lower-case digits; dies if none. */
 extern const char *chosen_tenant(const Invocation *inv);
