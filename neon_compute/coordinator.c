@@ -24,6 +24,7 @@
 #include "neon_clock.h"
 #include "neon_library.h"
 #include "pageserver.h"
+#include "peer.h"
 #include "pgstat.h"
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"
@@ -42,6 +43,7 @@
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
+#include "walkeep.h"
 
 #define SUPERSEDED_SQLSTATE		"NS001"
 #define TICK_STARTING_MS		10
@@ -435,6 +437,8 @@ tick(void)
 	note_streaming(active, neon_clock());
 	if (!is_admitted())
 		coordinator_admit(psprintf("pageserver %s", pageserver_address()));
+	throttle_report(boottime_ms());
+	walkeep_check_consumers(restart_lsn, boottime_ms());
 }
 
 static void

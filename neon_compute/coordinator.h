@@ -63,6 +63,12 @@ extern void coordinator_notice_commit(void);
  */
 extern void neon_throttle(void);
 
+/*
+ * Why writers are slowed down or held now, as a line that names who lags; false
+ * if they are not.
+ */
+extern bool throttle_describe(char *buf, size_t size);
+
 /* Installs the points at which writers are held: statements and commits. */
 extern void throttle_install(void);
 
@@ -73,7 +79,7 @@ extern void throttle_install(void);
 extern void neon_superseded(uint32 term);
 
 /* ----------
- * For the coordinator's own process: its half of quorum mode.
+ * For the coordinator's own process.
  * ----------
  */
 
@@ -93,6 +99,12 @@ extern void coordinator_raise_flush_lsn(XLogRecPtr lsn);
 extern void coordinator_set_streaming(bool streaming);
 extern void coordinator_set_problem(const char *text);
 extern void coordinator_set_dozing(bool dozing);	/* the next commit wakes it */
+
+/*
+ * Logs that writers are held, at the beginning and each minute, and when that
+ * is over; now is boottime_ms().
+ */
+extern void throttle_report(uint64 now);
 
 /* Ends the server at once, without a checkpoint; they do not return. */
 extern void coordinator_stop_server(void) pg_attribute_noreturn();

@@ -25,6 +25,7 @@
 #include "storage/ipc.h"
 #include "ticket.h"
 #include "utils/guc.h"
+#include "walkeep.h"
 
 PG_MODULE_MAGIC;
 
@@ -86,6 +87,7 @@ define_storage_settings(void)
 							"WAL that the storage may lack before writers are held.",
 							NULL, &neon_max_unflushed_wal, 1024, 1, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	walkeep_define_settings();
 }
 
 /*

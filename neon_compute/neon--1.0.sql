@@ -29,7 +29,8 @@ CREATE FUNCTION neon.get_status(
 	OUT problem text,			-- why nothing streams; null if nothing is known
 	OUT pageserver_lsn pg_lsn,	-- the pageserver has received; null without safekeepers
 	OUT config_generation int4,	-- in force; null without safekeepers
-	OUT lease_left_ms int4)		-- for reads; null without safekeepers
+	OUT lease_left_ms int4,		-- for reads; null without safekeepers
+	OUT writers_held text)		-- why they are slowed down or held; null: they are not
 AS 'MODULE_PATHNAME', 'neon_sql_status'
 LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
 
@@ -43,7 +44,8 @@ CREATE FUNCTION neon.get_safekeepers(
 	OUT port int4,
 	OUT streaming bool,
 	OUT flush_lsn pg_lsn,		-- null: it has not reported any
-	OUT problem text)			-- why it does not stream, or does not confirm
+	OUT problem text,			-- why it does not stream, or what hinders it
+	OUT lag_bytes int8)			-- what it lacks of the majority's WAL
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'neon_sql_safekeepers'
 LANGUAGE C VOLATILE STRICT PARALLEL SAFE;

@@ -33,13 +33,14 @@
 #include "utils/guc.h"
 
 #define BOOT_SUFFIX_LENGTH	15	/* of a name: "_" and 14 digits */
+#define MAX_INGEST_LAG		(10.0 * 1024 * 1024 * 1024)
 #define CONFIG_HINT			"Use \"neon endpoint start\", which sets it; \"neon endpoint config\" cannot."
 
 char	   *neon_safekeepers;
 char	   *neon_safekeeper_connstring;
 int			neon_config_generation = 0;
 int			neon_read_lease = 5000;
-double		neon_max_ingest_lag = 0;
+double		neon_max_ingest_lag = MAX_INGEST_LAG;
 int			neon_safekeeper_wal_keep = 10240;
 
 static int	applied_generation_setting;
@@ -136,7 +137,8 @@ quorum_define_settings(void)
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomRealVariable("neon.max_ingest_lag",
 							 "WAL that the pageserver may lack before writers are slowed down.",
-							 "0 means no limit.", &neon_max_ingest_lag, 0, 0, DBL_MAX,
+							 "They are held at twice of it.  0 means no limit.",
+							 &neon_max_ingest_lag, MAX_INGEST_LAG, 0, DBL_MAX,
 							 PGC_SIGHUP, GUC_UNIT_BYTE, NULL, NULL, NULL);
 	DefineCustomStringVariable("neon.term",
 							   "Term in which this compute writes its timeline.",

@@ -64,7 +64,8 @@ typedef struct MemberStatus
 	NeonMember	member;
 	bool		streaming;		/* its slot is in use */
 	XLogRecPtr	flush_lsn;		/* it has reported this; 0: nothing yet */
-	char		problem[256];	/* why it does not stream, or "" */
+	uint64		lag_bytes;		/* what it lacks of the majority's WAL */
+	char		problem[256];	/* why it does not stream, or what hinders it; or "" */
 } MemberStatus;
 
 /* Takes a lock; the coordinator publishes all of them at once. */

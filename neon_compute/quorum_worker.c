@@ -25,6 +25,7 @@
 #include "pgstat.h"
 #include "quorum.h"
 #include "quorum_config.h"
+#include "quorum_link.h"
 #include "quorum_source.h"
 #include "replication/slot.h"
 #include "replication/syncrep.h"
@@ -35,6 +36,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
+#include "walkeep.h"
 
 #define SUPERSEDED_SQLSTATE		"NS001"
 #define CONNECT_TIMEOUT_MS		3000
@@ -46,59 +48,16 @@
 #define TICK_BUSY_MS			10
 #define TICK_QUIET_MS			200
 #define STARTING_MS				30000	/* without a majority, look often so long */
-#define STREAM_GONE_MS			1000	/* a member may come back by itself */
 #define MAX_RECEIVE_BACKOFF_MS	5000
 #define STRANGER_MS				2000
-#define REMINDER_MS				60000
 #define ADOPT_RETRY_MS			1000
 
 #define COMMIT_QUERY \
-	"SELECT pageserver_lsn, promised, floor, config_generation, lease_granted FROM neon_safekeeper.commit($1, $2, $3::bigint, $4::int, $5::pg_lsn, $6::int)"
+	"SELECT pageserver_lsn, promised, floor, config_generation, lease_granted, problem FROM neon_safekeeper.commit($1, $2, $3::bigint, $4::int, $5::pg_lsn, $6::int)"
 #define RECEIVE_QUERY \
 	"SELECT neon_safekeeper.receive($1, $2, $3::bigint, $4::int, $5::text, $6::text)"
 #define CONFIGURATION_QUERY \
 	"SELECT generation, members FROM neon_safekeeper.configuration($1, $2)"
-
-typedef enum Request
-{
-	REQUEST_NONE,
-	REQUEST_PREPARE_COMMIT,
-	REQUEST_PREPARE_RECEIVE,
-	REQUEST_PREPARE_CONFIGURATION,
-	REQUEST_COMMIT,
-	REQUEST_RECEIVE,
-	REQUEST_CONFIGURATION,
-} Request;
-
-/* A member, the connection to it and its slot. */
-typedef struct Link
-{
-	MemberStatus status;
-	char		name[NEON_MEMBER_NAME_MAX];
-	Peer		peer;
-	Request		request;		/* in progress */
-	bool		prepared;		/* the statements are, on this connection */
-
-	/* commit() */
-	uint64		sent_at;		/* the last one was sent; 0: none yet */
-	XLogRecPtr	sent_lsn;
-	int			sent_lease_ms;
-	uint64		lease_until;	/* it has confirmed this */
-	bool		refused;		/* the last answer was an error */
-
-	/* receive() */
-	uint64		next_receive;	/* not before */
-	int			receive_backoff_ms;
-
-	int			generation;		/* of its configuration, as it said last */
-
-	/* the slot */
-	bool		slot_seen;		/* it existed in this process's life */
-	uint64		stranger_since; /* held by what is no member; 0: it is not */
-	bool		told_streaming;
-	uint64		told_at;		/* a problem was logged last */
-	char		told_problem[256];
-} Link;
 
 static struct
 {
@@ -361,18 +320,20 @@ create_slot(Link *link)
 }
 
 /*
- * A member that is away too long must not fill this disk with what a majority
- * has: it gets that from the others.
+ * A member that is away or slow too long must not fill this disk with what a
+ * majority has: it gets that from the others.
  */
 static void
-skip_wal(Link *link, XLogRecPtr restart_lsn)
+skip_wal(Link *link, XLogRecPtr restart_lsn, pid_t pid, uint64 now)
 {
-	uint64		keep = (uint64) neon_safekeeper_wal_keep * 1024 * 1024;
-
-	if (own.flush_lsn <= keep || restart_lsn >= own.flush_lsn - keep)
+	if (!walkeep_is_beyond(restart_lsn, own.flush_lsn, neon_safekeeper_wal_keep) ||
+		!walkeep_drop_slot(link->name, pid))
 		return;
-	ReplicationSlotDrop(link->name, true);
 	(void) coordinator_create_slot(link->name, own.flush_lsn);
+	/* where little is kept, that comes often */
+	if (link->skipped_at != 0 && now - link->skipped_at < REMINDER_MS)
+		return;
+	link->skipped_at = now;
 	ereport(LOG,
 			(errmsg("WAL is no longer kept for safekeeper %d", link->status.member.id),
 			 errdetail("It is more than neon.safekeeper_wal_keep (%d MB) behind the majority, and gets from the others what they have.",
@@ -440,65 +401,14 @@ look_at_slot(Link *link, uint64 now)
 	{
 		link->status.streaming = false;
 		link->stranger_since = 0;
-		skip_wal(link, restart_lsn);
 	}
+	skip_wal(link, restart_lsn, pid, now);
 }
 
 /* ----------
- * What is logged and shown
+ * What is shown
  * ----------
  */
-
-static void
-log_problem(Link *link, uint64 now)
-{
-	const NeonMember *member = &link->status.member;
-	const char *problem = link->status.problem;
-	bool		same = strcmp(problem, link->told_problem) == 0;
-
-	if (problem[0] == '\0' || link->status.streaming ||
-		(link->told_at != 0 && now - link->told_at < (same ? REMINDER_MS : REMINDER_MS / 6)))
-		return;
-	link->told_at = now;
-	strlcpy(link->told_problem, problem, sizeof(link->told_problem));
-	ereport(LOG,
-			(errmsg("safekeeper %d at %s:%d does not stream the WAL of this compute: %s",
-					member->id, member->host, member->port, problem)));
-}
-
-static void
-note_streaming(Link *link, uint64 now)
-{
-	const NeonMember *member = &link->status.member;
-	bool		streaming = link->status.streaming;
-
-	if (streaming == link->told_streaming)
-		return;
-	link->told_streaming = streaming;
-	if (streaming)
-	{
-		link->status.problem[0] = '\0';
-		link->told_problem[0] = '\0';
-		link->told_at = 0;
-		link->receive_backoff_ms = 0;
-		ereport(LOG,
-				(errmsg("safekeeper %d at %s:%d streams the WAL of this compute",
-						member->id, member->host, member->port)));
-		return;
-	}
-	link->next_receive = now + STREAM_GONE_MS;
-	ereport(LOG,
-			(errmsg("safekeeper %d at %s:%d no longer streams the WAL of this compute",
-					member->id, member->host, member->port),
-			 errdetail("It has the WAL up to %X/%X.", LSN_FORMAT_ARGS(link->status.flush_lsn))));
-}
-
-static void
-set_problem(Link *link, const char *text, const char *detail)
-{
-	snprintf(link->status.problem, sizeof(link->status.problem), "%s%s%s%s", text,
-			 detail ? " (" : "", detail ? detail : "", detail ? ")" : "");
-}
 
 /* Why does no majority stream, if so? */
 static void
@@ -527,7 +437,7 @@ publish(void)
 
 	for (int i = 0; i < own.members.n; i++)
 	{
-		status[i] = own.link[i]->status;
+		status[i] = shown_status(own.link[i], own.flush_lsn);
 		streaming[i] = status[i].streaming;
 	}
 	quorum_publish(status, own.members.n);
@@ -661,7 +571,7 @@ check_term(const char *text)
 static void
 handle_commit(Link *link, const PGresult *result)
 {
-	if (PQntuples(result) != 1 || PQnfields(result) != 5)
+	if (PQntuples(result) != 1 || PQnfields(result) != 6)
 	{
 		set_problem(link, "unexpected answer of neon_safekeeper.commit()", NULL);
 		return;
@@ -677,6 +587,7 @@ handle_commit(Link *link, const PGresult *result)
 			(uint64) link->sent_lease_ms * NEON_LEASE_USED_PERCENT / 100;
 	if (link->status.streaming)
 		link->status.problem[0] = '\0';
+	strlcpy(link->member_says, PQgetvalue(result, 0, 5), sizeof(link->member_says));
 }
 
 static void
@@ -798,7 +709,7 @@ look_at_everything(uint64 now)
 	for (int i = 0; i < own.members.n; i++)
 	{
 		look_at_slot(own.link[i], now);
-		note_streaming(own.link[i], now);
+		report_streaming(own.link[i], now);
 	}
 }
 
@@ -886,10 +797,12 @@ quorum_worker_main(void)
 		for (int i = 0; i < own.members.n; i++)
 		{
 			drive_member(own.link[i], now);
-			log_problem(own.link[i], now);
+			report_problem(own.link[i], own.flush_lsn, now);
 		}
 		source_drive(&own.members, now);
 		publish();
+		throttle_report(now);
+		walkeep_check_consumers(own.flush_lsn, now);
 		wait_for_anything();
 	}
 }

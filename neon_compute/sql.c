@@ -99,8 +99,9 @@ neon_sql_status(PG_FUNCTION_ARGS)
 	bool		writes = neon_boot.kind != NEON_STATIC;
 	XLogRecPtr	insert = writes ? GetXLogInsertRecPtr() : InvalidXLogRecPtr;
 	StorageState state;
-	Datum		values[13];
-	bool		nulls[13] = {false};
+	char		held_back[512] = "";
+	Datum		values[14];
+	bool		nulls[14] = {false};
 
 	storage_state(&state);
 	values[0] = CStringGetTextDatum(neon_boot.endpoint);
@@ -123,6 +124,8 @@ neon_sql_status(PG_FUNCTION_ARGS)
 		values[11] = Int32GetDatum(quorum_applied_generation());
 		values[12] = Int32GetDatum(lease_left_ms());
 	}
+	nulls[13] = !storage_needed() || !throttle_describe(held_back, sizeof(held_back));
+	values[13] = CStringGetTextDatum(held_back);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
 }
 
@@ -137,8 +140,8 @@ neon_sql_safekeepers(PG_FUNCTION_ARGS)
 	for (int i = 0; i < n; i++)
 	{
 		const MemberStatus *s = &status[i];
-		Datum		values[7];
-		bool		nulls[7] = {false};
+		Datum		values[8];
+		bool		nulls[8] = {false};
 
 		values[0] = Int32GetDatum(s->member.id);
 		values[1] = CStringGetTextDatum(s->member.node);
@@ -149,6 +152,8 @@ neon_sql_safekeepers(PG_FUNCTION_ARGS)
 		nulls[5] = s->flush_lsn == InvalidXLogRecPtr;
 		values[6] = CStringGetTextDatum(s->problem);
 		nulls[6] = s->problem[0] == '\0';
+		values[7] = Int64GetDatum((int64) s->lag_bytes);
+		nulls[7] = nulls[5];
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

@@ -10,7 +10,8 @@
  *
  * The pageserver may be behind without that: then reads of what it lacks wait,
  * and the safekeepers keep the WAL for it.  neon.max_ingest_lag bounds this by
- * slowing writers down at the same places, the more the further it is behind.
+ * slowing writers down at the same places, the more the further it is behind,
+ * and holds them at twice the limit.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +32,9 @@
 
 #define POLL_INTERVAL_MS	10
 #define MAX_DELAY_MS		100 /* of one step of a writer */
+#define REMINDER_MS			60000
+#define SETTLED_MS			2000
+#define MEGABYTE			(1024 * 1024)
 
 static ExecutorRun_hook_type prev_executor_run = NULL;
 
@@ -46,7 +50,7 @@ unflushed_bytes(XLogRecPtr flush)
 static uint64
 limit_bytes(void)
 {
-	return (uint64) neon_max_unflushed_wal * 1024 * 1024;
+	return (uint64) neon_max_unflushed_wal * MEGABYTE;
 }
 
 /* May this process be held here? */
@@ -74,7 +78,7 @@ report_members_lag(uint64 unflushed, XLogRecPtr flush)
 			(errcode(ERRCODE_DISK_FULL),
 			 errmsg("a majority of the safekeepers is too far behind"),
 			 errdetail("It has the WAL up to %X/%X and lacks %llu MB; the limit (neon.max_unflushed_wal) is %d MB. Behind: %s.",
-					   LSN_FORMAT_ARGS(flush), (unsigned long long) (unflushed / (1024 * 1024)),
+					   LSN_FORMAT_ARGS(flush), (unsigned long long) (unflushed / MEGABYTE),
 					   neon_max_unflushed_wal, quorum_name_laggards(GetXLogInsertRecPtr() - limit_bytes())),
 			 errhint("Check that the safekeepers run and have free disk space.")));
 }
@@ -88,7 +92,7 @@ report_lag(uint64 unflushed, XLogRecPtr flush)
 			(errcode(ERRCODE_DISK_FULL),
 			 errmsg("pageserver %s is too far behind", pageserver_address()),
 			 errdetail("It has the WAL up to %X/%X and lacks %llu MB; the limit (neon.max_unflushed_wal) is %d MB.",
-					   LSN_FORMAT_ARGS(flush), (unsigned long long) (unflushed / (1024 * 1024)),
+					   LSN_FORMAT_ARGS(flush), (unsigned long long) (unflushed / MEGABYTE),
 					   neon_max_unflushed_wal),
 			 errhint("Check that the pageserver runs and has free disk space.")));
 }
@@ -117,32 +121,42 @@ wait_for_storage(void)
 	}
 }
 
-/* For how long must a writer pause now?  From 1 ms at the limit to all at twice of it. */
+/* What the pageserver lacks, in bytes. */
+static uint64
+ingest_lag(void)
+{
+	return unflushed_bytes(quorum_mode() ? quorum_pageserver_lsn() : storage_known_flush_lsn());
+}
+
+/* From 1 ms at the limit to all at twice of it. */
 static long
-ingest_delay_ms(void)
+ingest_delay_ms(double lag, double limit)
+{
+	return Min(MAX_DELAY_MS, 1 + (long) ((lag - limit) / limit * MAX_DELAY_MS));
+}
+
+/*
+ * A writer pauses once while the pageserver is beyond the limit, and for as
+ * long as it is beyond twice of it: that is no error, for all is durable.
+ */
+static void
+pause_for_ingest(void)
 {
 	double		limit = neon_max_ingest_lag;
 	double		lag;
 
-	if (limit <= 0)
-		return 0;
-	lag = unflushed_bytes(quorum_mode() ? quorum_pageserver_lsn() : storage_known_flush_lsn());
-	if (lag <= limit)
-		return 0;
-	return Min(MAX_DELAY_MS, 1 + (long) ((lag - limit) / limit * MAX_DELAY_MS));
-}
-
-static void
-pause_for_ingest(void)
-{
-	long		delay_ms = ingest_delay_ms();
-
-	if (delay_ms == 0)
-		return;
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 delay_ms, PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
+	while (limit > 0 && (lag = ingest_lag()) > limit)
+	{
+		if (XactLastRecEnd != InvalidXLogRecPtr)
+			XLogFlush(XactLastRecEnd);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 ingest_delay_ms(lag, limit), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (lag < 2 * limit)
+			break;
+		limit = neon_max_ingest_lag;
+	}
 }
 
 void
@@ -154,6 +168,64 @@ neon_throttle(void)
 		wait_for_storage();
 	pause_for_ingest();
 }
+
+/* ---- what is told of it ---- */
+
+bool
+throttle_describe(char *buf, size_t size)
+{
+	uint64		unflushed = unflushed_bytes(storage_known_flush_lsn());
+	double		lag = ingest_lag();
+
+	if (unflushed > limit_bytes())
+	{
+		if (quorum_mode())
+			snprintf(buf, size, "a majority of the safekeepers lacks %llu MB (neon.max_unflushed_wal is %d MB); behind: %s",
+					 (unsigned long long) (unflushed / MEGABYTE), neon_max_unflushed_wal,
+					 quorum_name_laggards(GetXLogInsertRecPtr() - limit_bytes()));
+		else
+			snprintf(buf, size, "pageserver %s lacks %llu MB (neon.max_unflushed_wal is %d MB)",
+					 pageserver_address(), (unsigned long long) (unflushed / MEGABYTE),
+					 neon_max_unflushed_wal);
+		return true;
+	}
+	if (neon_max_ingest_lag <= 0 || lag <= neon_max_ingest_lag)
+		return false;
+	snprintf(buf, size, "pageserver %s lacks %.0f MB (neon.max_ingest_lag is %.0f MB)",
+			 pageserver_address(), lag / MEGABYTE, neon_max_ingest_lag / MEGABYTE);
+	return true;
+}
+
+void
+throttle_report(uint64 now)
+{
+	static bool told = false;
+	static bool told_ingest;	/* it was that limit */
+	static uint64 told_at;
+	static uint64 held_at;		/* they were held last */
+	char		why[512];
+
+	if (throttle_describe(why, sizeof(why)))
+	{
+		bool		ingest = unflushed_bytes(storage_known_flush_lsn()) <= limit_bytes();
+
+		held_at = now;
+		if (told && now - told_at < (ingest == told_ingest ? REMINDER_MS : REMINDER_MS / 6))
+			return;
+		told = true;
+		told_ingest = ingest;
+		told_at = now;
+		ereport(LOG, (errmsg("writers are held back: %s", why)));
+	}
+	else if (told && now - held_at >= SETTLED_MS)
+	{
+		/* where a limit works, the lag swings around it */
+		told = false;
+		ereport(LOG, (errmsg("writers are no longer held back")));
+	}
+}
+
+/* ---- where they are held ---- */
 
 static void
 throttled_executor_run(QueryDesc *desc, ScanDirection direction, uint64 count, bool execute_once)

@@ -31,20 +31,8 @@
 #define STREAM_FROM		(4 * 1024 * 1024)	/* a shorter way goes by tail() */
 #define LOOK_MS			200
 
-/* What a donor says of itself. */
-typedef struct Donor
-{
-	char		conninfo[RECEIVER_CONNINFO_SIZE];
-	Receiver   *receiver;
-	bool		counts;
-	uint64		generation;
-	uint32		promised;
-	XLogRecPtr	commit_lsn;
-	char	   *launcher;
-} Donor;
-
-static const char *
-ids_as_arguments(Fetch *f)
+const char *
+copy_ids_as_arguments(Fetch *f)
 {
 	char		tenant[NEON_ID_HEXLEN + 1];
 	char		timeline[NEON_ID_HEXLEN + 1];
@@ -53,8 +41,8 @@ ids_as_arguments(Fetch *f)
 					neon_id_format(&f->tl->timeline, timeline));
 }
 
-static bool
-parse_lsn(const char *text, XLogRecPtr *lsn)
+bool
+copy_parse_lsn(const char *text, XLogRecPtr *lsn)
 {
 	uint32		hi;
 	uint32		lo;
@@ -73,7 +61,7 @@ ask_positions(Fetch *f, Donor *d)
 	ReceiverRows *rows = receiver_rows(d->receiver,
 									   psprintf("SELECT counts, generation, promised, commit_lsn, last_writer"
 												" FROM neon_safekeeper.positions(%s)",
-												ids_as_arguments(f)),
+												copy_ids_as_arguments(f)),
 									   QUERY_MS, &f->problem);
 	const char *launcher;
 	bool		ok;
@@ -81,7 +69,7 @@ ask_positions(Fetch *f, Donor *d)
 	if (rows == NULL)
 		return false;
 	ok = receiver_nrows(rows) == 1 && receiver_value(rows, 0, 0) && receiver_value(rows, 0, 1) &&
-		receiver_value(rows, 0, 2) && parse_lsn(receiver_value(rows, 0, 3), &d->commit_lsn);
+		receiver_value(rows, 0, 2) && copy_parse_lsn(receiver_value(rows, 0, 3), &d->commit_lsn);
 	if (ok)
 	{
 		d->counts = receiver_value(rows, 0, 0)[0] == 't';
@@ -96,8 +84,8 @@ ask_positions(Fetch *f, Donor *d)
 	return ok;
 }
 
-static bool
-open_donor(Fetch *f, const char *conninfo, Donor *d)
+bool
+copy_open_donor(Fetch *f, const char *conninfo, Donor *d)
 {
 	ReceiverOptions session = fetch_session(f, false);
 
@@ -120,7 +108,7 @@ ask_tail(Fetch *f, Donor *d, XLogRecPtr from, int max_bytes, SkHistory *history,
 {
 	ReceiverRows *rows = receiver_rows(d->receiver,
 									   psprintf("SELECT history, data FROM neon_safekeeper.tail(%s, %u, '%X/%X', %d)",
-												ids_as_arguments(f), f->order.term,
+												copy_ids_as_arguments(f), f->order.term,
 												LSN_FORMAT_ARGS(from), max_bytes),
 									   QUERY_MS, &f->problem);
 	bool		ok;
@@ -151,12 +139,6 @@ ask_tail(Fetch *f, Donor *d, XLogRecPtr from, int max_bytes, SkHistory *history,
 
 /* ---- the members to ask ---- */
 
-typedef struct PeerList
-{
-	int			n;
-	char		conninfo[2 * SK_MAX_MEMBERS + 1][RECEIVER_CONNINFO_SIZE];
-} PeerList;
-
 static void
 add_peer(PeerList *list, const char *conninfo)
 {
@@ -180,9 +162,8 @@ add_members(PeerList *list, const SkMemberSet *set)
 	}
 }
 
-/* The order's donor first, then all other members of either set. */
-static PeerList *
-peers_to_ask(Fetch *f)
+PeerList *
+copy_peers(Fetch *f)
 {
 	PeerList   *list = palloc0(sizeof(PeerList));
 	SkState    *st = palloc(sizeof(SkState));
@@ -241,7 +222,7 @@ learn_from(Fetch *f, Donor *d)
 FetchResult
 copy_learn_term(Fetch *f)
 {
-	PeerList   *list = peers_to_ask(f);
+	PeerList   *list = copy_peers(f);
 
 	for (int i = 0; i < list->n; i++)
 	{
@@ -250,7 +231,7 @@ copy_learn_term(Fetch *f)
 
 		if (fetch_interrupted(f))
 			return FETCH_STOP;
-		if (!open_donor(f, list->conninfo[i], &d))
+		if (!copy_open_donor(f, list->conninfo[i], &d))
 			continue;
 		learnt = learn_from(f, &d);
 		receiver_close(d.receiver);
@@ -384,7 +365,7 @@ copy_from(Fetch *f, Donor *d, XLogRecPtr upto)
 FetchResult
 copy_from_peers(Fetch *f, XLogRecPtr upto)
 {
-	PeerList   *list = peers_to_ask(f);
+	PeerList   *list = copy_peers(f);
 
 	for (int i = 0; i < list->n && sk_flush_lsn(f->tl) < upto; i++)
 	{
@@ -392,7 +373,7 @@ copy_from_peers(Fetch *f, XLogRecPtr upto)
 
 		if (fetch_interrupted(f))
 			return FETCH_STOP;
-		if (!open_donor(f, list->conninfo[i], &d))
+		if (!copy_open_donor(f, list->conninfo[i], &d))
 			continue;
 		copy_from(f, &d, upto);
 		receiver_close(d.receiver);

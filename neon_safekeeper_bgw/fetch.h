@@ -67,6 +67,36 @@ extern XLogRecPtr copy_usable_end(SkTimeline *tl, const SkHistory *donors, XLogR
 /* The highest commit_lsn that a peer of the same term has told. */
 extern XLogRecPtr copy_committed_at_peers(Fetch *f);
 
+/* ---- copy.c: talking to donors ---- */
+
+/* What a donor says of itself. */
+typedef struct Donor
+{
+	char		conninfo[RECEIVER_CONNINFO_SIZE];
+	Receiver   *receiver;
+	bool		counts;
+	uint64		generation;
+	uint32		promised;
+	XLogRecPtr	commit_lsn;
+	char	   *launcher;
+} Donor;
+
+typedef struct PeerList
+{
+	int			n;
+	char		conninfo[2 * SK_MAX_MEMBERS + 1][RECEIVER_CONNINFO_SIZE];
+} PeerList;
+
+/* The order's donor first, then all other members of either set. */
+extern PeerList *copy_peers(Fetch *f);
+
+/* Connects and asks for its positions; the caller closes d->receiver. False: see f->problem. */
+extern bool copy_open_donor(Fetch *f, const char *conninfo, Donor *d);
+
+/* "'TENANT', 'TIMELINE'" */
+extern const char *copy_ids_as_arguments(Fetch *f);
+extern bool copy_parse_lsn(const char *text, XLogRecPtr *lsn);
+
 /* ---- streamfuncs.c ---- */
 
 /*

@@ -313,6 +313,7 @@ neon_sk_commit(PG_FUNCTION_ARGS)
 	add(&row, Int32GetDatum(p.floor));
 	add(&row, Int64GetDatum(p.generation));
 	add(&row, BoolGetDatum(granted));
+	add_text(&row, p.problem);
 	return row_datum(fcinfo, &row);
 }
 

@@ -79,43 +79,14 @@ sk_set_damaged(SkTimeline *tl, const char *why)
 /* ---- the end of the log ---- */
 
 /*
- * Where reading begins: the segment of commit_lsn as a whole is read, for what
- * is committed must be good too; from its first record on.
+ * Where to begin reading: the segment of commit_lsn as a whole is read, for
+ * what is committed must be good too.  False and a reason if a page header is
+ * wrong.
  */
-static XLogRecPtr
-first_record_in(SkTimeline *tl, XLogRecPtr segment, XLogRecPtr commit_lsn, bool *found)
-{
-	XLogRecPtr	pos = segment;
-
-	*found = false;
-	while (pos < commit_lsn)
-	{
-		PGAlignedXLogBlock page;
-		XLogPageHeader h = (XLogPageHeader) page.data;
-		XLogRecPtr	after;
-
-		if (!skwal_read(tl, pos, page.data, XLOG_BLCKSZ) || h->xlp_magic != XLOG_PAGE_MAGIC ||
-			h->xlp_pageaddr != pos)
-			return pos;
-		after = pos + XLogPageHeaderSize(h);
-		if (h->xlp_info & XLP_FIRST_IS_CONTRECORD)
-			after += MAXALIGN(h->xlp_rem_len);
-		if (!(h->xlp_info & XLP_FIRST_IS_CONTRECORD) || after < pos + XLOG_BLCKSZ)
-		{
-			*found = after < commit_lsn;
-			return after;
-		}
-		pos += XLOG_BLCKSZ;
-	}
-	return commit_lsn;
-}
-
-/* Where to begin reading; false and a reason if a page header is wrong. */
 static bool
 reading_start(SkTimeline *tl, const SkState *st, XLogRecPtr *start, char **why)
 {
 	XLogRecPtr	segment = st->commit_lsn - st->commit_lsn % st->wal_segment_size;
-	bool		found;
 
 	*start = st->commit_lsn;
 	if (segment == st->commit_lsn)
@@ -125,17 +96,11 @@ reading_start(SkTimeline *tl, const SkState *st, XLogRecPtr *start, char **why)
 		*start = Min(st->wal_start, st->commit_lsn);
 		return true;
 	}
-	*start = first_record_in(tl, segment, st->commit_lsn, &found);
-	if (found)
+	if (skreader_first_record(tl, segment, st->commit_lsn, start))
 		return true;
-	if (*start < st->commit_lsn)
-	{
-		*why = psprintf("The page at %X/%X, below commit_lsn %X/%X, is not valid.",
-						LSN_FORMAT_ARGS(*start), LSN_FORMAT_ARGS(st->commit_lsn));
-		return false;
-	}
-	*start = st->commit_lsn;
-	return true;
+	*why = psprintf("The page at %X/%X, below commit_lsn %X/%X, is not valid.",
+					LSN_FORMAT_ARGS(*start), LSN_FORMAT_ARGS(st->commit_lsn));
+	return false;
 }
 
 /* Follows records from start; passed tells whether one ended exactly at commit_lsn. */

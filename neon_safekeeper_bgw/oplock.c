@@ -17,13 +17,16 @@
 #include "neon_testpoint.h"
 #include "pgstat.h"
 #include "skwal.h"
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lwlock.h"
 #include "storage/proc.h"
 #include "table.h"
 #include "utils/timestamp.h"
 
 #define POKE_INTERVAL_MS	200
+#define SAME_ERROR_MS		60000
 
 static SkTimeline *locked = NULL;
 static SkTimeline *writing = NULL;
@@ -79,6 +82,42 @@ sk_release_all(void)
 {
 	release_writer();
 	release_lock();
+}
+
+/* A full disk fails again and again, and is news once a minute. */
+static bool
+is_news(SkTimeline *tl, int sqlerrcode)
+{
+	SkShared   *s = tl->shared;
+	uint64		now = sk_clock_ms();
+	bool		news;
+
+	SpinLockAcquire(&s->mutex);
+	news = s->told_error_at == 0 || s->told_error != sqlerrcode ||
+		now - s->told_error_at >= SAME_ERROR_MS;
+	if (news)
+	{
+		s->told_error = sqlerrcode;
+		s->told_error_at = now;
+	}
+	SpinLockRelease(&s->mutex);
+	return news;
+}
+
+void
+sk_recover_from_error(SkTimeline *tl, MemoryContext context)
+{
+	HOLD_INTERRUPTS();
+	if (is_news(tl, geterrcode()))
+		EmitErrorReport();
+	LWLockReleaseAll();
+	ConditionVariableCancelSleep();
+	pgstat_report_wait_end();
+	sk_release_all();
+	AtEOXact_Files(false);
+	MemoryContextSwitchTo(context);
+	FlushErrorState();
+	RESUME_INTERRUPTS();
 }
 
 static void

@@ -264,6 +264,23 @@ need_config(const SkConfig *config, SkTimeline *tl)
 		need_members(&config->new_members, tl, config->generation);
 }
 
+/* One timeline's trouble is not another's. */
+static void
+guarded(SkTimeline *tl, void (*action) (SkTimeline *tl))
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		action(tl);
+	}
+	PG_CATCH();
+	{
+		sk_recover_from_error(tl, context);
+	}
+	PG_END_TRY();
+}
+
 static void
 need_peers_of(SkTimeline *tl, void *arg)
 {
@@ -271,7 +288,7 @@ need_peers_of(SkTimeline *tl, void *arg)
 
 	if (!sk_recently_active(tl))
 		return;
-	sk_refresh(tl);
+	guarded(tl, sk_refresh);
 	st = palloc(sizeof(SkState));
 	sk_get_state(tl, st);
 	need_config(&st->config, tl);
@@ -593,9 +610,15 @@ count_writer(SkTimeline *tl, void *arg)
 }
 
 static void
-close_timeline(SkTimeline *tl, void *arg)
+close_cleanly(SkTimeline *tl)
 {
 	(void) sk_close_cleanly(tl);
+}
+
+static void
+close_timeline(SkTimeline *tl, void *arg)
+{
+	guarded(tl, close_cleanly);
 }
 
 static void

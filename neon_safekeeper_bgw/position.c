@@ -95,6 +95,7 @@ fill_positions(SkShared *s, uint64 now, SkPositions *p)
 	p->writer_pid = s->writer_pid;
 	p->lease_left_ms = lease_left_locked(s, now);
 	p->pageserver = s->pageserver;
+	strlcpy(p->problem, s->problem, sizeof(p->problem));
 }
 
 void

@@ -85,6 +85,35 @@ skreader_follow(SkReader *r, XLogRecPtr limit, const char **problem)
 }
 
 bool
+skreader_first_record(SkTimeline *tl, XLogRecPtr from, XLogRecPtr limit, XLogRecPtr *at)
+{
+	XLogRecPtr	pos = from;
+
+	while (pos < limit)
+	{
+		PGAlignedXLogBlock page;
+		XLogPageHeader h = (XLogPageHeader) page.data;
+		XLogRecPtr	end;
+
+		*at = pos;
+		if (!skwal_read(tl, pos, page.data, XLOG_BLCKSZ) || h->xlp_magic != XLOG_PAGE_MAGIC ||
+			h->xlp_pageaddr != pos)
+			return false;
+		if (!(h->xlp_info & XLP_FIRST_IS_CONTRECORD))
+			return true;
+		end = pos + XLogPageHeaderSize(h) + MAXALIGN(h->xlp_rem_len);
+		pos += XLOG_BLCKSZ;
+		if (end < pos)
+		{
+			*at = Min(end, limit);
+			return true;
+		}
+	}
+	*at = limit;
+	return true;
+}
+
+bool
 skreader_boot_record(SkTimeline *tl, XLogRecPtr x, XLogRecPtr limit, uint32 *term,
 					 NeonId *boot_id)
 {

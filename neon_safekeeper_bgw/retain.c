@@ -28,7 +28,6 @@
 #include "postmaster/interrupt.h"
 #include "retain.h"
 #include "skwal.h"
-#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
@@ -245,22 +244,6 @@ look_after(SkTimeline *tl)
 
 /* ---- the worker ---- */
 
-/* An error concerns one timeline; the others go on. */
-static void
-clean_up_after_error(MemoryContext context)
-{
-	HOLD_INTERRUPTS();
-	EmitErrorReport();
-	LWLockReleaseAll();
-	ConditionVariableCancelSleep();
-	pgstat_report_wait_end();
-	sk_release_all();
-	AtEOXact_Files(false);
-	MemoryContextSwitchTo(context);
-	FlushErrorState();
-	RESUME_INTERRUPTS();
-}
-
 /*
  * One that was opened once and then failed in a change is unopened, but what is
  * known of it in memory holds; of one that nobody needed yet nothing is known.
@@ -273,6 +256,7 @@ is_known(SkTimeline *tl)
 	return status == SK_ACTIVE || (status == SK_UNOPENED && tl->wal_segment_size != 0);
 }
 
+/* An error concerns one timeline; the others go on. */
 static void
 visit(SkTimeline *tl, void *arg)
 {
@@ -286,7 +270,7 @@ visit(SkTimeline *tl, void *arg)
 	}
 	PG_CATCH();
 	{
-		clean_up_after_error(context);
+		sk_recover_from_error(tl, context);
 	}
 	PG_END_TRY();
 }

@@ -6,14 +6,14 @@
  * It learns the term if this member missed the election, copies what is missing
  * from peers, and streams from the term's compute.  It ends when that is done,
  * when the compute has been gone for 10 seconds, or when a higher term was
- * promised.  An ERROR ends the process, which takes back the right to write;
- * the postmaster starts it again after a second.
+ * promised.  An ERROR ends the process, too, which takes back the right to
+ * write; who ordered it does so again.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "fetch.h"
+#include "jump.h"
 #include "miscadmin.h"
 #include "neon_bootrec.h"
 #include "neon_clock.h"
@@ -39,6 +39,7 @@
 #define LONGEST_PAUSE_MS	1000
 #define SAME_PROBLEM_MS		60000	/* between two messages of the same problem */
 #define SUSPECT_AFTER		3		/* times that invalid WAL came at one position */
+#define FAR_BEHIND			(16 * 1024 * 1024)
 #define BOOT_RECORD_MAX		65536	/* bytes that are held until it is whole */
 
 /* wal_sender_timeout also tells how soon the compute gives a stuck member up. */
@@ -437,7 +438,8 @@ take_boot_record(Fetch *f, Receiver *receiver, WalWriter *writer)
 /*
  * The log goes beyond the term's start: its boot record must be this compute's.
  * One that retention has removed is remembered; a member that was made later
- * never had it, and trusts the compute's word and the peers' log.
+ * never had it, nor had one that took its beginning from such a member, and
+ * both trust the compute's word and the peers' log.
  */
 static bool
 stored_boot_record_matches(Fetch *f, const SkPositions *p)
@@ -455,7 +457,8 @@ stored_boot_record_matches(Fetch *f, const SkPositions *p)
 		same = true;
 	else
 		same = st->boot_term == f->order.term &&
-			bootrec_same_boot(&st->boot_id, &f->order.boot_id);
+			(neon_id_is_zero(&st->boot_id) ||
+			 bootrec_same_boot(&st->boot_id, &f->order.boot_id));
 	pfree(st);
 	return same;
 }
@@ -564,6 +567,48 @@ stream_from_compute(Fetch *f)
 
 /* ---- one order ---- */
 
+/* From the peers, beginning anew where none of them has what comes next. */
+static FetchResult
+copy_or_jump(Fetch *f, XLogRecPtr upto)
+{
+	FetchResult result = copy_from_peers(f, upto);
+
+	if (result == FETCH_FAILED && jump_to_peer(f))
+		result = copy_from_peers(f, upto);
+	return result;
+}
+
+/* What is missing up to the order's end or the term's start. */
+static FetchResult
+copy_missing(Fetch *f, const SkPositions *p)
+{
+	XLogRecPtr	upto = Max(f->order.upto, p->term_start);
+	FetchResult result;
+
+	if (p->flush_lsn >= upto)
+		return FETCH_DONE;
+	if (f->order.conninfo[0] == '\0' || p->flush_lsn < p->term_start)
+		return copy_or_jump(f, upto);
+	/* peers may have removed what the compute still has */
+	result = copy_from_peers(f, upto);
+	return result == FETCH_FAILED ? FETCH_DONE : result;
+}
+
+/*
+ * A long way goes by the peers: the compute need not keep what a majority has.
+ * Whatever comes of it, the compute may have the rest.
+ */
+static FetchResult
+copy_long_way(Fetch *f)
+{
+	XLogRecPtr	committed = copy_committed_at_peers(f);
+
+	if (committed > sk_flush_lsn(f->tl) + FAR_BEHIND &&
+		copy_from_peers(f, committed) == FETCH_STOP)
+		return FETCH_STOP;
+	return FETCH_DONE;
+}
+
 /* Everything that the order asks for, once. */
 static FetchResult
 one_round(Fetch *f)
@@ -581,17 +626,11 @@ one_round(Fetch *f)
 			return result;
 		sk_get_positions(f->tl, &p);
 	}
-	upto = Max(f->order.upto, p.term_start);
-	if (p.flush_lsn < upto)
-	{
-		result = copy_from_peers(f, upto);
-		/* peers may have removed what the compute still has */
-		if (result != FETCH_DONE &&
-			(result != FETCH_FAILED || f->order.conninfo[0] == '\0' || p.flush_lsn < p.term_start))
-			return result;
-	}
-	if (f->order.conninfo[0] == '\0')
-		return FETCH_DONE;
+	result = copy_missing(f, &p);
+	if (result != FETCH_DONE || f->order.conninfo[0] == '\0')
+		return result;
+	if (copy_long_way(f) == FETCH_STOP)
+		return FETCH_STOP;
 	result = stream_from_compute(f);
 	/* the compute may not have the WAL any more, or be gone: what is committed is at the peers */
 	if (result == FETCH_FAILED && !f->progress &&
@@ -599,7 +638,7 @@ one_round(Fetch *f)
 	{
 		char	   *problem = f->problem;
 
-		(void) copy_from_peers(f, upto);
+		(void) copy_or_jump(f, upto);
 		f->problem = problem;
 	}
 	return result;
@@ -663,7 +702,7 @@ worth_another_attempt(Fetch *f, Attempts *a)
 
 /* A compute that has gone is no problem of the timeline's, as long as nothing is missing here. */
 static void
-give_up(Fetch *f)
+forget_problem(Fetch *f)
 {
 	SkPositions p;
 
@@ -705,8 +744,8 @@ carry_out(Fetch *f)
 	} while (result == FETCH_FAILED && worth_another_attempt(f, &attempts));
 	if (result == FETCH_STOP)
 		log_if_superseded(f);
-	else if (result == FETCH_FAILED)
-		give_up(f);
+	else
+		forget_problem(f);
 	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextDelete(context);
 }
@@ -723,7 +762,17 @@ start_process(void)
 	MemoryContextSwitchTo(TopMemoryContext);
 }
 
-/* A higher promise may stop a write anywhere: that is an end and no error. */
+/* Whoever ordered it orders it again; an order that came meanwhile finds the process restarted. */
+static void pg_attribute_noreturn()
+end_process(Fetch *f)
+{
+	proc_exit(receivers_finish(f->row, f->order.serial) ? 0 : 1);
+}
+
+/*
+ * A higher promise may stop a write anywhere: that is an end and no error.
+ * After an error a new process reads the disk before it goes on.
+ */
 static void
 carry_out_guarded(Fetch *f)
 {
@@ -737,16 +786,17 @@ carry_out_guarded(Fetch *f)
 		ErrorData  *error = CopyErrorData();
 
 		MemoryContextSwitchTo(context);
-		if (error->sqlerrcode != ERRCODE_NS_SUPERSEDED &&
-			error->sqlerrcode != ERRCODE_NS_UNKNOWN)
+		if (error->sqlerrcode == ERRCODE_NS_SUPERSEDED || error->sqlerrcode == ERRCODE_NS_UNKNOWN)
+		{
+			FlushErrorState();
+			ereport(LOG, (errmsg("receiving WAL ends: %s", error->message)));
+		}
+		else
 		{
 			sk_set_problem(f->tl, error->message);
-			PG_RE_THROW();
+			sk_recover_from_error(f->tl, TopMemoryContext);
 		}
-		FlushErrorState();
-		ereport(LOG, (errmsg("receiving WAL ends: %s", error->message)));
-		receivers_finish(f->row, f->order.serial);
-		proc_exit(1);			/* a newer order finds a new process */
+		end_process(f);
 	}
 	PG_END_TRY();
 }

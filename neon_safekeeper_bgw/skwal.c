@@ -197,6 +197,22 @@ skwal_make_first(SkTimeline *tl, XLogRecPtr start, const char *head, size_t len)
 	create_segment(tl, segment_of(tl, start), head, len);
 }
 
+void
+skwal_put_segments(SkTimeline *tl, XLogRecPtr start, const char *data, size_t len)
+{
+	Assert(sk_holds_lock(tl) && start % tl->wal_segment_size == 0);
+	do
+	{
+		size_t		n = Min(len, tl->wal_segment_size);
+
+		create_segment(tl, segment_of(tl, start), data, n);
+		start += n;
+		data += n;
+		len -= n;
+	} while (len > 0);
+	pg_atomic_fetch_add_u32(&tl->shared->wal_epoch, 1);
+}
+
 /* ---- writing ---- */
 
 /*
@@ -486,9 +502,9 @@ skwal_truncate(SkTimeline *tl, XLogRecPtr lsn)
 	SpinLockRelease(&s->mutex);
 }
 
-/* The boot record of the running term goes: what R10 asks for is kept in the state. */
-static void
-remember_boot(SkTimeline *tl, SkState *st, XLogRecPtr new_start)
+/* What R10 asks for of the running term is kept in the state. */
+void
+skwal_remember_boot(SkTimeline *tl, SkState *st, XLogRecPtr new_start)
 {
 	const SkTerm *last = skhistory_last(&st->history);
 
@@ -497,30 +513,36 @@ remember_boot(SkTimeline *tl, SkState *st, XLogRecPtr new_start)
 		st->boot_term = 0;
 }
 
-XLogRecPtr
-skwal_remove_below(SkTimeline *tl, XLogRecPtr lsn)
+void
+skwal_remove_files_below(SkTimeline *tl, XLogRecPtr lsn)
 {
-	XLogSegNo	first = segment_of(tl, Min(lsn, sk_commit_lsn(tl)));
 	XLogSegNo  *segno;
 	char		dir[MAXPGPATH];
-	SkState		st;
-	int			n;
+	int			n = skwal_segments(tl, 0, segment_of(tl, lsn), &segno);
 
-	Assert(sk_holds_lock(tl));
-	sk_get_state(tl, &st);
-	if (segment_start(tl, first) <= st.wal_start)
-		return st.wal_start;
-	remember_boot(tl, &st, segment_start(tl, first));
-	st.wal_start = segment_start(tl, first);
-	sk_op_begin(tl);
-	sk_persist(tl, &st, "wal-start");
-	sk_op_end(tl);
-	n = skwal_segments(tl, 0, first, &segno);
 	for (int i = 0; i < n; i++)
 		remove_segment(tl, segno[i]);
 	pfree(segno);
 	pg_atomic_fetch_add_u32(&tl->shared->wal_epoch, 1);
 	durable_sync_dir(sk_path(tl, "wal", dir));
+}
+
+XLogRecPtr
+skwal_remove_below(SkTimeline *tl, XLogRecPtr lsn)
+{
+	XLogRecPtr	new_start = segment_start(tl, segment_of(tl, Min(lsn, sk_commit_lsn(tl))));
+	SkState		st;
+
+	Assert(sk_holds_lock(tl));
+	sk_get_state(tl, &st);
+	if (new_start <= st.wal_start)
+		return st.wal_start;
+	skwal_remember_boot(tl, &st, new_start);
+	st.wal_start = new_start;
+	sk_op_begin(tl);
+	sk_persist(tl, &st, "wal-start");
+	sk_op_end(tl);
+	skwal_remove_files_below(tl, new_start);
 	return st.wal_start;
 }
 

@@ -41,6 +41,18 @@ extern void skwal_truncate(SkTimeline *tl, XLogRecPtr lsn);
  */
 extern XLogRecPtr skwal_remove_below(SkTimeline *tl, XLogRecPtr lsn);
 
+/*
+ * Segments, at least one, that hold the len bytes from start (a segment's
+ * start) on, and zeros behind them; durable.  Positions stay.
+ */
+extern void skwal_put_segments(SkTimeline *tl, XLogRecPtr start, const char *data, size_t len);
+
+/* Whether the boot record of the last term goes with WAL below new_start: it is kept in st. */
+extern void skwal_remember_boot(SkTimeline *tl, SkState *st, XLogRecPtr new_start);
+
+/* Removes the files below the segment of lsn, which is wal_start already. */
+extern void skwal_remove_files_below(SkTimeline *tl, XLogRecPtr lsn);
+
 /* ---- anybody's ---- */
 
 /* Bytes as they are in the files; false if some are not stored (below wal_start, no segment). */
@@ -73,6 +85,14 @@ extern SkReader *skreader_open(SkTimeline *tl, XLogRecPtr start);
  */
 extern XLogRecPtr skreader_follow(SkReader *r, XLogRecPtr limit, const char **problem);
 extern void skreader_close(SkReader *r);
+
+/*
+ * Where the first record begins on the page at from or behind it (or the one
+ * before ends): *at, at most limit.  False if a page header below limit is
+ * wrong; *at is that page then.
+ */
+extern bool skreader_first_record(SkTimeline *tl, XLogRecPtr from, XLogRecPtr limit,
+								  XLogRecPtr *at);
 
 /*
  * R10: the term of the boot record at x and what it holds of the boot id.

@@ -86,6 +86,8 @@ typedef struct SkShared
 	SkState		st;				/* as on disk, but for commit_lsn and acked_lsn, which run ahead */
 	char		detail[SK_DETAIL_MAX];	/* why it is damaged */
 	char		problem[SK_DETAIL_MAX]; /* what was refused or failed last, for the view */
+	int			told_error;		/* SQLSTATE of the error that a worker logged last */
+	uint64		told_error_at;	/* sk_clock_ms(); 0: none was */
 
 	XLogRecPtr	flush_lsn;		/* end of the last whole record that is durable */
 	XLogRecPtr	written_lsn;	/* bytes at and above this were never written */
@@ -151,6 +153,7 @@ typedef struct SkPositions
 	int			writer_pid;
 	int			lease_left_ms;
 	SkPageserver pageserver;
+	char		problem[SK_DETAIL_MAX]; /* what was refused or failed last, or "" */
 } SkPositions;
 
 /* ---- finding and opening ---- */
@@ -215,6 +218,13 @@ extern void sk_lock(SkTimeline *tl);
 extern bool sk_trylock(SkTimeline *tl);
 extern void sk_unlock(SkTimeline *tl);
 extern void sk_release_all(void);
+
+/*
+ * In a worker's PG_CATCH: logs the error, unless one of its SQLSTATE was logged
+ * for the timeline within a minute, gives back everything, and forgets it.
+ * context becomes the current one.
+ */
+extern void sk_recover_from_error(SkTimeline *tl, MemoryContext context);
 
 /*
  * From sk_op_begin to sk_op_end disk and memory may differ: if the holder dies

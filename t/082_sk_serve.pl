@@ -222,6 +222,47 @@ cmp_ok(time - $before, '>=', 0.4, 'after half of wal_sender_timeout');
 is($c->next, undef, 'and left when it is silent');
 like(slurp_file($sk->node->logfile), qr/terminating walsender process due to replication timeout/, 'the log says so');
 
+# ---- settings that are read again in a stream ----
+sub set_timeout { return $sk->sql("ALTER SYSTEM SET wal_sender_timeout = '$_[0]'") . $sk->sql('SELECT pg_reload_conf()') }
+set_timeout(0);
+is(eventually('SHOW wal_sender_timeout', '0'), '0', 'no timeout');
+$c = client()->start($text->($end));
+$c->status($end, ask => 1);
+$m = $c->next;
+is("$m->{type} $m->{reply}", 'k 0', 'a client that is not asked');
+set_timeout('1s');
+$m = $c->next;
+is("$m->{type} $m->{reply}", 'k 1', 'is asked when a reload has set one');
+$c->close;
+$sk->sql('ALTER SYSTEM RESET wal_sender_timeout') . $sk->sql('SELECT pg_reload_conf()');
+
+# ---- encrypted ----
+SKIP:
+{
+	skip 'no openssl program', 4 if system('openssl version >/dev/null 2>&1') != 0;
+	my $data = $sk->node->data_dir;
+	system("openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 2 -keyout '$data/server.key' -out '$data/server.crt' 2>/dev/null") == 0
+	  or die 'openssl req';
+	chmod 0600, "$data/server.key";
+	append_to_file("$data/pg_hba.conf", "hostssl replication all 127.0.0.1/32 trust\n");
+	$sk->node->append_conf('postgresql.conf', "ssl = on\nlisten_addresses = '127.0.0.1'\n");
+	$sk->restart('fast');
+	$sk->sql("SELECT neon_safekeeper.create_physical_replication_slot('$tenant', '$timeline', 'ssl', true)");
+	my $ssldir = PostgreSQL::Test::Utils::tempdir;
+	my $ssl = start([ 'pg_receivewal', '-D', $ssldir, '-S', 'ssl', '--synchronous', '-d',
+			'host=127.0.0.1 sslmode=require port=' . $sk->node->port . " user=cloud_admin application_name=ssl options='$options'" ],
+		'<', '/dev/null', '&>', \my $ssllog);
+	is(eventually("SELECT ssl FROM pg_stat_ssl JOIN pg_stat_replication USING (pid) WHERE application_name = 'ssl'", 't'), 't', 'an encrypted stream') or diag($ssllog);
+	$end = feed(insert(26001, 30000) . '; SELECT pg_switch_wal()');
+	is(eventually("SELECT restart_lsn = '@{[ $text->($end) ]}' FROM neon_safekeeper.replication_slots WHERE slot_name = 'ssl'", 't'), 't', 'gets all');
+	my @segments = grep { /^[0-9A-F]{24}$/ } slurp_dir($ssldir);
+	is(join(' ', grep { slurp_file("$ssldir/$_") ne slurp_file($sk->dir . "/wal/$_") } @segments), '', 'and the same (' . @segments . ')');
+	$ssl->signal('INT');
+	$ssl->finish;
+	$sk->sql("SELECT neon_safekeeper.drop_replication_slot('$tenant', '$timeline', 'ssl')");
+	is(eventually("SELECT active FROM neon_safekeeper.replication_slots WHERE slot_name = 'rw'", 't'), 't', 'the others are back');
+}
+
 # ---- clients that break the protocol ----
 for (
 	[ 'junk in the stream', sub { $_[0]->start($text->($end)); $_[0]->send_message('d', 'zzzz') }, qr/08P01 unexpected message type "z"/ ],

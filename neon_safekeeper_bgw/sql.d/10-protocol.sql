@@ -29,7 +29,7 @@ CREATE FUNCTION neon_safekeeper.commit(
 	tenant neon_safekeeper.id, timeline neon_safekeeper.id, generation bigint, term int, lsn pg_lsn,
 	lease_ms int,
 	OUT flush_lsn pg_lsn, OUT commit_lsn pg_lsn, OUT pageserver_lsn pg_lsn, OUT promised int,
-	OUT floor int, OUT config_generation bigint, OUT lease_granted bool)
+	OUT floor int, OUT config_generation bigint, OUT lease_granted bool, OUT problem text)
 AS 'MODULE_PATHNAME', 'neon_sk_commit'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 

@@ -13,3 +13,10 @@ CREATE FUNCTION neon_safekeeper.tail(
 	OUT history jsonb, OUT data bytea)
 AS 'MODULE_PATHNAME', 'neon_sk_tail'
 LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+CREATE FUNCTION neon_safekeeper.log_beginning(
+	tenant neon_safekeeper.id, timeline neon_safekeeper.id, asked_term int,
+	OUT wal_start pg_lsn, OUT first_record pg_lsn, OUT commit_lsn pg_lsn, OUT term int,
+	OUT term_start pg_lsn, OUT boot_id text, OUT data bytea)
+AS 'MODULE_PATHNAME', 'neon_sk_log_beginning'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;

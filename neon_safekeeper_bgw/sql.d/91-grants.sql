@@ -1,5 +1,6 @@
 GRANT EXECUTE ON FUNCTION
-	neon_safekeeper.tail(neon_safekeeper.id, neon_safekeeper.id, int, pg_lsn, int)
+	neon_safekeeper.tail(neon_safekeeper.id, neon_safekeeper.id, int, pg_lsn, int),
+	neon_safekeeper.log_beginning(neon_safekeeper.id, neon_safekeeper.id, int)
 	TO neon_storage;
 GRANT EXECUTE ON FUNCTION
 	neon_safekeeper.receive(neon_safekeeper.id, neon_safekeeper.id, bigint, int, text, text)

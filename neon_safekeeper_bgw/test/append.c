@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "jump.h"
 #include "neon_sqlutil.h"
 #include "skwal.h"
 #include "utils/builtins.h"
@@ -19,6 +20,8 @@ PG_FUNCTION_INFO_V1(neon_sk_test_append);
 PG_FUNCTION_INFO_V1(neon_sk_test_close);
 PG_FUNCTION_INFO_V1(neon_sk_test_refresh);
 PG_FUNCTION_INFO_V1(neon_sk_test_read);
+PG_FUNCTION_INFO_V1(neon_sk_test_trim);
+PG_FUNCTION_INFO_V1(neon_sk_test_jump);
 
 static SkTimeline *
 timeline_arg(FunctionCallInfo fcinfo)
@@ -78,4 +81,34 @@ neon_sk_test_read(PG_FUNCTION_ARGS)
 	if (!skwal_read(timeline_arg(fcinfo), PG_GETARG_LSN(2), VARDATA(result), len))
 		PG_RETURN_NULL();
 	PG_RETURN_BYTEA_P(result);
+}
+
+Datum
+neon_sk_test_trim(PG_FUNCTION_ARGS)
+{
+	SkTimeline *tl = timeline_arg(fcinfo);
+	XLogRecPtr	wal_start;
+
+	sk_lock(tl);
+	wal_start = skwal_remove_below(tl, PG_GETARG_LSN(2));
+	sk_unlock(tl);
+	PG_RETURN_LSN(wal_start);
+}
+
+Datum
+neon_sk_test_jump(PG_FUNCTION_ARGS)
+{
+	SkTimeline *tl = timeline_arg(fcinfo);
+	bytea	   *data = PG_GETARG_BYTEA_PP(9);
+	SkBeginning b;
+
+	b.wal_start = PG_GETARG_LSN(3);
+	b.first_record = PG_GETARG_LSN(4);
+	b.commit_lsn = PG_GETARG_LSN(5);
+	b.term.term = PG_GETARG_INT32(6);
+	b.term.start = PG_GETARG_LSN(7);
+	b.boot_id = sql_id_arg(fcinfo, 8, "boot id");
+	b.data = VARDATA_ANY(data);
+	b.len = VARSIZE_ANY_EXHDR(data);
+	PG_RETURN_BOOL(sk_jump(tl, PG_GETARG_INT32(2), &b));
 }

@@ -23,3 +23,13 @@ AS 'MODULE_PATHNAME', 'neon_sk_test_read' LANGUAGE C STRICT;
 -- walks of the model on the functions of the library, see replay.c; the steps that were compared
 CREATE FUNCTION neon_sk_test.replay(traces text, seed int, kills bool, begin int) RETURNS int
 AS 'MODULE_PATHNAME', 'neon_sk_test_replay' LANGUAGE C STRICT;
+
+-- removes WAL as retention would; the new wal_start
+CREATE FUNCTION neon_sk_test.trim(tenant text, timeline text, lsn pg_lsn) RETURNS pg_lsn
+AS 'MODULE_PATHNAME', 'neon_sk_test_trim' LANGUAGE C STRICT;
+
+-- takes what neon_safekeeper.log_beginning() of a peer said
+CREATE FUNCTION neon_sk_test.jump(tenant text, timeline text, term int, wal_start pg_lsn,
+	first_record pg_lsn, commit_lsn pg_lsn, last_term int, last_start pg_lsn, boot_id text, data bytea)
+RETURNS bool
+AS 'MODULE_PATHNAME', 'neon_sk_test_jump' LANGUAGE C STRICT;
