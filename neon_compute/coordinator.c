@@ -437,8 +437,8 @@ tick(void)
 	note_streaming(active, neon_clock());
 	if (!is_admitted())
 		coordinator_admit(psprintf("pageserver %s", pageserver_address()));
-	throttle_report(boottime_ms());
-	walkeep_check_consumers(restart_lsn, boottime_ms());
+	throttle_report(neon_boottime_ms());
+	walkeep_check_consumers(restart_lsn, neon_boottime_ms());
 }
 
 static void

@@ -102,7 +102,7 @@ extern void coordinator_set_dozing(bool dozing);	/* the next commit wakes it */
 
 /*
  * Logs that writers are held, at the beginning and each minute, and when that
- * is over; now is boottime_ms().
+ * is over; now is neon_boottime_ms().
  */
 extern void throttle_report(uint64 now);
 

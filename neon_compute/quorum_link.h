@@ -61,7 +61,7 @@ typedef struct Link
 
 /* ---- quorum_report.c ---- */
 
-/* Times are those of boottime_ms(). */
+/* Times are those of neon_boottime_ms(). */
 extern void report_problem(Link *link, XLogRecPtr majority, uint64 now);
 extern void report_streaming(Link *link, uint64 now);
 extern void set_problem(Link *link, const char *text, const char *detail);

@@ -29,7 +29,7 @@ extern bool walkeep_drop_slot(const char *name, pid_t pid);
 /*
  * Drops the slots of those who are neither safekeepers nor the pageserver if
  * they hold more than neon.consumer_wal_keep below flush_lsn, which the storage
- * has.  Looks now and then only; now is boottime_ms().
+ * has.  Looks now and then only; now is neon_boottime_ms().
  */
 extern void walkeep_check_consumers(XLogRecPtr flush_lsn, uint64 now);
 

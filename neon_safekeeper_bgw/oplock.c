@@ -89,7 +89,7 @@ static bool
 is_news(SkTimeline *tl, int sqlerrcode)
 {
 	SkShared   *s = tl->shared;
-	uint64		now = sk_clock_ms();
+	uint64		now = neon_boottime_ms();
 	bool		news;
 
 	SpinLockAcquire(&s->mutex);

@@ -87,7 +87,7 @@ typedef struct SkShared
 	char		detail[SK_DETAIL_MAX];	/* why it is damaged */
 	char		problem[SK_DETAIL_MAX]; /* what was refused or failed last, for the view */
 	int			told_error;		/* SQLSTATE of the error that a worker logged last */
-	uint64		told_error_at;	/* sk_clock_ms(); 0: none was */
+	uint64		told_error_at;	/* neon_boottime_ms(); 0: none was */
 
 	XLogRecPtr	flush_lsn;		/* end of the last whole record that is durable */
 	XLogRecPtr	written_lsn;	/* bytes at and above this were never written */
