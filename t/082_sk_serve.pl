@@ -234,7 +234,7 @@ set_timeout('1s');
 $m = $c->next;
 is("$m->{type} $m->{reply}", 'k 1', 'is asked when a reload has set one');
 $c->close;
-$sk->sql('ALTER SYSTEM RESET wal_sender_timeout') . $sk->sql('SELECT pg_reload_conf()');
+$sk->sql($_) for 'ALTER SYSTEM RESET wal_sender_timeout', 'SELECT pg_reload_conf()';
 
 # ---- encrypted ----
 SKIP:

@@ -45,7 +45,8 @@ sub leave
 	my $neon = $t->sk_pgdata($id) . '/neon';
 	unlink "$neon/filler";
 	my $free = (split ' ', (`df -k --output=avail '$neon'`)[1])[0];
-	system("head -c " . ($free - $kb) * 1024 . " /dev/zero > '$neon/filler' 2>/dev/null");
+	my $size = $kb ? 'head -c ' . ($free - $kb) * 1024 : 'cat';
+	system("$size /dev/zero > '$neon/filler' 2>/dev/null");
 }
 sub make_space { my ($id) = @_; unlink $t->sk_pgdata($id) . '/neon/filler' }
 
@@ -73,6 +74,7 @@ says_full(1);
 $t->psql('main', insert_sql());
 pass('commits go on with one full disk');
 is(slots(), 3, 'it streams still, its slot is valid');
+like($t->poll('main', 'SELECT problem FROM neon.safekeepers WHERE id = 1', qr/./), qr/the disk is nearly full/, 'the compute knows');
 
 # ---- two of three: a majority ----
 leave(2, 5000);
@@ -110,8 +112,12 @@ $session->close;
 leave(1, 0);
 $t->psql('main', insert_sql());
 $t->kill9('safekeeper 1');
+NeonQuorum::new_log($t, 1);
 $t->neon('safekeeper', 'start', 1);
-$t->psql('main', insert_sql());
+for (1 .. 6) { $t->psql('main', insert_sql()); sleep 1 }
+my @complaints = grep { /No space left|exited with exit code/ } split /\n/, NeonQuorum::new_log($t, 1);
+cmp_ok(scalar(@complaints), '<=', 3, 'it does not complain each second') or diag(join "\n", @complaints);
+like($t->psql('main', 'SELECT problem FROM neon.safekeepers WHERE id = 1'), qr/No space|nearly full/, 'the compute shows why it lacks a safekeeper');
 make_space(1);
 NeonQuorum::wait_streaming($t, 'main', 3);
 pass('safekeeper 1 is back in the quorum');
