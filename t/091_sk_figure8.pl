@@ -79,7 +79,7 @@ for my $late (0, 1)
 	is(elected($t + 3, $x, $history, 0, 1), 't', 'its own member counts');
 	is(elected($t + 3, $x, $history, 1, 3), 't', 'another one copies the old WAL and counts');
 	is(flush(3), $a, 'which is at three of five now');
-	like($sk[2]->call('commit', 1, $t + 3, "'$a'", 1000), qr/^\Q$a\E\|\Q@{[ committed(2) ]}\E\|.*\|f$/, 'the third does not count: it commits nothing, and no lease');
+	like($sk[2]->call('commit', 1, $t + 3, "'$a'", 1000), qr/^\Q$a\E\|\Q@{[ committed(2) ]}\E\|.*\|f\|/, 'the third does not count: it commits nothing, and no lease');
 	is(committed(2), $wal->{start}, 'indeed');
 	is($sk[2]->sql("SELECT counts FROM neon_safekeeper.positions('$T', '$L')"), 'f', 'and says so');
 
