@@ -24,6 +24,13 @@ HOURS ?= 1
 # Objects with and without injection points do not mix.
 flavour = $(if $(TESTING),testing,product)
 
+# Said before anything is built.
+ifneq ($(and $(TESTING),$(filter install demo check check-long bench soak check-pgsrc,$(MAKECMDGOALS))),)
+ifeq ($(DESTDIR),)
+$(error a build with TESTING=1 is installed below a DESTDIR only)
+endif
+endif
+
 default: all
 
 deps:
@@ -46,11 +53,6 @@ all: versions
 	@set -e; for p in $(PARTS); do $(MAKE) -s --no-print-directory -C $$p all; done
 
 install: all
-ifdef TESTING
-ifeq ($(DESTDIR),)
-	$(error a build with TESTING=1 is installed below a DESTDIR only)
-endif
-endif
 	@.ci/install $(PARTS)
 
 # Private copies of the sources, built without a single warning: by clang as
