@@ -1,6 +1,7 @@
-# Random walks of the model of the WAL service on the real functions
-# (neon_safekeeper_bgw/test/replay.c), states compared after every step; and
-# bugs planted there, which the comparison must find.
+# Random walks of the models of the WAL service on the real functions
+# (neon_safekeeper_bgw/test/replay.c), states compared after every step: with
+# fixed members, and while they change; and bugs planted there, which the
+# comparison must find.
 use strict;
 use warnings;
 use NeonSafekeeper;
@@ -62,6 +63,31 @@ is($good, $batches, "$traces walks in each of $batches batches agree with the mo
 note(join ', ', map { "$_ $seen{$_}" } sort keys %seen);
 is_deeply([ grep { !$seen{$_} } qw(promise elected stream write copy commit gossip close crash promise_killed elected_killed refused_promise refused_elected refused_stream) ],
 	[], 'every kind of step was taken');
+
+# ---- while the members change: reconf.pml ----
+my $change = WalModel->new(model => 'reconf.pml', LAUNCHERS => 4, LENGTH => 4, TRACE => '', -PRINTF => '', -T_RAND => '');
+($steps, $good, %seen) = (0, 0);
+my %generation;
+my $changes = $long ? 20 : 1;
+for my $batch (0 .. $changes - 1)
+{
+	my $text = $change->traces(seed => $seed + $batch, traces => $long ? 100 : 40, steps => 60);
+	my ($done, $error) = replay($text, $seed + $batch, '');
+	$seen{$1}++ while $text =~ /^(\w+)/mg;
+	$generation{$1}++ while $text =~ /^(?!win)\w+ [\d -]+: \d+ \d+ \d+ (\d) :/mg;
+	unless (defined $done)
+	{
+		diag("seed @{[ $seed + $batch ]} (NEON_TEST_SEED repeats it): $error\n" . walk($text, $error));
+		last;
+	}
+	$steps += $done;
+	$good++;
+}
+is($good, $changes, "walks while the members change in each of $changes batches agree with the model, $steps steps");
+note(join ', ', map { "$_ $seen{$_}" } sort keys %seen);
+is_deeply([ grep { !$seen{$_} } qw(promise elected stream copy gossip crash promise_killed members members_killed follow follow_copy other_promise other_elected old_members) ],
+	[], 'every kind of step was taken');
+is_deeply([ sort keys %generation ], [ 1, 2, 3 ], 'by members of each generation');
 
 # ---- planted bugs ----
 for my $bug ('forget-promise', 'forget-history', 'forget-zeros', 'early-flush')

@@ -132,6 +132,21 @@ bit early;			/* WITHOUT(GOAL) only: the first entry was acknowledged before the 
 
 hidden byte i, j, k, n, p, r, e1, e2, a_, ok;
 
+#ifdef TRACE
+#define RECONF
+#include "trace.pml"
+#else
+#define GO		true
+#define RARELY(n)	true
+#define SAY(action)
+#define STEP
+#define TAIL_ANSWERS(l, d)	true
+#define MAY_BE_ELECTED(l, a)	true
+#define BEGIN_TRACES
+#define TRACED(l, a)
+#define TRACED_MEMBER(a)
+#endif
+
 /* ---- sets ---- */
 
 hidden byte old_of[LAST + 1];
@@ -530,15 +545,16 @@ inline settle() {
 	   :: else fi;
 	c_code { ok = finishes(); };
 	assert(ok);
-	i = 0; j = 0; k = 0; n = 0; p = 0; r = 0; e1 = 0; e2 = 0; a_ = 0
+	i = 0; j = 0; k = 0; n = 0; p = 0; r = 0; e1 = 0; e2 = 0; a_ = 0;
+	STEP
 }
 
 /* ---- the launcher: election_run(), of any generation that it once read ---- */
 
 #define START(l, a) \
-	:: d_step { c[l].phase == IDLE && (l == 0 || c[(l + LAUNCHERS - 1) % LAUNCHERS].phase != IDLE) && \
-		m[a].promised < LAUNCHERS && IS_MEMBER(a) -> \
-		c[l].term = m[a].promised + 1; c[l].phase = ASKING }
+	:: d_step { GO && c[l].phase == IDLE && (l == 0 || c[(l + LAUNCHERS - 1) % LAUNCHERS].phase != IDLE) && \
+		m[a].promised < LAUNCHERS && IS_MEMBER(a) && RARELY(12) -> \
+		c[l].term = m[a].promised + 1; c[l].phase = ASKING; SAY(say_start(l)) }
 
 /* ask_promises(): R4 */
 inline note_promise(l, a) {
@@ -558,12 +574,13 @@ inline note_promise(l, a) {
 
 /* try_term(), new_history(): the term is won, and nobody else wins it */
 #define WIN(l) \
-	:: d_step { c[l].phase == ASKING && majority[c[l].generation * 32 + c[l].promises] -> \
+	:: d_step { GO && c[l].phase == ASKING && majority[c[l].generation * 32 + c[l].promises] && RARELY(2) -> \
 		i = 0; \
 		do :: i < LAUNCHERS -> assert(c[i].phase != WON || c[i].term != c[l].term); i++ :: else -> break od; \
 		c[l].phase = WON; c[l].promises = 0; c[l].best = 0; c[l].oldest = c[l].generation; \
 		c[l].start[c[l].term] = c[l].x + 1; i = c[l].x; \
-		do :: i < LENGTH -> c[l].log[i] = l + 1; i++ :: else -> break od }
+		do :: i < LENGTH -> c[l].log[i] = l + 1; i++ :: else -> break od; \
+		SAY(say_win(l)) }
 
 /* ---- promise(): sk_promise() ---- */
 
@@ -577,15 +594,16 @@ inline persist_promise(l, a) {
 }
 
 #define PROMISE(l, a) \
-	:: d_step { MAY_PROMISE(l, a) -> persist_promise(l, a); note_promise(l, a) }
+	:: d_step { GO && MAY_PROMISE(l, a) -> persist_promise(l, a); note_promise(l, a); SAY(say_promise(l, a)) }
 
 /* the reply is lost: the launcher, or the member, is gone */
 #define PROMISE_LOST(l, a) \
-	:: d_step { MAY_PROMISE(l, a) -> persist_promise(l, a) }
+	:: d_step { GO && MAY_PROMISE(l, a) && RARELY(3) -> persist_promise(l, a); SAY(say_promise(l, a)) }
 
 /* a member that was not asked, of whatever generation: sk_elected(), learn_from() */
 #define PROMISE_LATE(l, a) \
-	:: d_step { c[l].phase == WON && m[a].promised < c[l].term && IS_MEMBER(a) -> m[a].promised = c[l].term }
+	:: d_step { GO && c[l].phase == WON && m[a].promised < c[l].term && IS_MEMBER(a) && MAY_BE_ELECTED(l, a) && RARELY(2) -> \
+		m[a].promised = c[l].term; SAY(say_promise(l, a)) }
 
 /* ---- elected(): sk_elected(), adopt_history(); learn_from() ---- */
 
@@ -597,22 +615,25 @@ inline cut(a, upto) {
 }
 
 #define ELECTED(l, a) \
-	:: d_step { OF_TERM(l, a) && !HAS_TERM(a, c[l].term) -> \
+	:: d_step { GO && OF_TERM(l, a) && !HAS_TERM(a, c[l].term) && MAY_BE_ELECTED(l, a) -> \
 		common(l, a); cut(a, r); i = 1; \
-		do :: i < TERMS -> m[a].start[i] = c[l].start[i]; i++ :: else -> break od }
+		do :: i < TERMS -> m[a].start[i] = c[l].start[i]; i++ :: else -> break od; \
+		SAY(say_elected(l, a)) }
 
 /* ---- copy_piece(), copy_committed() ---- */
 
 #define COPY(l, a, d) \
-	:: d_step { OF_TERM(l, a) && ENDS_WITH(a, c[l].term) && m[a].flush < c[l].x && m[d].flush > m[a].flush -> \
+	:: d_step { GO && OF_TERM(l, a) && ENDS_WITH(a, c[l].term) && m[a].flush < c[l].x && m[d].flush > m[a].flush && \
+		TAIL_ANSWERS(l, d) -> \
 		common(l, d); \
-		if :: r > m[a].flush -> m[a].log[m[a].flush] = m[d].log[m[a].flush]; m[a].flush++ :: else fi }
+		if :: r > m[a].flush -> m[a].log[m[a].flush] = m[d].log[m[a].flush]; m[a].flush++; SAY(say_copy(l, a, d, 1)) \
+		   :: else -> SAY(say_copy(l, a, d, 0)) fi; }
 
 /* ---- stream_with(), walwriter_take(), walwriter_settle() ---- */
 
 #define STREAM(l, a) \
-	:: d_step { OF_TERM(l, a) && ENDS_WITH(a, c[l].term) && m[a].flush >= c[l].x && m[a].flush < LENGTH -> \
-		m[a].log[m[a].flush] = c[l].log[m[a].flush]; m[a].flush++ }
+	:: d_step { GO && OF_TERM(l, a) && ENDS_WITH(a, c[l].term) && m[a].flush >= c[l].x && m[a].flush < LENGTH -> \
+		m[a].log[m[a].flush] = c[l].log[m[a].flush]; m[a].flush++; SAY(say_stream(l, a)) }
 
 /* ---- a learner: sk_follow(), sk_copy_to_x() ---- */
 
@@ -627,7 +648,7 @@ inline committed_of(d) {
 
 /* the history of what is committed, as committed_history() cuts it */
 #define FOLLOW(a, d) \
-	:: d_step { IS_LEARNER(a) && m[d].flush >= m[a].flush -> \
+	:: d_step { GO && IS_LEARNER(a) && m[d].flush >= m[a].flush -> \
 		committed_of(d); r = 0; n = 0; i = 1; \
 		do :: i < TERMS -> \
 			if :: HAS_TERM(d, i) && m[d].start[i] <= p + 1 -> r = i :: else fi; \
@@ -636,25 +657,27 @@ inline committed_of(d) {
 		if :: r > n && p >= m[a].flush -> \
 			if :: m[a].promised < r && !WITHOUT(LEARNPROMISE) -> m[a].promised = r :: else fi; i = 1; \
 			do :: i < TERMS -> if :: i <= r -> m[a].start[i] = m[d].start[i] :: else -> m[a].start[i] = 0 fi; i++ \
-			   :: else -> break od \
-		   :: else fi }
+			   :: else -> break od; \
+			SAY(say_follow(a, d, p)) \
+		   :: else -> SAY(say_nothing()) fi; }
 
 /* a committed record, of a term that is in that history */
 #define FOLLOW_COPY(a, d) \
-	:: d_step { IS_LEARNER(a) && m[d].flush > m[a].flush -> \
+	:: d_step { GO && IS_LEARNER(a) && m[d].flush > m[a].flush -> \
 		committed_of(d); r = 0; i = 1; \
 		do :: i < TERMS -> if :: HAS_TERM(d, i) && m[d].start[i] <= m[a].flush + 1 -> r = i :: else fi; i++ \
 		   :: else -> break od; \
 		if :: p > m[a].flush && (m[a].start[r] == m[d].start[r] || WITHOUT(LEARNTERM)) -> \
-			m[a].log[m[a].flush] = m[d].log[m[a].flush]; m[a].flush++ \
-		   :: else fi }
+			m[a].log[m[a].flush] = m[d].log[m[a].flush]; m[a].flush++; SAY(say_follow_copy(a, d, p)) \
+		   :: else -> SAY(say_nothing()) fi; }
 
 /* ---- members(): sk_members(), adopt_config(); from the command, a launcher or a peer ---- */
 
 #define MEMBERS_TOLD(a, g) \
-	:: d_step { stored >= g && m[a].generation < g && (g != 2 || !WITHOUT(JOINTSTEP)) -> \
+	:: d_step { GO && stored >= g && m[a].generation < g && (g != 2 || !WITHOUT(JOINTSTEP)) && RARELY(8) -> \
 		m[a].generation = g; \
-		if :: m[a].promised < floor[g] && !WITHOUT(FLOORS) && !WITHOUT(FLOOR) -> m[a].promised = floor[g] :: else fi }
+		if :: m[a].promised < floor[g] && !WITHOUT(FLOORS) && !WITHOUT(FLOOR) -> m[a].promised = floor[g] :: else fi; \
+		SAY(say_members(a, g)) }
 
 /* ---- the command: contrib/neon_ctl/member.c ---- */
 
@@ -664,20 +687,20 @@ inline committed_of(d) {
 
 /* the compute's coordinator: adopt_settings(), end_walsenders(), check_leaving() */
 #define COMPUTE_ADOPTS(l) \
-	:: d_step { c[l].phase == WON && IS_JOINT(stored) && c[l].oldest < stored -> \
-		newest_of(l); if :: e1 == stored -> c[l].oldest = stored :: else fi }
+	:: d_step { GO && c[l].phase == WON && IS_JOINT(stored) && c[l].oldest < stored -> \
+		newest_of(l); if :: e1 == stored -> c[l].oldest = stored :: else fi; SAY(say_nothing()) }
 
 /* settle_compute(): a compute, or an election of its own, that counts by the joint one */
 #define SETTLE_COMPUTE(l) \
-	:: d_step { IS_JOINT(stored) && change.phase == IDLE && c[l].phase == WON && \
+	:: d_step { GO && IS_JOINT(stored) && change.phase == IDLE && c[l].phase == WON && \
 		(c[l].oldest >= stored || WITHOUT(SENDERS)) && !WITHOUT(ORDER) -> \
-		change.phase = READING_OLD; change.term = c[l].term } \
+		change.phase = READING_OLD; change.term = c[l].term; SAY(say_nothing()) } \
 	:: d_step { IS_JOINT(stored) && WITHOUT(ORDER) && change.phase == READING_NEW && change.read == 0 && \
 		c[l].phase == WON && c[l].term == change.term && c[l].oldest >= stored -> change.read = 16 }
 
 /* read_old(): one of the answers */
 #define READ_OLD(a) \
-	:: d_step { IS_JOINT(stored) && (change.phase == READING_OLD || (WITHOUT(ORDER) && change.phase == IDLE)) && \
+	:: d_step { GO && IS_JOINT(stored) && (change.phase == READING_OLD || (WITHOUT(ORDER) && change.phase == IDLE)) && \
 		IN(old_of[stored], a) && !IN(change.read, a) && (m[a].generation == stored || WITHOUT(AWARE)) && \
 		(m[a].promised <= change.term || WITHOUT(OLDTERM) || WITHOUT(ORDER)) -> \
 		last_log_term(a); \
@@ -687,11 +710,11 @@ inline committed_of(d) {
 		if :: WITHOUT(ORDER) && m[a].promised > change.term -> change.term = m[a].promised :: else fi; \
 		change.read = change.read | (1 << a); \
 		c_code { ok = most_of(now.change.read, old_of[now.stored]); }; \
-		if :: ok -> change.phase = READING_NEW; change.read = 0 :: else fi }
+		if :: ok -> change.phase = READING_NEW; change.read = 0 :: else fi; SAY(say_nothing()) }
 
 /* await_new(): one of the answers; with a majority of them store_final() */
 #define READ_NEW(a) \
-	:: d_step { IS_JOINT(stored) && change.phase == READING_NEW && IN(new_of[stored], a) && !IN(change.read, a) && \
+	:: d_step { GO && IS_JOINT(stored) && change.phase == READING_NEW && IN(new_of[stored], a) && !IN(change.read, a) && \
 		(!WITHOUT(ORDER) || change.read >= 16) && \
 		(m[a].generation == stored || WITHOUT(AWARENEW)) && \
 		(m[a].promised >= change.term || WITHOUT(FLOORS) || WITHOUT(PROMISED)) -> \
@@ -700,7 +723,7 @@ inline committed_of(d) {
 			change.read = change.read | (1 << a); \
 			c_code { ok = most_of(now.change.read, new_of[now.stored]); }; \
 			if :: ok -> stored = stored + 1; floor[stored] = change.term; end_of_command() :: else fi \
-		   :: else fi }
+		   :: else fi; SAY(say_nothing()) }
 
 inline end_of_command() {
 	change.phase = IDLE; change.term = 0; change.read = 0; change.best = 0; change.lsn = 0
@@ -708,14 +731,14 @@ inline end_of_command() {
 
 /* it is killed, or a member has promised more: it begins again */
 #define BEGIN_AGAIN \
-	:: d_step { change.phase != IDLE || change.read != 0 -> end_of_command() }
+	:: d_step { GO && (change.phase != IDLE || change.read != 0) && RARELY(12) -> end_of_command(); SAY(say_nothing()) }
 
 /* ---- who does what ---- */
 
 #define MESSAGES(l, a) \
-	START(l, a) PROMISE(l, a) PROMISE_LOST(l, a) PROMISE_LATE(l, a) ELECTED(l, a) STREAM(l, a)
+	START(l, a) PROMISE(l, a) PROMISE_LOST(l, a) PROMISE_LATE(l, a) ELECTED(l, a) STREAM(l, a) TRACED(l, a)
 #define LEARN(a, d)	FOLLOW(a, d) FOLLOW_COPY(a, d)
-#define COMMAND(a)	MEMBERS_OF_CHANGES(a) READ_OLD(a) READ_NEW(a)
+#define COMMAND(a)	MEMBERS_OF_CHANGES(a) READ_OLD(a) READ_NEW(a) TRACED_MEMBER(a)
 #if CHANGES == 1
 #define MEMBERS_OF_CHANGES(a)	MEMBERS_TOLD(a, 2) MEMBERS_TOLD(a, 3)
 #else
@@ -748,11 +771,15 @@ active proctype wal_service()
 		do :: i < MEMBERS -> m[i].generation = 1; i++ :: else -> break od;
 		stored = 2;
 		if :: WITHOUT(JOINTSTEP) -> stored = 3 :: else fi;
-		i = 0
+		i = 0;
+		BEGIN_TRACES
 	}
 	do
 	:: atomic {
 	if
+#ifdef TRACE
+	NEXT_TRACE
+#endif
 	LAUNCHER(0)
 #if LAUNCHERS > 1
 	LAUNCHER(1)

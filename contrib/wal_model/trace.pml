@@ -1,14 +1,15 @@
 /*-------------------------------------------------------------------------
  *
  * trace.pml
- *	  Random walks of wal.pml for the replay (-DTRACE): one line for each step
- *	  that a member takes part in, with the member's state afterwards.
+ *	  Random walks of wal.pml, and of reconf.pml, for the replay (-DTRACE): one
+ *	  line for each step that a member takes part in, with the member's state
+ *	  afterwards.
  *
- *	  trace NUMBER
+ *	  trace NUMBER MEMBERS
  *	  start L TERM                             launcher L asks for promises
  *	  win L TERM X : start[1..] : log[0..]     launcher L's history and log
  *	  append L                                 its compute writes a record
- *	  ACTION L A ... : promised flush last_log_term : start[1..] : log[0..]
+ *	  ACTION L A ... : promised flush last_log_term generation : start[1..] : log[0..]
  *	  end
  *
  * Numbers as in the model: positions count records, start[T] is 1 + a position,
@@ -43,6 +44,12 @@ hidden byte idle;
 
 /* ---- what is printed ---- */
 
+#ifdef RECONF
+#define GENERATION_OF(a)	m[a].generation
+#else
+#define GENERATION_OF(a)	1
+#endif
+
 inline say_list_start(s) {
 	printf(" :"); i = 1;
 	do :: i < TERMS -> printf(" %d", s.start[i]); i++ :: else -> break od
@@ -56,10 +63,11 @@ inline say_list_log(s) {
 
 inline say_state(a) {
 	last_log_term(a);
-	printf(" : %d %d %d", m[a].promised, m[a].flush, r);
+	printf(" : %d %d %d %d", m[a].promised, m[a].flush, r, GENERATION_OF(a));
 	say_list_start(m[a]); say_list_log(m[a])
 }
 
+inline say_nothing() { idle = 1; printf("%d\n", tick + tick) }
 inline say_start(l) { printf("%d start %d %d\n", tick + tick, l, c[l].term) }
 inline say_append(l) { printf("%d append %d\n", tick + tick, l) }
 inline say_win(l) {
@@ -71,6 +79,7 @@ inline say_elected(l, a) { printf("%d elected %d %d", tick + tick, l, a); say_st
 inline say_copy(l, a, d, taken) { printf("%d copy %d %d %d %d", tick + tick, l, a, d, taken); say_state(a) }
 inline say_stream(l, a) { printf("%d stream %d %d", tick + tick, l, a); say_state(a) }
 inline say_write(l, a) { printf("%d write %d %d", tick + tick, l, a); say_state(a) }
+#ifndef RECONF
 inline say_crash(a) { crash_others(a); printf("%d crash 0 %d", tick + tick, a); say_state(a) }
 
 /* ---- ALLCRASH: the members live in one instance, which is killed ---- */
@@ -144,31 +153,48 @@ inline crash_others(a) {
 #define CLOSE(a) \
 	:: d_step { GO && RARELY(10) -> \
 		cut(a, m[a].flush); printf("%d close 0 %d", tick + tick, a); say_state(a) }
+#endif
 
 /* ---- from trace to trace ---- */
 
 inline reset() {
 	a_ = 0;
 	do :: a_ < MEMBERS ->
-		m[a_].promised = 0; m[a_].flush = 0; m[a_].synced = 0; m[a_].commit = 0; m[a_].cut_for = 0; m[a_].cut_to = 0;
+		m[a_].promised = 0; m[a_].flush = 0;
+#ifdef RECONF
+		m[a_].generation = 1;
+#else
+		m[a_].synced = 0; m[a_].commit = 0; m[a_].cut_for = 0; m[a_].cut_to = 0;
+#endif
 		i = 0; do :: i < TERMS -> m[a_].start[i] = 0; i++ :: else -> break od;
 		i = 0; do :: i < LENGTH -> m[a_].log[i] = 0; acknowledged[i] = 0; i++ :: else -> break od;
 		a_++
 	   :: else -> break od;
 	j = 0;
 	do :: j < LAUNCHERS ->
-		c[j].phase = IDLE; c[j].term = 0; c[j].promises = 0; c[j].best = 0; c[j].x = 0; c[j].end = 0;
+		c[j].phase = IDLE; c[j].term = 0; c[j].promises = 0; c[j].best = 0; c[j].x = 0;
 		i = 0; do :: i < TERMS -> c[j].start[i] = 0; i++ :: else -> break od;
 		i = 0; do :: i < LENGTH -> c[j].log[i] = 0; i++ :: else -> break od;
+#ifdef RECONF
+		c[j].generation = 0; c[j].oldest = 0;
+		i = 0; do :: i < LAST * MEMBERS -> c[j].said[i] = 0; i++ :: else -> break od;
+#else
+		c[j].end = 0;
 		i = 0; do :: i < MEMBERS -> c[j].ack[i] = 0; i++ :: else -> break od;
+#endif
 		j++
 	   :: else -> break od
+#ifdef RECONF
+	;
+	stored = 2; floor[3] = 0; end_of_command()
+#endif
 }
 
 #define NEXT_TRACE \
 	:: d_step { trace_number < traces && (steps >= steps_max || trace_number == 0) -> \
 		if :: trace_number > 0 -> printf("%d end\n", tick + tick) :: else fi; \
-		reset(); trace_number++; steps = 0; idle = 1; printf("%d trace %d\n", tick + tick + 1, trace_number) } \
+		reset(); trace_number++; steps = 0; idle = 1; \
+		printf("%d trace %d %d\n", tick + tick + 1, trace_number, MEMBERS) } \
 	:: d_step { trace_number == traces && steps >= steps_max -> \
 		printf("%d end\n", tick + tick); c_code { fflush(stdout); _exit(0); } }
 
@@ -187,7 +213,75 @@ inline reset() {
  */
 #define PAUSE	:: d_step { trace_number > 0 && steps < steps_max -> idle = 1; printf("%d\n", tick + tick) }
 
+#ifndef RECONF
 #define TRACED(l, a) \
 	PAUSE ELECTED(l, a) ELECTED_KILLED(l, a, 0) ELECTED_KILLED(l, a, 1) ELECTED_KILLED(l, a, 2) ELECTED_KILLED(l, a, 3) \
 	PROMISE_KILLED(l, a, 0) PROMISE_KILLED(l, a, 1) COMMIT(l, a) PAUSE REFUSED(l, a) PAUSE
 #define TRACED_MEMBER(a)	PAUSE GOSSIP(a) PAUSE CLOSE(a) PAUSE
+#else
+
+/* ---- the members change ---- */
+
+inline say_members(a, g) { printf("%d members 0 %d %d %d", tick + tick, a, g, floor[g]); say_state(a) }
+inline say_follow(a, d, upto) { printf("%d follow 0 %d %d %d", tick + tick, a, d, upto); say_state(a) }
+inline say_follow_copy(a, d, upto) { printf("%d follow_copy 0 %d %d %d", tick + tick, a, d, upto); say_state(a) }
+
+/* elected() is the launcher's of the same generation, or one that a peer of the same generation delivers */
+#define COUNTS_FOR(a, t) \
+	(m[a].promised == (t) && HAS_TERM(a, t) && m[a].start[t] <= m[a].flush + 1 && IS_MEMBER(a))
+#define DELIVERS(l, a, d) \
+	(COUNTS_FOR(d, c[l].term) && m[d].generation == m[a].generation)
+#define MAY_BE_ELECTED(l, a) \
+	(c[l].generation == m[a].generation || DELIVERS(l, a, 0) || DELIVERS(l, a, 1) || DELIVERS(l, a, 2) || DELIVERS(l, a, 3))
+
+/* sk_raise_commit_by_peers(): only positions of members of the own generation */
+#define GOSSIP(a) \
+	:: d_step { GO && RARELY(6) -> \
+		p = LENGTH + 1; \
+		do :: p > 0 -> \
+			k = 0; n = 0; \
+			do :: n < MEMBERS -> \
+				if :: COUNTS_FOR(n, m[a].promised) && m[n].generation == m[a].generation && m[n].flush + 1 >= p -> \
+					k = k | (1 << n) \
+				   :: else fi; n++ \
+			   :: else -> break od; \
+			if :: majority[m[a].generation * 32 + k] -> break :: else -> p-- fi \
+		   :: else -> break od; \
+		if :: COUNTS_FOR(a, m[a].promised) :: else -> p = 0 fi; \
+		printf("%d gossip 0 %d %d", tick + tick, a, p - 1); say_state(a) }
+
+#define CRASH(a) \
+	:: d_step { GO && RARELY(8) -> printf("%d crash 0 %d", tick + tick, a); say_state(a) }
+
+/* the numbers: of the launcher's generation, and of what is persisted when it is killed */
+#define PROMISE_KILLED(l, a, where) \
+	:: d_step { GO && MAY_PROMISE(l, a) && RARELY(10) -> \
+		if :: where >= 1 -> persist_promise(l, a) :: else fi; \
+		printf("%d promise_killed %d %d %d", tick + tick, l, a, where); say_state(a) }
+
+#define MEMBERS_KILLED(a, g, where) \
+	:: d_step { GO && stored >= g && m[a].generation < g && RARELY(15) -> \
+		if :: where >= 1 -> \
+			m[a].generation = g; \
+			if :: m[a].promised < floor[g] -> m[a].promised = floor[g] :: else fi \
+		   :: else fi; \
+		printf("%d members_killed 0 %d %d %d %d", tick + tick, a, g, floor[g], where); say_state(a) }
+
+/* other generations are refused: NS002; so is a learner */
+#define REFUSED(l, a) \
+	:: d_step { GO && c[l].phase == ASKING && c[l].generation != 0 && RARELY(8) && \
+		(c[l].generation != m[a].generation || !IS_MEMBER(a)) -> \
+		printf("%d other_promise %d %d %d", tick + tick, l, a, c[l].generation); say_state(a) } \
+	:: d_step { GO && c[l].phase == WON && RARELY(8) && \
+		(c[l].generation != m[a].generation || !IS_MEMBER(a)) -> \
+		printf("%d other_elected %d %d %d", tick + tick, l, a, c[l].generation); say_state(a) }
+
+#define REFUSED_MEMBERS(a, g) \
+	:: d_step { GO && m[a].generation > g && RARELY(24) -> \
+		printf("%d old_members 0 %d %d %d", tick + tick, a, g, floor[g]); say_state(a) }
+
+#define TRACED(l, a)	PAUSE PROMISE_KILLED(l, a, 0) PROMISE_KILLED(l, a, 1) PAUSE REFUSED(l, a) PAUSE
+#define TRACED_MEMBER(a) \
+	PAUSE GOSSIP(a) PAUSE CRASH(a) PAUSE MEMBERS_KILLED(a, 2, 0) MEMBERS_KILLED(a, 2, 1) MEMBERS_KILLED(a, 3, 0) \
+	MEMBERS_KILLED(a, 3, 1) REFUSED_MEMBERS(a, 1) REFUSED_MEMBERS(a, 2) PAUSE
+#endif

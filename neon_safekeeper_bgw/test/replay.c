@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * replay.c
- *	  Walks of the model of the WAL service (contrib/wal_model/trace.pml) on
+ *	  Walks of the models of the WAL service (contrib/wal_model/trace.pml) on
  *	  the functions of the library.
  *
  * The members are timelines of this instance, each with a configuration in
@@ -150,13 +150,20 @@ reopen(Replay *r)
 
 /* ---- the steps: what the safekeeper does ---- */
 
+/* The launcher has the member's generation, but in the steps that say another one. */
+static uint64
+launcher_generation(Replay *r)
+{
+	return strncmp(r->line->action, "other_", 6) == 0 ? r->line->number[2] : r->line->generation;
+}
+
 static void
 call_promise(Replay *r)
 {
 	SkPromise	result;
 	uint32		term = r->launcher->term;
 
-	sk_promise(r->tl, GENERATION, term, "trace", &result);
+	sk_promise(r->tl, r->line->generation, term, "trace", &result);
 	if (result.positions.promised != term)
 		trace_differs(r, "promised %u instead of %u", result.positions.promised, term);
 	if (result.positions.last_log_term != r->line->last_log_term ||
@@ -168,7 +175,8 @@ call_promise(Replay *r)
 static void
 call_elected(Replay *r)
 {
-	sk_elected(r->tl, GENERATION, r->launcher->term, r->launcher->x, &r->launcher->history);
+	sk_elected(r->tl, launcher_generation(r), r->launcher->term, r->launcher->x,
+			   &r->launcher->history);
 }
 
 static MadeRecord *
@@ -195,7 +203,8 @@ write_record(Replay *r, const MadeRecord *rec, uint32 term, bool settle)
 		walwriter_take(&w, rec->start + first, rec->bytes + first, len - first, &problem) &&
 		(!settle || walwriter_settle(&w, &problem));
 	if (!ok)
-		trace_differs(r, "WAL was not taken: %s", problem);
+		trace_differs(r, "WAL from %X/%X, %zu and %zu bytes, was not taken: %s",
+					  LSN_FORMAT_ARGS(rec->start), first, len - first, problem);
 	if (settle && !sk_note_acked(r->tl, w.flushed))
 		trace_differs(r, "WAL was not acknowledged");
 	walwriter_end(&w);
@@ -257,7 +266,7 @@ call_commit(Replay *r)
 	XLogRecPtr	flush = trace_lsn(r, r->line->log, r->line->flush);
 	SkPositions p;
 
-	(void) sk_commit(r->tl, GENERATION, r->launcher->term, lsn, 0, &p);
+	(void) sk_commit(r->tl, r->line->generation, r->launcher->term, lsn, 0, &p);
 	if (r->line->number[3])
 		r->member->commit_lsn = Max(r->member->commit_lsn, Min(lsn, flush));
 }
@@ -276,7 +285,7 @@ call_gossip(Replay *r)
 {
 	int			position = r->line->number[2];
 
-	for (int a = 0; a < MEMBERS; a++)
+	for (int a = 0; a < r->nmembers; a++)
 	{
 		SkPeer		peer;
 		SkPositions p;
@@ -311,7 +320,7 @@ call_stale_promise(Replay *r)
 {
 	SkPromise	result;
 
-	sk_promise(r->tl, GENERATION, r->launcher->term, "trace", &result);
+	sk_promise(r->tl, launcher_generation(r), r->launcher->term, "trace", &result);
 }
 
 static void
@@ -321,6 +330,87 @@ call_stale_stream(Replay *r)
 
 	walwriter_begin(&w, r->tl, r->launcher->term, "trace");
 	walwriter_end(&w);
+}
+
+/* ---- the members change ---- */
+
+static void
+add_members(SkMemberSet *set, int self, int bits)
+{
+	for (int i = 0; i < MEMBERS; i++)
+	{
+		SkMember   *member = &set->member[set->n];
+
+		if ((bits & (1 << i)) == 0)
+			continue;
+		member->id = i + 1;
+		member->node = i == self ? *sk_node() : stranger(i);
+		strlcpy(member->host, "nowhere", sizeof(member->host));
+		member->port = 1;
+		set->n++;
+	}
+}
+
+/* As member self has it: it is this node, the others are strangers. */
+static void
+fill_config(int self, int generation, int floor, SkConfig *config)
+{
+	memset(config, 0, sizeof(*config));
+	config->generation = generation;
+	config->floor = floor;
+	config->joint = generation == 2;
+	add_members(&config->members, self, generation <= 2 ? OLD_MEMBERS : NEW_MEMBERS);
+	if (config->joint)
+		add_members(&config->new_members, self, NEW_MEMBERS);
+}
+
+static void
+call_members(Replay *r)
+{
+	SkConfig	config;
+
+	fill_config(r->line->number[1], r->line->number[2], r->line->number[3], &config);
+	sk_members(r->tl, &config);
+}
+
+/* How much of the donor's log is committed, in the learner's steps. */
+static XLogRecPtr
+committed_upto(Replay *r)
+{
+	return trace_lsn(r, r->members[r->line->number[2]].log, r->line->number[3]);
+}
+
+/* The donor's history of that, as memberfuncs.c cuts it. */
+static void
+call_follow(Replay *r)
+{
+	XLogRecPtr	upto = committed_upto(r);
+	SkState		st;
+
+	sk_get_state(r->members[r->line->number[2]].tl, &st);
+	while (st.history.n > 1 && st.history.entry[st.history.n - 1].start > upto)
+		st.history.n--;
+	(void) sk_follow(r->tl, r->line->generation, &st.history);
+}
+
+/* What the donor's stream of committed WAL would bring, a record of it. */
+static void
+call_follow_copy(Replay *r)
+{
+	XLogRecPtr	from = sk_flush_lsn(r->tl);
+	XLogRecPtr	end = trace_lsn(r, r->line->log, r->line->flush);
+	char	   *bytes = palloc(end - from);
+	char	   *problem = NULL;
+	WalWriter	w;
+
+	if (!skwal_read(r->members[r->line->number[2]].tl, from, bytes, end - from))
+		trace_differs(r, "the donor's log cannot be read");
+	walwriter_begin(&w, r->tl, r->line->promised, "trace");
+	if (!walwriter_take(&w, from, bytes, end - from, &problem) || !walwriter_settle(&w, &problem))
+		trace_differs(r, "WAL was not copied: %s", problem);
+	walwriter_end(&w);
+	(void) sk_raise_commit_copied(r->tl, committed_upto(r));
+	r->member->commit_lsn = Max(r->member->commit_lsn, Min(end, committed_upto(r)));
 }
 
 /* ---- kills in the middle of a call ---- */
@@ -400,6 +490,15 @@ do_elected_killed(Replay *r)
 	killed_call(r, call_elected, elected_point(r, r->line->number[2]));
 }
 
+static void
+do_members_killed(Replay *r)
+{
+	static const char *before[] = {"before-members", "state-written"};
+	static const char *after[] = {"state-renamed", "after-members"};
+
+	killed_call(r, call_members, draw_point(r, r->line->number[4] == 0 ? before : after, 2));
+}
+
 /* ---- steps of members, by their names ---- */
 
 typedef struct Action
@@ -426,6 +525,13 @@ static const Action actions[] = {
 	{"crash", .cuts = true,.other = reopen},
 	{"promise_killed", .cuts = true,.other = do_promise_killed},
 	{"elected_killed", .cuts = true,.other = do_elected_killed},
+	{"members", call_members},
+	{"members_killed", .cuts = true,.other = do_members_killed},
+	{"follow", call_follow},
+	{"follow_copy", call_follow_copy, .cuts = true},
+	{"other_promise", call_stale_promise, .refused = true},
+	{"other_elected", call_elected, .cuts = true,.refused = true},
+	{"old_members", call_members, .refused = true},
 };
 
 static int
@@ -433,6 +539,8 @@ expected_sqlstate(Replay *r, const Action *action)
 {
 	if (!action->refused)
 		return 0;
+	if (strncmp(action->name, "refused_", 8) != 0)
+		return ERRCODE_NS_GENERATION;
 	if (r->line->promised < r->launcher->term)
 		return ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
 	return ERRCODE_NS_SUPERSEDED;
@@ -443,7 +551,7 @@ do_member_step(Replay *r, const Action *action)
 {
 	int			sqlstate;
 
-	if (r->line->n < 2 || r->line->number[0] >= MAX_LAUNCHERS || r->line->number[1] >= MEMBERS)
+	if (r->line->n < 2 || r->line->number[0] >= MAX_LAUNCHERS || r->line->number[1] >= r->nmembers)
 		trace_differs(r, "invalid line");
 	r->launcher = &r->launchers[r->line->number[0]];
 	r->member = &r->members[r->line->number[1]];
@@ -465,18 +573,6 @@ static void
 do_start(Replay *r)
 {
 	r->launchers[r->line->number[0]].term = r->line->number[1];
-}
-
-static void
-do_win(Replay *r)
-{
-	TraceLauncher *l = &r->launchers[r->line->number[0]];
-
-	l->term = r->line->number[1];
-	l->end = r->line->number[2];
-	memcpy(l->log, r->line->log, sizeof(l->log));
-	l->x = r->term_x[l->term] = trace_lsn(r, l->log, l->end);
-	trace_history(r, r->line->start, r->line->terms, &l->history);
 }
 
 /* What must come out the same after a kill is drawn by what it is for. */
@@ -503,9 +599,8 @@ draw_payload(Replay *r, int who, int position)
 }
 
 static void
-do_append(Replay *r)
+append_record(Replay *r, int who)
 {
-	int			who = r->line->number[0];
 	TraceLauncher *l = &r->launchers[who];
 	XLogRecPtr	prev = InvalidXLogRecPtr;
 
@@ -516,6 +611,27 @@ do_append(Replay *r)
 	r->record[who][l->end] = walmake_record(trace_lsn(r, l->log, l->end), prev,
 											draw_payload(r, who, l->end), who + 1, SYSTEM_ID, SEGMENT_SIZE);
 	l->log[l->end++] = who + 1;
+}
+
+static void
+do_append(Replay *r)
+{
+	append_record(r, r->line->number[0]);
+}
+
+/* What is in the log behind X is the compute's own already. */
+static void
+do_win(Replay *r)
+{
+	TraceLauncher *l = &r->launchers[r->line->number[0]];
+
+	l->term = r->line->number[1];
+	l->end = r->line->number[2];
+	memcpy(l->log, r->line->log, sizeof(l->log));
+	l->x = r->term_x[l->term] = trace_lsn(r, l->log, l->end);
+	trace_history(r, r->line->start, r->line->terms, &l->history);
+	while (l->end < r->line->length && r->line->log[l->end] != 0)
+		append_record(r, r->line->number[0]);
 }
 
 /* ---- a trace ---- */
@@ -574,17 +690,7 @@ create_member(Replay *r, int a)
 	st.start_lsn = r->start_lsn;
 	st.history.n = 1;
 	st.history.entry[0].start = r->start_lsn;
-	st.config.generation = GENERATION;
-	st.config.members.n = MEMBERS;
-	for (int i = 0; i < MEMBERS; i++)
-	{
-		SkMember   *member = &st.config.members.member[i];
-
-		member->id = i + 1;
-		member->node = i == a ? *sk_node() : stranger(i);
-		strlcpy(member->host, "nowhere", sizeof(member->host));
-		member->port = 1;
-	}
+	fill_config(a, 1, 0, &st.config);
 	sk_create(&st, NULL, 0);
 	m->tl = sk_open(&r->tenant, &m->timeline);
 	m->commit_lsn = r->start_lsn;
@@ -608,9 +714,12 @@ begin_trace(Replay *r)
 	memset(r->launchers, 0, sizeof(r->launchers));
 	memset(r->record, 0, sizeof(r->record));
 	r->trace = r->line->number[0];
+	r->nmembers = r->line->number[1];
 	r->step = 0;
+	if (r->nmembers < 1 || r->nmembers > MEMBERS)
+		trace_differs(r, "invalid line");
 	r->start_lsn = draw_start(r);
-	for (int a = 0; a < MEMBERS; a++)
+	for (int a = 0; a < r->nmembers; a++)
 	{
 		r->members[a].timeline = member_timeline(r, a);
 		if (!r->before)
@@ -621,7 +730,7 @@ begin_trace(Replay *r)
 static void
 end_trace(Replay *r)
 {
-	for (int a = 0; a < MEMBERS; a++)
+	for (int a = 0; a < r->nmembers; a++)
 		remove_member(r, &r->members[a]);
 }
 
@@ -629,7 +738,7 @@ end_trace(Replay *r)
 static void
 go_on(Replay *r)
 {
-	for (int a = 0; a < MEMBERS; a++)
+	for (int a = 0; a < r->nmembers; a++)
 		take_commit_of_file(r, &r->members[a]);
 	r->member = &r->members[r->line->number[1]];
 	trace_compare(r, true);

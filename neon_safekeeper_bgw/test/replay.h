@@ -13,12 +13,13 @@
 #include "../skwal.h"
 #include "walmake.h"
 
-#define MEMBERS			3
+#define MEMBERS			4		/* the most that a trace has */
+#define OLD_MEMBERS		0x7		/* bits: of generations 1 and 2 */
+#define NEW_MEMBERS		0xb		/* of 2 and 3 */
 #define MAX_LAUNCHERS	8
 #define MAX_LENGTH		12
 #define SEGMENT_SIZE	(1024 * 1024)
 #define SYSTEM_ID		UINT64CONST(7000000000000000001)
-#define GENERATION		1
 #define MAX_NUMBERS		8
 
 /* One line of a trace. */
@@ -31,6 +32,7 @@ typedef struct Line
 	int			promised;
 	int			flush;
 	int			last_log_term;
+	int			generation;
 	int			terms;			/* the history: 1 + position for each term */
 	int			start[MAX_LAUNCHERS + 1];
 	int			length;			/* the log: 1 + launcher for each record */
@@ -51,11 +53,13 @@ typedef struct TraceMember
 	NeonId		timeline;
 	SkTimeline *tl;
 	XLogRecPtr	commit_lsn;		/* what it must say */
+	int			log[MAX_LENGTH];	/* as the last line of it had it */
 } TraceMember;
 
 typedef struct Replay
 {
 	int			trace;
+	int			nmembers;
 	int			step;
 	Line	   *line;
 	TraceLauncher *launcher;	/* of the line, or NULL */
@@ -80,6 +84,9 @@ extern void trace_differs(Replay *r, const char *format,...) pg_attribute_noretu
 
 /* False if there is nothing in the line.  text is kept. */
 extern bool trace_parse_line(char *text, Line *line);
+
+/* Is the trace's member a in the configuration of this generation? */
+extern bool trace_is_member(int a, int generation);
 
 /* Where a log of n records of the model ends. */
 extern XLogRecPtr trace_lsn(Replay *r, const int *log, int n);

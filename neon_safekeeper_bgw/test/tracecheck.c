@@ -58,7 +58,7 @@ bool
 trace_parse_line(char *text, Line *line)
 {
 	char	   *p = text + strcspn(text, " ");
-	int			state[3] = {0, 0, 0};
+	int			state[4] = {0, 0, 0, 0};
 
 	if (*text == '\0')
 		return false;
@@ -72,16 +72,25 @@ trace_parse_line(char *text, Line *line)
 	if (*p == '\0')
 		return true;
 	if (strcmp(line->action, "win") != 0)
-		(void) parse_numbers(&p, state, 3);
+		(void) parse_numbers(&p, state, 4);
 	line->promised = state[0];
 	line->flush = state[1];
 	line->last_log_term = state[2];
+	line->generation = state[3];
 	line->terms = parse_numbers(&p, line->start + 1, MAX_LAUNCHERS);
 	line->length = parse_numbers(&p, line->log, MAX_LENGTH);
 	return true;
 }
 
-/* ---- the model's positions as LSNs ---- */
+/* ---- the model's configurations and positions ---- */
+
+bool
+trace_is_member(int a, int generation)
+{
+	int			set = (generation <= 2 ? OLD_MEMBERS : 0) | (generation >= 2 ? NEW_MEMBERS : 0);
+
+	return (set & (1 << a)) != 0;
+}
 
 XLogRecPtr
 trace_lsn(Replay *r, const int *log, int n)
@@ -127,6 +136,8 @@ compare_file(Replay *r, const SkHistory *history)
 		trace_differs(r, "the state file cannot be read");
 	if (st.promised != r->line->promised)
 		trace_differs(r, "the file has promised term %u", st.promised);
+	if (st.config.generation != r->line->generation)
+		trace_differs(r, "the file has generation " UINT64_FORMAT, st.config.generation);
 	if (!same_history(&st.history, history))
 		trace_differs(r, "the file has history %s, not %s", skhistory_to_json(&st.history),
 				skhistory_to_json(history));
@@ -170,6 +181,7 @@ trace_compare(Replay *r, bool whole)
 	SkState		st;
 	bool		counts = line->promised > 0 && line->promised <= line->terms &&
 	line->start[line->promised] != 0 && line->start[line->promised] <= line->flush + 1;
+	bool		member = trace_is_member(r->member - r->members, line->generation);
 
 	r->tl = r->member->tl = sk_open(&r->tenant, &r->member->timeline);
 	trace_history(r, line->start, line->terms, &history);
@@ -187,13 +199,16 @@ trace_compare(Replay *r, bool whole)
 	if (!same_history(&st.history, &history))
 		trace_differs(r, "the history is %s, not %s", skhistory_to_json(&st.history),
 				skhistory_to_json(&history));
-	if (p.counts != (counts || (p.promised == 0 && history.n == 1)))
+	if (p.generation != line->generation || p.member != member)
+		trace_differs(r, "the generation is " UINT64_FORMAT ", member %d", p.generation, p.member);
+	if (p.counts != (member && (counts || (p.promised == 0 && history.n == 1))))
 		trace_differs(r, "counts is %d", p.counts);
 	if (p.commit_lsn != r->member->commit_lsn)
 		trace_differs(r, "commit_lsn is %X/%X, not %X/%X", LSN_FORMAT_ARGS(p.commit_lsn),
 				LSN_FORMAT_ARGS(r->member->commit_lsn));
 	compare_file(r, &history);
 	compare_bytes(r, whole);
+	memcpy(r->member->log, line->log, sizeof(r->member->log));
 }
 
 #endif							/* NEON_TESTING */
