@@ -94,17 +94,17 @@ is($clients->errors, '', 'and no client had one');
 @slow = ();
 
 # ---- the pageserver hangs under load ----
-set('main', 'neon.max_ingest_lag' => '8MB', 'neon.max_unflushed_wal' => '64MB');
+set('main', 'neon.max_ingest_lag' => '2MB', 'neon.max_unflushed_wal' => '64MB');
 $t->wait_for_lsn('main', $t->insert_lsn('main'));
 $t->psql('main', 'SELECT neon.hydrate()');	# what is looked at does not wait for pages
 $clients = load();
 my @stopped = ($t->postmaster_pid('pageserver'), $t->children_of($t->postmaster_pid('pageserver'), qr/./));
 $t->signal('STOP', @stopped);
-$s->send(join '; ', map { mb_sql(2) } 1 .. 20);
-like($t->poll('main', 'SELECT writers_held FROM neon.status', qr/pageserver/), qr/pageserver \S+ lacks \d+ MB \(neon.max_ingest_lag is 8 MB\)/, 'the view says that writers are held for the pageserver');
+$s->send(join '; ', map { mb_sql(2) } 1 .. 5);
+like($t->poll('main', 'SELECT writers_held FROM neon.status', qr/pageserver/), qr/pageserver \S+ lacks \d+ MB \(neon.max_ingest_lag is 2 MB\)/, 'the view says that writers are held for the pageserver');
 $t->wait_for('a log line', sub { endpoint_log() =~ /writers are held back: pageserver/ });
 pass('so does the log');
-$t->poll('main', "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), pageserver_lsn) > 16 * 1024 * 1024 FROM neon.status");
+$t->poll('main', "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), pageserver_lsn) > 4 * 1024 * 1024 FROM neon.status");
 my $at = $t->insert_lsn('main');
 sleep($NeonTest::long ? 30 : 3);
 my $grown = NeonTest::lsn_num($t->insert_lsn('main')) - NeonTest::lsn_num($at);
