@@ -15,6 +15,23 @@
 #include "neon_walcursor.h"
 #include "utils/memutils.h"
 
+/*
+ * Has the record that goes on in a segment's first page arrived as far as this
+ * page holds it?  The reader asks for it piece by piece, and of the last piece,
+ * behind a long page header, does not notice that it could not get it: it would
+ * find a wrong CRC.
+ */
+static bool
+has_rest_of_record(const char *page, int len)
+{
+	const XLogPageHeaderData *header = (const XLogPageHeaderData *) page;
+
+	if (len < (int) SizeOfXLogLongPHD)
+		return false;
+	return (header->xlp_info & XLP_FIRST_IS_CONTRECORD) == 0 ||
+		(uint64) len >= Min((uint64) header->xlp_rem_len + SizeOfXLogLongPHD, XLOG_BLCKSZ);
+}
+
 /* Bytes of the page that lie below the limit; -1 if fewer than the reader needs. */
 static int
 read_page_below_limit(XLogReaderState *reader, XLogRecPtr page, int wanted,
@@ -29,8 +46,11 @@ read_page_below_limit(XLogReaderState *reader, XLogRecPtr page, int wanted,
 		len = cursor->limit - page;
 	if (len < wanted || !cursor->read(cursor->source, page, buf, len))
 		return -1;
-	if (len < XLOG_BLCKSZ)
-		memset(buf + len, 0, XLOG_BLCKSZ - len);
+	if (len == XLOG_BLCKSZ)
+		return len;
+	memset(buf + len, 0, XLOG_BLCKSZ - len);
+	if (XLogSegmentOffset(page, cursor->segsize) == 0 && !has_rest_of_record(buf, len))
+		return -1;
 	return len;
 }
 

@@ -108,13 +108,53 @@ tenant_exists(const NeonId *tenant)
 
 /* ---- creation ---- */
 
+/* Directory and manifest of a new timeline, under another name than its own. */
+static void
+make_directory(const char *dir, const Manifest *m, ManifestPos *pos)
+{
+	char		below[MAXPGPATH];
+
+	durable_remove_tree(dir);
+	if (MakePGDirectory(dir) != 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not create directory \"%s\": %m", dir),
+				 neon_hint_if_full(dir)));
+	NEON_TEST_POINT("branch-directory");
+	snprintf(below, sizeof(below), "%s/layers", dir);
+	durable_make_dir(below, false);
+	snprintf(below, sizeof(below), "%s/wal", dir);
+	durable_make_dir(below, false);
+	if (!manifest_write_snapshot(dir, m, pos))
+		ereport(ERROR,
+				(errcode(ERRCODE_IO_ERROR),
+				 errmsg("could not synchronize the manifest of a new timeline")));
+	NEON_TEST_POINT("branch-manifest");
+}
+
+/* Renames a directory, durably. */
+static void
+rename_directory(const char *path, const char *target, bool missing_ok)
+{
+	char		parent[MAXPGPATH];
+
+	if (rename(path, target) != 0 && !(missing_ok && errno == ENOENT))
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not rename \"%s\" to \"%s\": %m", path, target)));
+	NEON_TEST_POINT("directory-renamed");
+	strlcpy(parent, path, sizeof(parent));
+	get_parent_directory(parent);
+	durable_sync_dir(parent);
+}
+
 /* Directory, manifest and slot of a new timeline.  create_lock is held. */
 static void
 make_timeline(const Manifest *m, TimelineState state)
 {
 	ManifestPos pos;
 	char		dir[MAXPGPATH];
-	char		below[MAXPGPATH];
+	char		unfinished[MAXPGPATH];
 	char		hex[NEON_ID_HEXLEN + 1];
 
 	timeline_path(&m->identity.tenant, &m->identity.timeline, NULL, dir);
@@ -123,25 +163,13 @@ make_timeline(const Manifest *m, TimelineState state)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("timeline \"%s\" already exists",
 						neon_id_format(&m->identity.timeline, hex))));
+	strlcpy(unfinished, dir, sizeof(unfinished));
+	strlcat(unfinished, CREATING_SUFFIX, sizeof(unfinished));
 	PG_TRY();
 	{
 		memset(&pos, 0, sizeof(pos));
-		if (MakePGDirectory(dir) != 0)
-			ereport(ERROR,
-					(errcode_for_file_access(),
-					 errmsg("could not create directory \"%s\": %m", dir),
-					 neon_hint_if_full(dir)));
-		snprintf(below, sizeof(below), "%s/layers", dir);
-		durable_make_dir(below, false);
-		snprintf(below, sizeof(below), "%s/wal", dir);
-		durable_make_dir(below, false);
-		if (!manifest_write_snapshot(dir, m, &pos))
-			ereport(ERROR,
-					(errcode(ERRCODE_IO_ERROR),
-					 errmsg("could not synchronize the manifest of a new timeline")));
-		NEON_TEST_POINT("branch-manifest");
-		snprintf(below, sizeof(below), "%s/..", dir);
-		durable_sync_dir(below);
+		make_directory(unfinished, m, &pos);
+		rename_directory(unfinished, dir, false);
 		if (timeline_register(m, &pos, state, NULL) == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -150,6 +178,7 @@ make_timeline(const Manifest *m, TimelineState state)
 	}
 	PG_CATCH();
 	{
+		durable_remove_tree(unfinished);
 		durable_remove_tree(dir);
 		PG_RE_THROW();
 	}
@@ -293,20 +322,12 @@ check_no_children(Timeline *tl)
 	}
 }
 
-/* Renames to *.deleted, durably. */
+/* Renames to *.deleted; what an earlier deletion left under that name goes first. */
 static void
 rename_away(const char *path, const char *target)
 {
-	char		parent[MAXPGPATH];
-
 	durable_remove_tree(target);
-	if (rename(path, target) != 0 && errno != ENOENT)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not rename \"%s\" to \"%s\": %m", path, target)));
-	snprintf(parent, sizeof(parent), "%s", path);
-	get_parent_directory(parent);
-	durable_sync_dir(parent);
+	rename_directory(path, target, true);
 }
 
 static void

@@ -199,7 +199,10 @@ list_names(const char *path)
 	return names;
 }
 
-/* Calls load for each id-named entry of a directory; removes deleted ones. */
+/*
+ * Calls load for each id-named entry of a directory; removes deleted ones, and
+ * those whose creation did not end.
+ */
 static void
 for_each_id(const char *path, void (*load) (const NeonId *id, void *arg), void *arg)
 {
@@ -210,7 +213,7 @@ for_each_id(const char *path, void (*load) (const NeonId *id, void *arg), void *
 		const char *name = lfirst(lc);
 		NeonId		id;
 
-		if (has_suffix(name, DELETED_SUFFIX))
+		if (has_suffix(name, DELETED_SUFFIX) || has_suffix(name, CREATING_SUFFIX))
 		{
 			char		gone[MAXPGPATH * 2];
 

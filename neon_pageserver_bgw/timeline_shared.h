@@ -115,8 +115,9 @@ extern void store_owner_changed(Timeline *tl);
 extern void walstore_forget(Timeline *tl);
 extern void walstore_owner_changed(Timeline *tl);
 
-/* A directory whose name ends so is to be removed. */
+/* A directory whose name ends so is to be removed at the next start. */
 #define DELETED_SUFFIX ".deleted"
+#define CREATING_SUFFIX ".creating"
 
 #define TENANTS_DIR "neon/tenants"
 

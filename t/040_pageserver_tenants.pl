@@ -8,7 +8,9 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-my $ps = NeonPageserver->new('ps');
+# with test points the creation waits to be cancelled
+my $lib = $ENV{NEON_TESTING_LIBDIR};
+my $ps = NeonPageserver->new('ps', $lib ? (conf => "dynamic_library_path = '$lib:\$libdir'\nneon_pageserver.test_wait_at = 'tenant-directory'\n") : ());
 my $id = 'a' x 32;
 my $t = $ps->tenant('{"checksums": true, "segsize": 1}', $id);
 is($t->{tenant}, $id, 'tenant_create returns the id given');
@@ -124,6 +126,8 @@ sub start_creation
 my $d = 'd' x 32;
 for my $until ('tmp/create.*/base/1/PG_VERSION', "tenants/$d")
 {
+	my $wait = $ps->node->data_dir . '/test_wait';
+	append_to_file($wait, '');
 	my ($h, $err) = start_creation($until);
 	$ps->sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%tenant_create(%' AND pid <> pg_backend_pid()");
 	$h->finish;
@@ -133,6 +137,7 @@ for my $until ('tmp/create.*/base/1/PG_VERSION', "tenants/$d")
 		last if $ps->sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE '%tenant creation%'") eq '0';
 		usleep 20_000;
 	}
+	unlink $wait;
 	is_deeply([ glob $ps->node->data_dir . '/neon/tmp/create.*' ], [], 'and removes its directory');
 	is_deeply([ glob $ps->node->data_dir . "/neon/tenants/$d*" ], [], 'and the tenant');
 }

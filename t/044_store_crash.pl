@@ -68,7 +68,7 @@ my $steps = 0;
 for my $name (
 	'layer-written', 'layer-synced', 'layer-in-manifest', 'edit-written',
 	'snapshot-written', 'snapshot-synced',
-	'new:snapshot-written', 'new:snapshot-synced', 'new:branch-point', 'new:branch-manifest')
+	'new:snapshot-written', 'new:snapshot-synced', 'new:branch-point', 'new:branch-directory', 'new:branch-manifest', 'new:directory-renamed')
 {
 	my ($new, $point) = $name =~ /^(new:)?(.*)/;
 	$seed++ if $new;

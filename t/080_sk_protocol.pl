@@ -37,7 +37,22 @@ my $end_a = $sk[0]->append(1, $wal, $start, $a);
 cmp_ok(NeonSafekeeper::lsn_number($end_a), '<=', $a, 'flush_lsn is the end of a whole record');
 cmp_ok($a - NeonSafekeeper::lsn_number($end_a), '<', 9000, 'of the last one');
 is($sk[1]->append(1, $wal, $start, $a), $end_a, 'the same at another member');
-my $end_b = $sk[0]->append(1, $wal, NeonSafekeeper::lsn_number($end_a), $start + 1_300_000);
+
+# a record that goes on behind a segment's long page header arrives in pieces
+my $boundary = $start + $wal->{segsize};
+my ($info, $rest) = unpack 'x2 S x12 L', NeonSafekeeper::wal_bytes($wal, $boundary, $boundary + 40);
+my ($begun, $notice) = ($sk[0]->append(1, $wal, NeonSafekeeper::lsn_number($end_a), $boundary), '');
+BAIL_OUT('no record crosses the segment') unless $info & 1;
+for my $to (map({ $boundary + $_ } 1, 8, 24, 25, 39, 40, 41), map { $boundary + 40 + $rest + $_ } -17 .. -1)
+{
+	next if $to <= $boundary;
+	my $data = unpack 'H*', NeonSafekeeper::wal_bytes($wal, NeonSafekeeper::lsn_number($begun), $to);
+	my (undef, $end, $err) = $sk[0]->node->psql('postgres',
+		"SELECT neon_sk_test.append('$NeonSafekeeper::tenant', '$NeonSafekeeper::timeline', 1, '$begun', '\\x$data')", extra_params => [ '-U', 'cloud_admin' ]);
+	$notice .= "$to: $end $err\n" if $end ne $begun || $err ne '';
+}
+is($notice, '', 'a record is waited for to its last byte');
+my $end_b = $sk[0]->append(1, $wal, NeonSafekeeper::lsn_number($begun), $start + 1_300_000);
 cmp_ok(NeonSafekeeper::lsn_number($end_b), '>', $start + 1_290_000, 'across a segment');
 is($sk[0]->call('commit', 1, 1, "'$end_a'", 0), "$end_a|$end_a||1|0|1|f|" =~ s/^\Q$end_a\E/$end_b/r, 'commit');
 like($sk[1]->call('commit', 1, 1, "'$end_b'", 0), qr/^\Q$end_a|$end_a\E\|/, 'R12: not beyond the own flush_lsn');
