@@ -36,13 +36,13 @@ my $one = change(LENGTH => 2, MEMBERS => 2, OLD => 1, NEW => 2);
 ok($one->search(without => 'GOAL')->{errors}, 'a commit before the change of the members, and one of another compute after it');
 $one->holds;
 $one->fails_without($_)
-  for qw(JOINTSTEP JOINTCOMMIT VOTEOLD VOTENEW STRANGER COUNTGEN SENDERS ORDER AWARE OLDTERM POSITION FLOORS COMPUTEFLOOR LEARNTERM);
+  for qw(JOINTSTEP JOINTCOMMIT VOTEOLD VOTENEW STRANGER COUNTGEN SENDERS ORDER AWARE OLDTERM POSITION COMPUTEFLOOR LEARNTERM);
 
 # from three safekeepers to one
 my $less = change(LENGTH => 1, MEMBERS => 3, OLD => 7, NEW => 1, -optimize => $ENV{NEON_TEST_LONG} ? 2 : 0);
 $less->fails_without($_) for qw(VOTEGEN BOTHSETS);
 
-my @defence = qw(FLOOR PROMISED LEARNPROMISE AWARENEW);
+my @defence = qw(FLOORS FLOOR PROMISED LEARNPROMISE AWARENEW);
 if ($ENV{NEON_TEST_LONG})
 {
 	$one->holds(without => $_) for @defence;
@@ -50,5 +50,6 @@ if ($ENV{NEON_TEST_LONG})
 	change(LENGTH => 1, MEMBERS => 3, OLD => 1, NEW => 7, -optimize => 2)->holds(hash_bits => 24);
 	change(LENGTH => 1, MEMBERS => 3, OLD => 1, NEW => 2, CHANGES => 2, THIRD => 4, -optimize => 2)->holds(hash_bits => 24);
 }
-is_deeply([ WalModel::never_left_out('reconf.pml') ], $ENV{NEON_TEST_LONG} ? [] : [ sort @defence ], 'so is every rule of the change');
+# without COUNTED it takes millions of states: t/soak_model.pl
+is_deeply([ WalModel::never_left_out('reconf.pml') ], [ sort 'COUNTED', $ENV{NEON_TEST_LONG} ? () : @defence ], 'so is every rule of the change');
 done_testing();

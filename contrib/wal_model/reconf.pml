@@ -71,12 +71,13 @@ hidden byte without;
 #define AWARE		10	/* step 3: of old members that know the joint configuration */
 #define OLDTERM		11	/* step 3: that have not promised more than the compute's term */
 #define POSITION	12	/* step 4: a majority of the new members has reached that position */
-#define FLOORS		13	/* steps 4, 5: the new members have promised the term; or its floor when they adopt the last configuration */
 #define COMPUTEFLOOR	14	/* step 5: a compute below the floor ends */
 #define LEARNTERM	15	/* step 0: a learner has the history of what it copies */
 #define BOTHSETS	16	/* R3: and no more than a majority of either set, so that the change ends with those alone */
+#define COUNTED		21	/* step 2: the election of that compute, or of the command, is over: a majority counted (R9) */
 
 /* defence: what these do, others do too */
+#define FLOORS		13	/* steps 4, 5: the new members have promised the term; or its floor when they adopt the last configuration */
 #define FLOOR		17	/* step 5: promised rises to the floor; FLOORS without PROMISED */
 #define PROMISED	18	/* step 4: the new members have promised the term; FLOORS without FLOOR */
 #define LEARNPROMISE	19	/* step 0: a learner promises the last term that it learns of */
@@ -107,6 +108,7 @@ typedef Launcher {
 	byte x;			/* X */
 	byte start[TERMS];	/* the history that elected() carries */
 	byte log[LENGTH];	/* of the compute */
+	byte counted;		/* bits: who counted for the term (R9) */
 	byte oldest;		/* generation: no WAL sender counts by an older one */
 	byte said[LAST * MEMBERS]	/* the position that a member told under the term, at each of its generations */
 }
@@ -472,9 +474,10 @@ inline tell_positions() {
 	a_ = 0;
 	do :: a_ < MEMBERS -> last_log_term(a_); j = 0;
 		do :: j < LAUNCHERS ->
-			if :: c[j].phase == WON && c[j].term == r && m[a_].promised == r && IS_MEMBER(a_) &&
-			      SAID(j, m[a_].generation, a_) < m[a_].flush ->
-				SAID(j, m[a_].generation, a_) = m[a_].flush
+			if :: c[j].phase == WON && c[j].term == r && m[a_].promised == r && IS_MEMBER(a_) ->
+				c[j].counted = c[j].counted | (1 << a_);
+				if :: SAID(j, m[a_].generation, a_) < m[a_].flush -> SAID(j, m[a_].generation, a_) = m[a_].flush
+				   :: else fi
 			   :: else fi; j++
 		   :: else -> break od; a_++
 	   :: else -> break od
@@ -691,12 +694,13 @@ inline committed_of(d) {
 		newest_of(l); if :: e1 == stored -> c[l].oldest = stored :: else fi; SAY(say_nothing()) }
 
 /* settle_compute(): a compute, or an election of its own, that counts by the joint one */
+#define IS_OVER(l)	(majority[c[l].generation * 32 + c[l].counted] || WITHOUT(COUNTED))
 #define SETTLE_COMPUTE(l) \
-	:: d_step { GO && IS_JOINT(stored) && change.phase == IDLE && c[l].phase == WON && \
+	:: d_step { GO && IS_JOINT(stored) && change.phase == IDLE && c[l].phase == WON && IS_OVER(l) && \
 		(c[l].oldest >= stored || WITHOUT(SENDERS)) && !WITHOUT(ORDER) -> \
 		change.phase = READING_OLD; change.term = c[l].term; SAY(say_nothing()) } \
 	:: d_step { IS_JOINT(stored) && WITHOUT(ORDER) && change.phase == READING_NEW && change.read == 0 && \
-		c[l].phase == WON && c[l].term == change.term && c[l].oldest >= stored -> change.read = 16 }
+		c[l].phase == WON && IS_OVER(l) && c[l].term == change.term && c[l].oldest >= stored -> change.read = 16 }
 
 /* read_old(): one of the answers */
 #define READ_OLD(a) \

@@ -176,7 +176,7 @@ inline reset() {
 		i = 0; do :: i < TERMS -> c[j].start[i] = 0; i++ :: else -> break od;
 		i = 0; do :: i < LENGTH -> c[j].log[i] = 0; i++ :: else -> break od;
 #ifdef RECONF
-		c[j].generation = 0; c[j].oldest = 0;
+		c[j].generation = 0; c[j].oldest = 0; c[j].counted = 0;
 		i = 0; do :: i < LAST * MEMBERS -> c[j].said[i] = 0; i++ :: else -> break od;
 #else
 		c[j].end = 0;
