@@ -30,11 +30,11 @@ shown_status(const Link *link, XLogRecPtr majority)
 	MemberStatus status = link->status;
 
 	status.lag_bytes = lag_bytes(link, majority);
-	if (!status.streaming || status.problem[0] != '\0')
+	if (status.problem[0] != '\0')
 		return status;
 	if (link->member_says[0] != '\0')
 		strlcpy(status.problem, link->member_says, sizeof(status.problem));
-	else if (status.lag_bytes > LAGGING_BYTES)
+	else if (status.streaming && status.lag_bytes > LAGGING_BYTES)
 		snprintf(status.problem, sizeof(status.problem), LAG_TEXT "%llu MB behind the majority",
 				 (unsigned long long) (status.lag_bytes / MEGABYTE));
 	return status;
