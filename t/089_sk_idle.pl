@@ -6,7 +6,9 @@ use NeonTest;
 use Test::More;
 use Time::HiRes qw(time);
 
-my ($idle, $active) = $NeonTest::long ? (990, 5) : (150, 2);
+plan skip_all => 'make check-long has it' if !$NeonTest::long;
+
+my ($idle, $active) = (990, 5);
 my @sk = map { "safekeeper $_" } 1 .. 3;
 my $t = NeonTest->new(safekeepers => 3);
 $t->quickstart(tenant => [ '--wal-segsize', '1' ]);
