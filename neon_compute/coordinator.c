@@ -24,7 +24,6 @@
 #include "neon_clock.h"
 #include "neon_library.h"
 #include "pageserver.h"
-#include "peer.h"
 #include "pgstat.h"
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"

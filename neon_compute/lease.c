@@ -22,7 +22,6 @@
 #include "lease.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
-#include "peer.h"
 #include "port/atomics.h"
 #include "quorum.h"
 #include "storage/ipc.h"

@@ -28,7 +28,6 @@
 #include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
-#include "utils/timestamp.h"
 
 #define MAP_FILE_NAME		"neon.map"
 #define MAP_MAGIC			"NEONMAP"

@@ -37,7 +37,6 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
-#include "utils/timestamp.h"
 
 #define ANSWER_MS		5000	/* a peer that takes longer is connected to anew */
 #define RETRY_MS		1000

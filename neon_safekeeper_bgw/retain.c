@@ -34,7 +34,6 @@
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #define COPY_HEARD_MS			10000	/* it pauses between two pieces */
 #define SAVE_ALL_ROUNDS		12	/* each so many rounds all slots are saved */

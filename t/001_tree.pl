@@ -61,6 +61,12 @@ if (open my $f, '<', "$top/docs/settings.md") { local $/; $doc = <$f> }
 my @missing = grep { !/\.test_/ && $doc !~ /`\Q$_\E`/ } sort keys %defined;
 is_deeply(\@missing, [], 'docs/settings.md has every setting');
 
+# "neon endpoint config" knows each of a compute's own, but those that only tell
+my $checks = '';
+if (open my $f, '<', "$top/contrib/neon_ctl/confcheck.c") { local $/; $checks = <$f> }
+is_deeply([ grep { /^neon\.\w+$/ && !/\.test_|\.(?:applied_generation|boot_id|term)$/ && $checks !~ /"\Q$_\E"/ } sort keys %defined ], [],
+	'endpoint config knows the settings of a compute');
+
 # a library of several services may put the prefix before the name itself
 my @gone = grep { !$defined{$_} && $code !~ /"[\w.%]*\b\Q@{[ s{.*\.}{}r ]}\E"/ } $doc =~ /^\| `(neon(?:_\w+)?\.\w+)`/mg;
 is_deeply(\@gone, [], 'and no other');

@@ -45,20 +45,32 @@ sub walk
 	return join "\n", @lines[ 0 .. $step - 1 ];
 }
 
-my ($steps, $good, %seen) = (0, 0);
-for my $batch (0 .. $batches - 1)
+my (%seen, %generation);
+
+# So many batches of walks, until one disagrees: how many agreed, and their steps.
+sub agreeing
 {
-	my $text = $model->traces(seed => $seed + $batch, traces => $traces, steps => 60);
-	my ($done, $error) = replay($text, $seed + $batch, '');
-	$seen{$1}++ while $text =~ /^(\w+)/mg;
-	unless (defined $done)
+	my ($model, $batches, $traces) = @_;
+	my ($good, $steps) = (0, 0);
+	(%seen, %generation) = ();
+	for my $batch (0 .. $batches - 1)
 	{
-		diag("seed @{[ $seed + $batch ]} (NEON_TEST_SEED repeats it): $error\n" . walk($text, $error));
-		last;
+		my $text = $model->traces(seed => $seed + $batch, traces => $traces, steps => 60);
+		my ($done, $error) = replay($text, $seed + $batch, '');
+		$seen{$1}++ while $text =~ /^(\w+)/mg;
+		$generation{$1}++ while $text =~ /^(?!win)\w+ [\d -]+: \d+ \d+ \d+ (\d) :/mg;
+		unless (defined $done)
+		{
+			diag("seed @{[ $seed + $batch ]} (NEON_TEST_SEED repeats it): $error\n" . walk($text, $error));
+			last;
+		}
+		$steps += $done;
+		$good++;
 	}
-	$steps += $done;
-	$good++;
+	return ($good, $steps);
 }
+
+my ($good, $steps) = agreeing($model, $batches, $traces);
 is($good, $batches, "$traces walks in each of $batches batches agree with the model, $steps steps");
 note(join ', ', map { "$_ $seen{$_}" } sort keys %seen);
 is_deeply([ grep { !$seen{$_} } qw(promise elected stream write copy commit gossip close crash promise_killed elected_killed refused_promise refused_elected refused_stream) ],
@@ -66,23 +78,8 @@ is_deeply([ grep { !$seen{$_} } qw(promise elected stream write copy commit goss
 
 # ---- while the members change: reconf.pml ----
 my $change = WalModel->new(model => 'reconf.pml', LAUNCHERS => 4, LENGTH => 4, TRACE => '', -PRINTF => '', -T_RAND => '');
-($steps, $good, %seen) = (0, 0);
-my %generation;
 my $changes = $long ? 20 : 1;
-for my $batch (0 .. $changes - 1)
-{
-	my $text = $change->traces(seed => $seed + $batch, traces => $long ? 100 : 40, steps => 60);
-	my ($done, $error) = replay($text, $seed + $batch, '');
-	$seen{$1}++ while $text =~ /^(\w+)/mg;
-	$generation{$1}++ while $text =~ /^(?!win)\w+ [\d -]+: \d+ \d+ \d+ (\d) :/mg;
-	unless (defined $done)
-	{
-		diag("seed @{[ $seed + $batch ]} (NEON_TEST_SEED repeats it): $error\n" . walk($text, $error));
-		last;
-	}
-	$steps += $done;
-	$good++;
-}
+($good, $steps) = agreeing($change, $changes, $long ? 100 : 40);
 is($good, $changes, "walks while the members change in each of $changes batches agree with the model, $steps steps");
 note(join ', ', map { "$_ $seen{$_}" } sort keys %seen);
 is_deeply([ grep { !$seen{$_} } qw(promise elected stream copy gossip crash promise_killed members members_killed follow follow_copy other_promise other_elected old_members) ],
