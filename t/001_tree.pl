@@ -15,10 +15,12 @@ for my $d (qw(common neon_walredo neon_pageserver_bgw neon_compute contrib/neon_
 ok(-s "$top/$_", $_) for qw(LICENSE README.md CONTRIBUTING.md docs/architecture.md docs/source-tree.md docs/glossary.md
   docs/wal-service.md docs/settings.md docs/server-memory.md docs/limits.md docs/leaving.md docs/operations.md);
 
+# what a build or the other tests make
+my $made = qr/^(\.git|\.build|results|tmp_check|log|home\..*)$/;
 my (@long, @marks);
 find(
 	sub {
-		if (-d && /^(\.git|\.build|results|tmp_check|log|home\..*)$/) { $File::Find::prune = 1; return }
+		if (-d && /$made/) { $File::Find::prune = 1; return }
 		return unless /\.(c|h|sql|pl|pm|sh|md)$/ && -f;
 		my $name = substr($File::Find::name, length("$top/"));
 		open my $f, '<', $_ or return;
@@ -47,7 +49,7 @@ my %defined;
 my $code = '';
 find(
 	sub {
-		if (-d && /^(\.git|\.build|test)$/) { $File::Find::prune = 1; return }
+		if (-d && (/$made/ || $_ eq 'test')) { $File::Find::prune = 1; return }
 		return unless /\.c$/;
 		open my $f, '<', $_ or return;
 		local $/;
@@ -82,7 +84,7 @@ sub text
 my (@dead, @wrong_head, @layouts);
 find(
 	sub {
-		if (-d && /^(\.git|\.build|results|tmp_check|log|home\..*)$/) { $File::Find::prune = 1; return }
+		if (-d && /$made/) { $File::Find::prune = 1; return }
 		return unless /\.(c|h|md)$/ && -f;
 		my $text = text($_);
 		my $name = substr($File::Find::name, length("$top/"));
