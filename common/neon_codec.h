@@ -98,6 +98,14 @@ codec_store_varint(uint8 *p, uint64 v)
 	return n;
 }
 
+static inline void
+codec_put_varint(StringInfo buf, uint64 v)
+{
+	uint8		b[10];
+
+	codec_put_bytes(buf, b, codec_store_varint(b, v));
+}
+
 typedef struct Cursor
 {
 	const uint8 *p;

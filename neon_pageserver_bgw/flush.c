@@ -27,6 +27,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "walstore.h"
+#include "walvalue.h"
 
 #define WAIT_STEP_MS		100
 
@@ -40,7 +41,7 @@ store_sync_failed(Timeline *tl, const ManifestFile *file)
 	char		path[MAXPGPATH];
 	char		why[TIMELINE_DETAIL_MAX];
 
-	layer_path(&tl->id, file->id, path);
+	layer_path(&tl->id, file, path);
 	snprintf(why, sizeof(why), "File \"%s\" could not be synchronized to disk.", path);
 	timeline_set_readonly(tl, why);
 	ereport(ERROR,
@@ -105,22 +106,39 @@ typedef struct FlushState
 {
 	Timeline   *tl;
 	LayerWriter *writer;
+	MemoryContext scratch;		/* of one version */
 	const FlushKey *key;		/* being written */
 	XLogRecPtr	last_lsn;		/* of its last version written */
 	uint32		nimages;
 } FlushState;
 
+/* The record that an index entry refers to, as files have it. */
+static void
+load_wal(FlushState *state, StoreVersion *v)
+{
+	StringInfoData buf;
+
+	v->timeline = state->tl;
+	initStringInfo(&buf);
+	walvalue_encode(store_record(&state->key->key, v), &state->key->key, &buf);
+	v->data = buf.data;
+	v->len = buf.len;
+}
+
 static void
 write_ref(const OpenLayer *frozen, uint64 ref, void *arg)
 {
 	FlushState *state = arg;
+	MemoryContext old = MemoryContextSwitchTo(state->scratch);
 	StoreVersion v;
 
 	openlayer_decode(frozen, ref, true, &v);
-	layer_writer_add(state->writer, &state->key->key, &v, NULL);
+	if (v.value_kind == NEON_VALUE_WAL)
+		load_wal(state, &v);
+	layer_writer_add(state->writer, &state->key->key, &v);
 	state->last_lsn = v.lsn;
-	if (v.data)
-		pfree(unconstify(char *, v.data));
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(state->scratch);
 }
 
 static void
@@ -133,7 +151,7 @@ write_image(FlushState *state, const char *page)
 	v.base = true;
 	v.len = BLCKSZ;
 	v.data = page;
-	layer_writer_add(state->writer, &state->key->key, &v, NULL);
+	layer_writer_add(state->writer, &state->key->key, &v);
 }
 
 static void
@@ -185,7 +203,7 @@ remove_layer(Timeline *tl, const ManifestFile *file)
 {
 	char		path[MAXPGPATH];
 
-	layer_path(&tl->id, file->id, path);
+	layer_path(&tl->id, file, path);
 	unlink(path);
 }
 
@@ -214,7 +232,9 @@ write_layer(Timeline *tl)
 
 	keys = sorted_keys(&s->frozen, &n);
 	state.tl = tl;
-	state.writer = layer_writer_begin(&tl->id, timeline_new_file_id(tl),
+	state.scratch = AllocSetContextCreate(CurrentMemoryContext, "neon flush version",
+										  ALLOCSET_DEFAULT_SIZES);
+	state.writer = layer_writer_begin(&tl->id, LAYER_DELTA, timeline_new_file_id(tl),
 									  timeline_disk_consistent_lsn(tl), s->frozen_cut);
 	write_keys(&state, keys, n);
 	NEON_TEST_POINT("layer-written");

@@ -1,11 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * layerfile.h
- *	  Immutable files of versions, sorted by key and LSN.
+ *	  Immutable files of versions, sorted by key and LSN; their layout is in
+ *	  neon_layerformat.h and docs/storage-format.md.
  *
- * Versions that are WAL records are references into stored WAL; all others
- * have their bytes in the file.  Everything that is read is verified by CRC;
- * what is bad is an ereport(ERROR, ERRCODE_DATA_CORRUPTED).
+ * A delta file has versions of any kind, WAL records as walvalue.h makes them;
+ * an image file has one page image per key.  Everything that is read is
+ * verified by CRC; what is bad is an ereport(ERROR, ERRCODE_DATA_CORRUPTED)
+ * that names file and offset, and damages the timeline.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,6 +15,7 @@
 #define NEON_PS_LAYERFILE_H
 
 #include "manifest.h"
+#include "neon_layerformat.h"
 #include "openlayer.h"
 #include "store.h"
 
@@ -20,32 +23,20 @@
 
 typedef struct LayerWriter LayerWriter;
 
-/* Creates the file of a timeline. */
-extern LayerWriter *layer_writer_begin(const TimelineIdentity *id, uint64 file_id,
+/*
+ * Creates a file of a timeline, written in one pass from front to back.  The
+ * versions of a delta file are in (lsn_lo, lsn_hi], those of an image file in
+ * [lsn_lo, lsn_hi].
+ */
+extern LayerWriter *layer_writer_begin(const TimelineIdentity *id, LayerType type, uint64 file_id,
 									   XLogRecPtr lsn_lo, XLogRecPtr lsn_hi);
 
-/* A value that was written to the file before its entry comes. */
-typedef struct LayerValue
-{
-	uint64		offset;
-	uint32		crc;
-} LayerValue;
-
-/* Values longer than this should be written first. */
-#define LAYER_INLINE_MAX	256
-
-extern LayerValue layer_writer_value(LayerWriter *w, const void *data, uint32 len);
-
-/*
- * Versions come sorted by key, then LSN; data of WAL records is not looked at.
- * stored is NULL if the data is in the version.
- */
-extern void layer_writer_add(LayerWriter *w, const NeonKey *key, const StoreVersion *version,
-							 const LayerValue *stored);
+/* Versions come sorted by key, then LSN; data of WAL is the stored form. */
+extern void layer_writer_add(LayerWriter *w, const NeonKey *key, const StoreVersion *version);
 
 /*
  * Makes the file and its directory entry durable and says what the manifest
- * needs to know.  False if a sync failed.
+ * needs to know.  False if a sync failed.  At least one version was added.
  */
 extern bool layer_writer_finish(LayerWriter *w, ManifestFile *file);
 
@@ -62,7 +53,8 @@ extern void layer_close(LayerFile *layer);
 
 /*
  * Appends versions of the key in the range, newest first, to the list; true if
- * the last one is a base.
+ * the last one is a base.  The directory is asked first: of a file without the
+ * key no data is read.
  */
 extern bool layer_collect(LayerFile *layer, const NeonKey *key, VersionRange range,
 						  VersionList *list);
@@ -79,6 +71,7 @@ extern bool layer_scan_next(LayerScan *scan, NeonKey *key, StoreVersion *version
 extern void layer_scan_load(LayerScan *scan, StoreVersion *version);
 extern void layer_scan_end(LayerScan *scan);
 
-extern void layer_path(const TimelineIdentity *id, uint64 file_id, char *path);
+/* MAXPGPATH bytes, relative to the data directory. */
+extern void layer_path(const TimelineIdentity *id, const ManifestFile *file, char *path);
 
 #endif							/* NEON_PS_LAYERFILE_H */

@@ -1,81 +1,60 @@
 /*-------------------------------------------------------------------------
  *
  * layerread.c
- *	  Reading layer files.
+ *	  Reading layer files: opening, blocks, the versions of one key.
  *
- * An open file has its index in this process's memory (38 bytes per 8 kB of
- * entries) and its entry blocks in a small cache shared by all files.
+ * An open file has its fences in this process's memory (18 bytes per 8 kB of
+ * directory).  Directory blocks and data blocks are in small caches that all
+ * files share; a block is verified when it comes in.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 
-#include "neon_codec.h"
-#include "layerfile.h"
-#include "layerformat.h"
+#include "layerread_private.h"
 #include "pgstat.h"
-#include "storage/fd.h"
 #include "timeline_shared.h"
 #include "utils/memutils.h"
 
-#define CACHED_BLOCKS	256
+#define CACHED_DIRECTORIES	256
+#define CACHED_BLOCKS		256
+/* Larger ones are not cached. */
+#define CACHED_BLOCK_SIZE	(2 * LAYER_BLOCK_TARGET)
 
-typedef struct IndexEntry
-{
-	uint64		offset;
-	XLogRecPtr	lsn;
-	uint32		len;
-	uint8		key[NEON_KEY_ENCODED_SIZE];
-} IndexEntry;
-
-struct LayerFile
-{
-	Timeline   *tl;
-	ManifestFile mf;
-	File		file;
-	uint32		nblocks;
-	IndexEntry *index;
-};
-
-/* A verified entry block. */
-typedef struct CachedBlock
+typedef struct CachedDirectory
 {
 	LayerFile  *layer;			/* NULL: unused */
-	uint32		block;
-	uint16		nentries;
-	uint16		nrestarts;
-	uint32		entries_len;	/* payload without the restarts */
-	uint8	   *data;			/* LAYER_BLOCK_MAX bytes */
+	uint32		number;
+	uint8	   *data;			/* LAYER_META_BLOCK bytes */
+} CachedDirectory;
+
+typedef struct CachedBlock
+{
+	LayerFile  *layer;
+	uint64		offset;
+	uint32		len;			/* stored, with the header */
+	LayerBlock	block;
+	uint8	   *raw;			/* CACHED_BLOCK_SIZE bytes */
 } CachedBlock;
 
-typedef struct Entry
-{
-	NeonKey		key;
-	XLogRecPtr	lsn;
-	XLogRecPtr	start;
-	uint8		kind;
-	bool		base;
-	uint32		len;
-	const uint8 *bytes;			/* in the block, or NULL: at offset */
-	uint64		offset;
-	uint32		crc;
-} Entry;
+static CachedDirectory directories[CACHED_DIRECTORIES];
+static CachedBlock blocks[CACHED_BLOCKS];
 
-static CachedBlock cache[CACHED_BLOCKS];
+/* of this process; a block as it is stored, and a raw one */
+static uint8 *stored_block = NULL;
+static uint8 *raw_block = NULL;
 
 /* ---- damage ---- */
 
-/* Takes the timeline out of service and reports. */
-static void
-corrupted(LayerFile *layer, uint64 offset, const char *what)
+void
+layer_corrupted(LayerFile *layer, uint64 offset, const char *what)
 {
 	char		path[MAXPGPATH];
 	char		why[TIMELINE_DETAIL_MAX];
 
-	layer_path(&layer->tl->id, layer->mf.id, path);
+	layer_path(&layer->tl->id, &layer->mf, path);
 	snprintf(why, sizeof(why), "File \"%s\" at offset " UINT64_FORMAT ": %s", path, offset, what);
 	timeline_set_damaged(layer->tl, why);
 	ereport(ERROR,
@@ -95,9 +74,9 @@ read_at(LayerFile *layer, void *buf, size_t len, uint64 offset)
 								 PG_WAIT_EXTENSION);
 
 		if (n < 0)
-			corrupted(layer, offset, psprintf("It cannot be read: %s.", strerror(errno)));
+			layer_corrupted(layer, offset, psprintf("It cannot be read: %s.", strerror(errno)));
 		if (n == 0)
-			corrupted(layer, offset, "The file ends too early.");
+			layer_corrupted(layer, offset, "The file ends too early.");
 		done += n;
 	}
 }
@@ -105,13 +84,13 @@ read_at(LayerFile *layer, void *buf, size_t len, uint64 offset)
 /* ---- opening ---- */
 
 static void
-check_version(LayerFile *layer, uint16 version)
+check_format_version(LayerFile *layer, uint16 version)
 {
 	char		path[MAXPGPATH];
 
-	if (version == LAYER_VERSION)
+	if (version == 0 || version == LAYER_VERSION)
 		return;
-	layer_path(&layer->tl->id, layer->mf.id, path);
+	layer_path(&layer->tl->id, &layer->mf, path);
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("file \"%s\" has version %u, which this library cannot read", path, version),
@@ -119,68 +98,69 @@ check_version(LayerFile *layer, uint16 version)
 }
 
 static void
-check_header(LayerFile *layer)
+load_header(LayerFile *layer)
 {
-	uint8		h[LAYER_HEADER];
+	LayerHeader h;
+	uint8		buf[LAYER_HEADER];
+	const char *problem;
 
-	read_at(layer, h, sizeof(h), 0);
-	if (codec_load_u32(h) != LAYER_MAGIC ||
-		codec_load_u32(h + LAYER_HEADER - 4) != layer_crc(layer->mf.id, 0, h, LAYER_HEADER - 4))
-		corrupted(layer, 0, "The header is bad.");
-	check_version(layer, codec_load_u16(h + 4));
-	if (codec_load_u64(h + 8) != layer->mf.id ||
-		memcmp(h + 16, layer->tl->id.tenant.b, NEON_ID_BYTES) != 0 ||
-		memcmp(h + 32, layer->tl->id.timeline.b, NEON_ID_BYTES) != 0)
-		corrupted(layer, 0, "The header is another file's.");
-}
-
-static void
-load_index(LayerFile *layer, uint64 offset, uint64 len, uint32 crc)
-{
-	uint8	   *raw = MemoryContextAllocHuge(CurrentMemoryContext, len + 1);
-
-	read_at(layer, raw, len, offset);
-	if (layer_crc(layer->mf.id, offset, raw, len) != crc)
-		corrupted(layer, offset, "The index has a wrong CRC.");
-	layer->index = MemoryContextAllocHuge(TopMemoryContext,
-										  (Size) layer->nblocks * sizeof(IndexEntry) + 1);
-	for (uint32 i = 0; i < layer->nblocks; i++)
+	read_at(layer, buf, sizeof(buf), 0);
+	if ((problem = layer_header_decode(buf, &h)) != NULL)
 	{
-		const uint8 *p = raw + (size_t) i * LAYER_INDEX_ENTRY;
-		IndexEntry *e = &layer->index[i];
-
-		e->offset = codec_load_u64(p);
-		e->len = codec_load_u32(p + 8);
-		memcpy(e->key, p + 12, NEON_KEY_ENCODED_SIZE);
-		e->lsn = codec_load_u64(p + 12 + NEON_KEY_ENCODED_SIZE);
-		if (e->len > LAYER_BLOCK_MAX || e->offset >= offset)
-			corrupted(layer, offset, "The index is bad.");
+		check_format_version(layer, h.version);
+		layer_corrupted(layer, 0, problem);
 	}
-	pfree(raw);
+	if (h.file_id != layer->mf.id || h.generation != layer->mf.generation ||
+		h.type != layer->mf.type || !neon_id_equal(&h.tenant, &layer->tl->id.tenant) ||
+		!neon_id_equal(&h.timeline, &layer->tl->id.timeline))
+		layer_corrupted(layer, 0, "The header is another file's.");
 }
 
 static void
 load_footer(LayerFile *layer)
 {
-	uint8		f[LAYER_FOOTER];
-	uint64		at = layer->mf.bytes - LAYER_FOOTER;
-	uint64		index_offset;
-	uint64		index_len;
+	LayerFooter *f = &layer->footer;
+	const ManifestFile *mf = &layer->mf;
+	uint64		offset = mf->bytes - LAYER_FOOTER;
+	uint8		buf[LAYER_FOOTER];
+	const char *problem;
 
-	read_at(layer, f, sizeof(f), at);
-	if (codec_load_u32(f) != LAYER_FOOTER_MAGIC ||
-		codec_load_u32(f + LAYER_FOOTER - 8) !=
-		layer_crc(layer->mf.id, at, f, LAYER_FOOTER - 8))
-		corrupted(layer, at, "The footer is bad.");
-	check_version(layer, codec_load_u16(f + 4));
-	index_offset = codec_load_u64(f + 72);
-	index_len = codec_load_u64(f + 80);
-	layer->nblocks = codec_load_u32(f + 92);
-	if (codec_load_u64(f + 48) != layer->mf.lsn_lo || codec_load_u64(f + 56) != layer->mf.lsn_hi ||
-		index_len != (uint64) layer->nblocks * LAYER_INDEX_ENTRY ||
-		index_offset > at || index_len != at - index_offset)
-		corrupted(layer, at, "The footer contradicts the manifest.");
-	load_index(layer, index_offset, index_len, codec_load_u32(f + 88));
+	read_at(layer, buf, sizeof(buf), offset);
+	if ((problem = layer_footer_decode(buf, mf->id, offset, f)) != NULL)
+		layer_corrupted(layer, offset, problem);
+	if (f->type != mf->type || f->lsn_lo != mf->lsn_lo || f->lsn_hi != mf->lsn_hi ||
+		f->versions != mf->entries ||
+		memcmp(f->first_key, mf->first_key, NEON_KEY_ENCODED_SIZE) != 0 ||
+		memcmp(f->last_key, mf->last_key, NEON_KEY_ENCODED_SIZE) != 0)
+		layer_corrupted(layer, offset, "The footer contradicts the manifest.");
+}
+
+static void
+load_fences(LayerFile *layer)
+{
+	const LayerFooter *f = &layer->footer;
+	uint8		buf[LAYER_META_BLOCK];
+	uint32		done = 0;
+
+	layer->fences = MemoryContextAllocHuge(TopMemoryContext,
+										   (Size) f->directory_blocks * NEON_KEY_ENCODED_SIZE);
+	for (uint32 i = 0; i < f->fence_blocks; i++)
+	{
+		uint64		offset = f->fence_offset + (uint64) i * LAYER_META_BLOCK;
+		uint32		count;
+		const char *problem;
+
+		read_at(layer, buf, sizeof(buf), offset);
+		if ((problem = layer_fences_check(buf, layer->mf.id, offset, i, &count)) != NULL)
+			layer_corrupted(layer, offset, problem);
+		if (count > f->directory_blocks - done)
+			layer_corrupted(layer, offset, "There are more fences than directory blocks.");
+		memcpy(layer->fences + (Size) done * NEON_KEY_ENCODED_SIZE, layer_fence(buf, 0),
+			   count * NEON_KEY_ENCODED_SIZE);
+		done += count;
+	}
+	if (done != f->directory_blocks)
+		layer_corrupted(layer, f->fence_offset, "There are fewer fences than directory blocks.");
 }
 
 LayerFile *
@@ -191,24 +171,28 @@ layer_open(Timeline *tl, const ManifestFile *mf)
 
 	layer->tl = tl;
 	layer->mf = *mf;
-	layer_path(&tl->id, mf->id, path);
+	layer_path(&tl->id, mf, path);
 	layer->file = PathNameOpenFile(path, O_RDONLY | PG_BINARY);
-	if (layer->file < 0)
-	{
-		timeline_check(tl);		/* a deletion may be the reason */
-		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
-			ereport(ERROR,
-					(errcode_for_file_access(),
-					 errmsg("could not open file \"%s\": %m", path)));
-		corrupted(layer, 0, psprintf("It cannot be opened: %s.", strerror(errno)));
-	}
 	PG_TRY();
 	{
+		if (layer->file < 0)
+		{
+			int			save_errno = errno;
+
+			timeline_check(tl); /* a deletion may be the reason */
+			errno = save_errno;
+			if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
+				ereport(ERROR,
+						(errcode_for_file_access(),
+						 errmsg("could not open file \"%s\": %m", path)));
+			layer_corrupted(layer, 0, psprintf("It cannot be opened: %s.", strerror(errno)));
+		}
 		if (mf->bytes < LAYER_HEADER + LAYER_FOOTER ||
 			FileSize(layer->file) != (off_t) mf->bytes)
-			corrupted(layer, 0, "The file does not have the size that the manifest says.");
-		check_header(layer);
+			layer_corrupted(layer, 0, "The file does not have the size that the manifest says.");
+		load_header(layer);
 		load_footer(layer);
+		load_fences(layer);
 	}
 	PG_CATCH();
 	{
@@ -222,184 +206,65 @@ layer_open(Timeline *tl, const ManifestFile *mf)
 void
 layer_close(LayerFile *layer)
 {
+	for (int i = 0; i < CACHED_DIRECTORIES; i++)
+	{
+		if (directories[i].layer == layer)
+			directories[i].layer = NULL;
+	}
 	for (int i = 0; i < CACHED_BLOCKS; i++)
 	{
-		if (cache[i].layer == layer)
-			cache[i].layer = NULL;
+		if (blocks[i].layer == layer)
+			blocks[i].layer = NULL;
 	}
-	FileClose(layer->file);
-	if (layer->index)
-		pfree(layer->index);
+	if (layer->file >= 0)
+		FileClose(layer->file);
+	if (layer->fences)
+		pfree(layer->fences);
 	pfree(layer);
 }
 
-/* ---- blocks ---- */
-
-static void
-read_block(LayerFile *layer, uint32 block, CachedBlock *c)
-{
-	const IndexEntry *e = &layer->index[block];
-	uint8		raw[LAYER_BLOCK_HEADER + LAYER_BLOCK_MAX];
-	uint8		place[16];
-	pg_crc32c	crc;
-
-	read_at(layer, raw, LAYER_BLOCK_HEADER + e->len, e->offset);
-	codec_store_u64(place, layer->mf.id);
-	codec_store_u64(place + 8, e->offset);
-	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, place, sizeof(place));
-	COMP_CRC32C(crc, raw + 4, LAYER_BLOCK_HEADER - 4 + e->len);
-	FIN_CRC32C(crc);
-	if (crc != codec_load_u32(raw) || codec_load_u32(raw + 4) != e->len)
-		corrupted(layer, e->offset, "A block of entries has a wrong CRC.");
-	c->nentries = codec_load_u16(raw + 8);
-	c->nrestarts = codec_load_u16(raw + 10);
-	if (c->nrestarts == 0 || (size_t) c->nrestarts * 2 > e->len)
-		corrupted(layer, e->offset, "A block of entries is malformed.");
-	c->entries_len = e->len - c->nrestarts * 2;
-	memcpy(c->data, raw + LAYER_BLOCK_HEADER, e->len);
-}
-
-static CachedBlock *
-get_block(LayerFile *layer, uint32 block)
-{
-	CachedBlock *c = &cache[(layer->mf.id * 37 + block) % CACHED_BLOCKS];
-
-	if (c->layer == layer && c->block == block)
-		return c;
-	if (c->data == NULL)
-		c->data = MemoryContextAlloc(TopMemoryContext, LAYER_BLOCK_MAX);
-	c->layer = NULL;
-	read_block(layer, block, c);
-	c->layer = layer;
-	c->block = block;
-	return c;
-}
-
-/* ---- entries ---- */
-
-/* A position in a block. */
-typedef struct BlockCursor
-{
-	LayerFile  *layer;
-	Cursor		c;
-	NeonKey		key;
-	XLogRecPtr	lsn;
-} BlockCursor;
-
-static void
-malformed(LayerFile *layer)
-{
-	corrupted(layer, 0, "An entry is malformed.");
-}
-
-static void
-take_key(BlockCursor *b, uint8 tag)
-{
-	const uint8 *encoded;
-
-	if (tag & LAYER_TAG_SAME_OBJECT)
-		b->key.blk += (BlockNumber) cursor_varint(&b->c);
-	else
-	{
-		encoded = cursor_bytes(&b->c, NEON_KEY_ENCODED_SIZE);
-		if (encoded == NULL || !neon_key_decode(encoded, &b->key))
-			malformed(b->layer);
-	}
-}
-
-/* False at the end of the block. */
-static bool
-next_entry(BlockCursor *b, Entry *e)
-{
-	uint8		tag;
-
-	if (cursor_left(&b->c) == 0)
-		return false;
-	tag = cursor_u8(&b->c);
-	if (tag & LAYER_TAG_KEY)
-	{
-		take_key(b, tag);
-		b->lsn = b->layer->mf.lsn_lo;
-	}
-	b->lsn += cursor_varint(&b->c);
-	e->key = b->key;
-	e->lsn = b->lsn;
-	e->kind = (tag >> LAYER_TAG_KIND_SHIFT) & 7;
-	e->base = (tag & LAYER_TAG_BASE) != 0;
-	e->start = InvalidXLogRecPtr;
-	e->len = 0;
-	e->bytes = NULL;
-	if (e->kind == NEON_VALUE_WAL)
-		e->start = e->lsn - cursor_varint(&b->c);
-	else
-	{
-		e->len = cursor_varint(&b->c);
-		if (tag & LAYER_TAG_INLINE)
-			e->bytes = cursor_bytes(&b->c, e->len);
-		else
-		{
-			e->offset = cursor_varint(&b->c);
-			e->crc = cursor_u32(&b->c);
-		}
-	}
-	if (!b->c.ok || e->kind > NEON_VALUE_BLOB)
-		malformed(b->layer);
-	return true;
-}
-
-static void
-cursor_at(BlockCursor *b, LayerFile *layer, const CachedBlock *block, uint32 offset)
-{
-	if (offset > block->entries_len)
-		malformed(layer);
-	memset(b, 0, sizeof(*b));
-	b->layer = layer;
-	b->c = cursor_over(block->data + offset, block->entries_len - offset);
-}
+/* ---- the directory ---- */
 
 static uint32
-restart_offset(const CachedBlock *block, int i)
+cache_slot(const LayerFile *layer, uint64 place, uint32 slots)
 {
-	return codec_load_u16(block->data + block->entries_len + i * 2);
+	uint64		h = layer->mf.id * UINT64CONST(0x9E3779B97F4A7C15) +
+	(place + 1) * UINT64CONST(0xC2B2AE3D27D4EB4F);
+
+	return (uint32) (h >> 32) % slots;
 }
 
-/* Where to begin to see all entries of the key: the last restart with a smaller key. */
-static void
-seek_in_block(BlockCursor *b, LayerFile *layer, const CachedBlock *block, const uint8 *key)
+const uint8 *
+layer_directory_at(LayerFile *layer, uint32 number)
 {
-	int			lo = 0;
-	int			hi = block->nrestarts - 1;
+	CachedDirectory *c = &directories[cache_slot(layer, number, CACHED_DIRECTORIES)];
+	uint64		offset = layer->footer.directory_offset + (uint64) number * LAYER_META_BLOCK;
+	const char *problem;
 
-	while (lo < hi)
-	{
-		int			mid = (lo + hi + 1) / 2;
-		uint32		offset = restart_offset(block, mid);
-
-		if (offset + 1 + NEON_KEY_ENCODED_SIZE > block->entries_len)
-			malformed(layer);
-		if (memcmp(block->data + offset + 1, key, NEON_KEY_ENCODED_SIZE) < 0)
-			lo = mid;
-		else
-			hi = mid - 1;
-	}
-	cursor_at(b, layer, block, restart_offset(block, lo));
+	if (c->layer == layer && c->number == number)
+		return c->data;
+	if (c->data == NULL)
+		c->data = MemoryContextAlloc(TopMemoryContext, LAYER_META_BLOCK);
+	c->layer = NULL;
+	read_at(layer, c->data, LAYER_META_BLOCK, offset);
+	if ((problem = layer_directory_check(c->data, layer->mf.id, offset, number)) != NULL)
+		layer_corrupted(layer, offset, problem);
+	c->layer = layer;
+	c->number = number;
+	return c->data;
 }
 
-/* Last block whose first entry is <= (key, lsn); -1 if there is none. */
-static int64
-find_block(const LayerFile *layer, const uint8 *key, XLogRecPtr lsn)
+int64
+layer_find_directory(const LayerFile *layer, const uint8 *key)
 {
 	int64		lo = -1;
-	int64		hi = (int64) layer->nblocks - 1;
+	int64		hi = (int64) layer->footer.directory_blocks - 1;
 
 	while (lo < hi)
 	{
 		int64		mid = (lo + hi + 1) / 2;
-		const IndexEntry *e = &layer->index[mid];
-		int			cmp = memcmp(e->key, key, NEON_KEY_ENCODED_SIZE);
 
-		if (cmp < 0 || (cmp == 0 && e->lsn <= lsn))
+		if (memcmp(layer->fences + mid * NEON_KEY_ENCODED_SIZE, key, NEON_KEY_ENCODED_SIZE) <= 0)
 			lo = mid;
 		else
 			hi = mid - 1;
@@ -407,240 +272,350 @@ find_block(const LayerFile *layer, const uint8 *key, XLogRecPtr lsn)
 	return lo;
 }
 
-/* The value's bytes, palloc'd. */
-static char *
-load_bytes(LayerFile *layer, const Entry *e)
+/* Where the versions of a key are; false if it has none in this file. */
+static bool
+find_place(LayerFile *layer, const uint8 *key, LayerPlace *place)
 {
-	char	   *data;
+	int64		number = layer_find_directory(layer, key);
+	LayerDirectory it;
+	const char *problem;
 
-	if (e->len > MaxAllocSize - 1 || (e->bytes == NULL && e->offset > layer->mf.bytes - e->len))
-		malformed(layer);
-	data = palloc(e->len + 1);
-	data[e->len] = '\0';
-	if (e->bytes != NULL)
-		memcpy(data, e->bytes, e->len);
-	else
+	if (number < 0)
+		return false;
+	layer_directory_seek(&it, layer_directory_at(layer, number), key);
+	while (layer_directory_next(&it, place, &problem))
 	{
-		read_at(layer, data, e->len, e->offset);
-		if (layer_crc(layer->mf.id, e->offset, data, e->len) != e->crc)
-			corrupted(layer, e->offset, "A value has a wrong CRC.");
+		int			cmp = memcmp(place->key, key, NEON_KEY_ENCODED_SIZE);
+
+		if (cmp >= 0)
+			return cmp == 0;
 	}
-	return data;
+	if (problem)
+		layer_corrupted(layer, layer->footer.directory_offset + number * LAYER_META_BLOCK, problem);
+	return false;
+}
+
+/* ---- data blocks ---- */
+
+/* Its stored length with the header, which is not verified. */
+static uint32
+length_at(LayerFile *layer, uint64 offset)
+{
+	uint8		h[LAYER_BLOCK_HEADER];
+	LayerBlock	b;
+	const char *problem;
+
+	if (offset > layer->footer.directory_offset - LAYER_BLOCK_HEADER)
+		layer_corrupted(layer, offset, "A block lies behind the data.");
+	read_at(layer, h, sizeof(h), offset);
+	if ((problem = layer_block_decode(h, &b)) != NULL)
+		layer_corrupted(layer, offset, problem);
+	return LAYER_BLOCK_HEADER + b.stored;
 }
 
 static void
-entry_to_version(LayerFile *layer, const Entry *e, bool load, StoreVersion *v)
+read_block(LayerFile *layer, uint64 offset, uint32 len, LayerBlock *b)
 {
-	v->lsn = e->lsn;
-	v->start = e->start;
-	v->value_kind = e->kind;
-	v->base = e->base;
-	v->len = e->len;
-	v->data = load && e->kind != NEON_VALUE_WAL ? load_bytes(layer, e) : NULL;
-	v->timeline = layer->tl;
+	const char *problem;
+
+	if (stored_block == NULL)
+		stored_block = MemoryContextAlloc(TopMemoryContext, LAYER_BLOCK_HEADER + LAYER_RAW_MAX);
+	if (raw_block == NULL)
+		raw_block = MemoryContextAlloc(TopMemoryContext, LAYER_RAW_MAX);
+	if (len > LAYER_BLOCK_HEADER + LAYER_RAW_MAX || offset < LAYER_HEADER ||
+		offset > layer->footer.directory_offset || len > layer->footer.directory_offset - offset)
+		layer_corrupted(layer, offset, "A block lies behind the data.");
+	read_at(layer, stored_block, len, offset);
+	problem = layer_block_unpack(layer->mf.id, offset, stored_block, len, b, raw_block);
+	if (problem != NULL)
+		layer_corrupted(layer, offset, problem);
+}
+
+const uint8 *
+layer_block_at(LayerFile *layer, uint64 offset, uint32 len, LayerBlock *b, uint32 *len_found)
+{
+	CachedBlock *c = &blocks[cache_slot(layer, offset, CACHED_BLOCKS)];
+
+	if (c->layer == layer && c->offset == offset && (len == 0 || c->len == len))
+	{
+		*b = c->block;
+		*len_found = c->len;
+		return c->raw;
+	}
+	if (len == 0)
+		len = length_at(layer, offset);
+	read_block(layer, offset, len, b);
+	*len_found = len;
+	if (b->raw > CACHED_BLOCK_SIZE)
+		return raw_block;
+	if (c->raw == NULL)
+		c->raw = MemoryContextAlloc(TopMemoryContext, CACHED_BLOCK_SIZE);
+	memcpy(c->raw, raw_block, b->raw);
+	c->layer = layer;
+	c->offset = offset;
+	c->len = len;
+	c->block = *b;
+	return c->raw;
+}
+
+char *
+layer_load_large(LayerFile *layer, uint64 offset, uint32 len)
+{
+	char	   *data;
+	uint32		done = 0;
+
+	if (len >= MaxAllocSize)
+		layer_corrupted(layer, offset, "A value is too long.");
+	data = palloc(len + 1);
+	while (done < len)
+	{
+		LayerBlock	b;
+		uint32		stored;
+		const uint8 *raw = layer_block_at(layer, offset, 0, &b, &stored);
+
+		if (b.type != LAYER_BLOCK_MORE || b.raw > len - done)
+			layer_corrupted(layer, offset, "A value is not continued where it should be.");
+		memcpy(data + done, raw, b.raw);
+		done += b.raw;
+		offset += stored;
+	}
+	data[len] = '\0';
+	return data;
 }
 
 /* ---- one key ---- */
 
+/* The blocks that have versions of a key, oldest first. */
+typedef struct KeyBlocks
+{
+	uint32		n;
+	uint64	   *offset;			/* n + 1: the last one is the end */
+} KeyBlocks;
+
+static void
+list_blocks(LayerFile *layer, const LayerPlace *place, KeyBlocks *list)
+{
+	uint64		offset = place->offset + place->len;
+
+	list->n = place->more + 1;
+	list->offset = MemoryContextAllocHuge(CurrentMemoryContext,
+										  ((Size) list->n + 1) * sizeof(uint64));
+	list->offset[0] = place->offset;
+	for (uint32 i = 0; i < place->more; i++)
+	{
+		list->offset[i + 1] = offset;
+		offset += place->more <= LAYER_LISTED_BLOCKS ? place->more_len[i] :
+			length_at(layer, offset);
+	}
+	list->offset[list->n] = offset;
+	if (offset != place->offset + place->len + place->more_bytes)
+		layer_corrupted(layer, place->offset, "The blocks of a key do not fit the directory.");
+}
+
+static const uint8 *
+key_block(LayerFile *layer, const KeyBlocks *list, uint32 i, LayerBlock *b)
+{
+	uint32		len;
+
+	return layer_block_at(layer, list->offset[i], list->offset[i + 1] - list->offset[i], b, &len);
+}
+
+/* The next entry of the key in a block, or false. */
+static bool
+next_of_key(LayerFile *layer, uint64 offset, LayerEntries *it, const uint8 *key, LayerEntry *e)
+{
+	const char *problem;
+
+	while (layer_entries_next(it, e, &problem))
+	{
+		int			cmp = memcmp(e->key, key, NEON_KEY_ENCODED_SIZE);
+
+		if (cmp >= 0)
+			return cmp == 0;
+	}
+	if (problem)
+		layer_corrupted(layer, offset, problem);
+	return false;
+}
+
+/* LSN of the first entry of a block in the midst of a key's; 0 for one that only continues. */
+static XLogRecPtr
+first_lsn(LayerFile *layer, const KeyBlocks *list, uint32 i, const uint8 *key)
+{
+	LayerEntries it;
+	LayerEntry	e;
+	LayerBlock	b;
+	const uint8 *raw = key_block(layer, list, i, &b);
+
+	if (b.type != LAYER_BLOCK_ENTRIES)
+		return 0;
+	layer_entries_begin(&it, &layer->footer, raw, b.raw);
+	if (!next_of_key(layer, list->offset[i], &it, key, &e))
+		layer_corrupted(layer, list->offset[i], "A block does not have the key that it should.");
+	return e.lsn;
+}
+
+/*
+ * A block behind which there is nothing <= upto.  Blocks that continue a value
+ * belong to the one before them.
+ */
+static uint32
+last_block_upto(LayerFile *layer, const KeyBlocks *list, const uint8 *key, XLogRecPtr upto)
+{
+	uint32		lo = 0;
+	uint32		hi = list->n - 1;
+
+	if (upto >= layer->footer.lsn_hi)
+		return hi;
+	while (lo < hi)
+	{
+		uint32		mid = lo + (hi - lo + 1) / 2;
+		uint32		m = mid;
+		XLogRecPtr	lsn = 0;
+
+		while (m > lo && (lsn = first_lsn(layer, list, m, key)) == 0)
+			m--;
+		if (m == lo || lsn <= upto)
+			lo = mid;
+		else
+			hi = m - 1;
+	}
+	return lo;
+}
+
+/* Entries of a key in a block, without their bytes' block. */
 typedef struct EntryList
 {
 	int			n;
 	int			max;
-	Entry	   *e;
+	LayerEntry *e;
 } EntryList;
 
-/* Entries of the key in a block up to an LSN, oldest first. */
+/* Those up to an LSN, oldest first. */
 static void
-entries_of_key(LayerFile *layer, CachedBlock *block, const NeonKey *key, const uint8 *encoded,
-			   XLogRecPtr upto, EntryList *list)
+entries_upto(LayerFile *layer, uint64 offset, const uint8 *raw, const LayerBlock *b,
+			 const uint8 *key, XLogRecPtr upto, EntryList *list)
 {
-	BlockCursor b;
-	Entry		e;
+	LayerEntries it;
+	LayerEntry	e;
 
 	list->n = 0;
-	seek_in_block(&b, layer, block, encoded);
-	while (next_entry(&b, &e))
+	layer_entries_begin(&it, &layer->footer, raw, b->raw);
+	while (next_of_key(layer, offset, &it, key, &e) && e.lsn <= upto)
 	{
-		int			cmp = neon_key_cmp(&e.key, key);
-
-		if (cmp < 0)
-			continue;
-		if (cmp > 0 || e.lsn > upto)
-			break;
 		if (list->n == list->max)
 		{
 			list->max = Max(64, list->max * 2);
-			list->e = list->e ? repalloc(list->e, list->max * sizeof(Entry)) :
-				MemoryContextAlloc(TopMemoryContext, list->max * sizeof(Entry));
+			list->e = list->e ? repalloc(list->e, list->max * sizeof(LayerEntry)) :
+				MemoryContextAlloc(TopMemoryContext, list->max * sizeof(LayerEntry));
 		}
 		list->e[list->n++] = e;
 	}
 }
 
-bool
-layer_collect(LayerFile *layer, const NeonKey *key, VersionRange range, VersionList *list)
+/* behind is the end of the entry's block. */
+static void
+add_version(LayerFile *layer, const LayerEntry *e, uint64 behind, VersionList *list)
+{
+	char	   *data = NULL;
+	StoreVersion *v;
+
+	if (e->bytes == NULL)
+		data = layer_load_large(layer, behind, e->len);
+	else if (e->len > 0 || e->kind != NEON_VALUE_WAL)
+	{
+		data = palloc(e->len + 1);
+		memcpy(data, e->bytes, e->len);
+		data[e->len] = '\0';
+	}
+	v = versions_add(list);
+	v->lsn = e->lsn;
+	v->start = e->start;
+	v->value_kind = e->kind;
+	v->base = e->base;
+	v->len = e->len;
+	v->data = data;
+	v->timeline = layer->tl;
+}
+
+/* Versions in one block, newest first; true if the search is over. */
+static bool
+collect_block(LayerFile *layer, const KeyBlocks *blocks_of_key, uint32 i, const uint8 *key,
+			  VersionRange range, VersionList *list, bool *ended)
 {
 	static EntryList found;
-	uint8		encoded[NEON_KEY_ENCODED_SIZE];
-	int64		block;
+	LayerBlock	b;
+	const uint8 *raw = key_block(layer, blocks_of_key, i, &b);
 
-	neon_key_encode(key, encoded);
-	for (block = find_block(layer, encoded, range.upto); block >= 0; block--)
+	if (b.type == LAYER_BLOCK_MORE)
+		return false;
+	if (b.type != LAYER_BLOCK_ENTRIES)
+		layer_corrupted(layer, blocks_of_key->offset[i], "A block has a wrong type.");
+	entries_upto(layer, blocks_of_key->offset[i], raw, &b, key, range.upto, &found);
+	for (int k = found.n - 1; k >= 0; k--)
 	{
-		entries_of_key(layer, get_block(layer, block), key, encoded, range.upto, &found);
-		for (int i = found.n - 1; i >= 0; i--)
+		LayerEntry	e = found.e[k];
+
+		if (e.lsn <= range.above)
+			return true;
+		add_version(layer, &e, blocks_of_key->offset[i + 1], list);
+		if (e.base)
 		{
-			const Entry *e = &found.e[i];
-			StoreVersion *v;
-
-			if (e->lsn <= range.above)
-				return false;
-			v = versions_add(list);
-			entry_to_version(layer, e, true, v);
-			if (v->base)
-				return true;
-		}
-		if (memcmp(layer->index[block].key, encoded, NEON_KEY_ENCODED_SIZE) != 0)
-			break;
-	}
-	return false;
-}
-
-/* ---- ranges ---- */
-
-struct LayerScan
-{
-	LayerFile  *layer;
-	NeonKey		lo;
-	NeonKey		hi;
-	XLogRecPtr	upto;
-	uint32		block;			/* being read */
-	uint8	   *data;			/* copy of it */
-	BlockCursor cursor;
-	bool		ended;
-	bool		pending;		/* next holds the first entry of the next key */
-	Entry		next;
-	uint8		next_inline[LAYER_INLINE_MAX];
-	Entry		found;			/* what layer_scan_next delivered */
-	uint8		found_inline[LAYER_INLINE_MAX];
-};
-
-/* Keeps an entry beyond the life of its block. */
-static void
-keep_entry(Entry *to, uint8 *bytes, const Entry *from)
-{
-	*to = *from;
-	if (from->bytes != NULL)
-	{
-		memmove(bytes, from->bytes, from->len);
-		to->bytes = bytes;
-	}
-}
-
-/* The scan has its own copy: the cache may be used by others between two calls. */
-static void
-scan_block(LayerScan *scan)
-{
-	CachedBlock *c = get_block(scan->layer, scan->block);
-	CachedBlock copy = *c;
-
-	memcpy(scan->data, c->data, c->entries_len);
-	copy.data = scan->data;
-	cursor_at(&scan->cursor, scan->layer, &copy, 0);
-}
-
-LayerScan *
-layer_scan_begin(LayerFile *layer, const NeonKey *lo, const NeonKey *hi, XLogRecPtr upto)
-{
-	LayerScan  *scan = palloc0(sizeof(LayerScan));
-	uint8		encoded[NEON_KEY_ENCODED_SIZE];
-
-	scan->layer = layer;
-	scan->lo = *lo;
-	scan->hi = *hi;
-	scan->upto = upto;
-	scan->data = palloc(LAYER_BLOCK_MAX);
-	if (layer->nblocks == 0)
-	{
-		scan->ended = true;
-		return scan;
-	}
-	neon_key_encode(lo, encoded);
-	scan->block = Max(find_block(layer, encoded, 0), 0);
-	scan_block(scan);
-	return scan;
-}
-
-/* The next entry in the range of keys; false when it is over. */
-static bool
-scan_entry(LayerScan *scan, Entry *e)
-{
-	while (!scan->ended)
-	{
-		if (!next_entry(&scan->cursor, e))
-		{
-			if (++scan->block >= scan->layer->nblocks)
-				scan->ended = true;
-			else
-				scan_block(scan);
-			continue;
-		}
-		if (neon_key_cmp(&e->key, &scan->lo) < 0)
-			continue;
-		if (neon_key_cmp(&e->key, &scan->hi) > 0)
-			scan->ended = true;
-		else
-		{
-			if (e->bytes != NULL && e->len > LAYER_INLINE_MAX)
-				malformed(scan->layer);
+			*ended = true;
 			return true;
 		}
+		if (e.bytes == NULL)
+		{
+			/* Other blocks were read for it, perhaps to where this one was. */
+			raw = key_block(layer, blocks_of_key, i, &b);
+			entries_upto(layer, blocks_of_key->offset[i], raw, &b, key, range.upto, &found);
+		}
 	}
 	return false;
 }
 
-bool
-layer_scan_next(LayerScan *scan, NeonKey *key, StoreVersion *version)
+static bool
+collect_page(LayerFile *layer, const LayerPlace *place, VersionRange range, VersionList *list)
 {
-	bool		have = false;
-	Entry		e;
+	LayerEntry	e = {0};
+	LayerBlock	b;
+	uint32		len;
+	const uint8 *raw = layer_block_at(layer, place->offset, place->len, &b, &len);
 
-	for (;;)
-	{
-		if (scan->pending)
-			keep_entry(&e, scan->found_inline, &scan->next);
-		else if (!scan_entry(scan, &e))
-			break;
-		scan->pending = false;
-		if (have && neon_key_cmp(&e.key, &scan->found.key) != 0)
-		{
-			keep_entry(&scan->next, scan->next_inline, &e);
-			scan->pending = true;
-			break;
-		}
-		if (e.lsn <= scan->upto)
-		{
-			keep_entry(&scan->found, scan->found_inline, &e);
-			have = true;
-		}
-	}
-	if (!have)
+	if (b.type != LAYER_BLOCK_PAGE)
+		layer_corrupted(layer, place->offset, "A block has a wrong type.");
+	e.lsn = codec_load_u64(raw);
+	if (e.lsn < layer->footer.lsn_lo || e.lsn > layer->footer.lsn_hi)
+		layer_corrupted(layer, place->offset, "A page has an impossible LSN.");
+	if (e.lsn > range.upto || e.lsn <= range.above)
 		return false;
-	*key = scan->found.key;
-	entry_to_version(scan->layer, &scan->found, false, version);
+	e.kind = NEON_VALUE_IMAGE;
+	e.base = true;
+	e.len = BLCKSZ;
+	e.bytes = raw + 8;
+	add_version(layer, &e, 0, list);
 	return true;
 }
 
-void
-layer_scan_load(LayerScan *scan, StoreVersion *version)
+bool
+layer_collect(LayerFile *layer, const NeonKey *key, VersionRange range, VersionList *list)
 {
-	if (scan->found.kind != NEON_VALUE_WAL)
-		version->data = load_bytes(scan->layer, &scan->found);
-}
+	uint8		encoded[NEON_KEY_ENCODED_SIZE];
+	LayerPlace	place;
+	KeyBlocks	key_blocks;
+	bool		ended = false;
 
-void
-layer_scan_end(LayerScan *scan)
-{
-	pfree(scan->data);
-	pfree(scan);
+	neon_key_encode(key, encoded);
+	if (!find_place(layer, encoded, &place))
+		return false;
+	if (layer->mf.type == LAYER_IMAGE)
+		return collect_page(layer, &place, range, list);
+	list_blocks(layer, &place, &key_blocks);
+	for (int64 i = last_block_upto(layer, &key_blocks, encoded, range.upto); i >= 0; i--)
+	{
+		if (collect_block(layer, &key_blocks, i, encoded, range, list, &ended))
+			break;
+	}
+	pfree(key_blocks.offset);
+	return ended;
 }

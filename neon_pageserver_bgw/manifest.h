@@ -20,13 +20,18 @@
 /* Most bytes that a configuration of safekeepers may have, with its zero. */
 #define MANIFEST_MEMBERS_MAX	8192
 
+/* The generation of all files, as long as no other pageserver can take them over. */
+#define LAYER_FIRST_GENERATION	1
+
 /* An immutable file in layers/. */
 typedef struct ManifestFile
 {
 	uint64		id;
+	uint32		generation;
+	uint8		type;			/* LayerType */
 	uint64		bytes;
 	uint64		entries;
-	XLogRecPtr	lsn_lo;			/* versions in (lo, hi]; of an import lo = hi */
+	XLogRecPtr	lsn_lo;			/* delta: versions in (lo, hi]; image: in [lo, hi] */
 	XLogRecPtr	lsn_hi;
 	uint8		first_key[NEON_KEY_ENCODED_SIZE];
 	uint8		last_key[NEON_KEY_ENCODED_SIZE];
@@ -89,6 +94,9 @@ extern void manifest_op_members(StringInfo body, uint64 generation, const char *
 extern void manifest_op_add_file(StringInfo body, const ManifestFile *file);
 extern void manifest_op_add_point(StringInfo body, const ManifestPoint *point);
 extern void manifest_op_drop_point(StringInfo body, uint8 kind, const NeonId *id);
+
+/* The body that makes the state from nothing. */
+extern void manifest_snapshot_body(const Manifest *m, StringInfo body);
 
 /* Applies a body; false if it is malformed. */
 extern bool manifest_apply(Manifest *m, const char *body, uint32 len);

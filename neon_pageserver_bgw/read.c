@@ -16,12 +16,12 @@
 #include "storage/bufpage.h"
 #include "storage/checksum.h"
 #include "utils/memutils.h"
-#include "walstore.h"
 
 /* A page that needs redo: the WAL versions of its chain, newest first. */
 typedef struct ReadChain
 {
 	int			index;			/* of the page in the batch */
+	NeonKey		key;
 	const StoreChain *chain;
 	int			nrecords;
 } ReadChain;
@@ -87,22 +87,16 @@ try_without_redo(const StoreChain *chain, char *page, PageResult *result, int *n
 	return true;
 }
 
-/* The i-th record of a chain, oldest first, from the stored WAL. */
+/* The i-th record of a chain, oldest first. */
 static XLogRecord *
 fetch_record(void *arg, int i, XLogRecPtr *start, XLogRecPtr *end)
 {
 	const ReadChain *rc = arg;
 	const StoreVersion *version = &rc->chain->versions[rc->nrecords - 1 - i];
-	XLogRecord *record = walstore_record(version->timeline, version->start, end);
 
 	*start = version->start;
-	if (*end != version->lsn)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("stored WAL record at %X/%X ends at %X/%X instead of %X/%X",
-						LSN_FORMAT_ARGS(version->start), LSN_FORMAT_ARGS(*end),
-						LSN_FORMAT_ARGS(version->lsn))));
-	return record;
+	*end = version->lsn;
+	return store_record(&rc->key, version);
 }
 
 /* What the oldest record is applied to: NULL is a zero page. */
@@ -205,6 +199,7 @@ read_pages(Timeline *tl, const NeonKey *keys, int n, XLogRecPtr lsn,
 		if (try_without_redo(&chains[i], pages + (size_t) i * BLCKSZ, &results[i], &nrecords))
 			continue;
 		todo[ntodo].index = i;
+		todo[ntodo].key = keys[i];
 		todo[ntodo].chain = &chains[i];
 		todo[ntodo].nrecords = nrecords;
 		ntodo++;

@@ -520,8 +520,8 @@ static void
 apply_version(XLogReaderState *reader, const StoreVersion *version, NeonSlru slru,
 			  BlockNumber page, char *buf)
 {
-	XLogRecPtr	end;
-	XLogRecord *record = walstore_record(version->timeline, version->start, &end);
+	NeonKey		key = slru_page_key(slru, page);
+	XLogRecord *record = store_record(&key, version);
 	DecodedXLogRecord *decoded = palloc(DecodeXLogRecordRequiredSpace(record->xl_tot_len));
 	char	   *problem;
 
@@ -532,7 +532,7 @@ apply_version(XLogReaderState *reader, const StoreVersion *version, NeonSlru slr
 						LSN_FORMAT_ARGS(version->start), problem)));
 	reader->record = decoded;
 	reader->ReadRecPtr = version->start;
-	reader->EndRecPtr = end;
+	reader->EndRecPtr = version->lsn;
 	slru_apply(reader, slru, page, buf);
 	reader->record = NULL;
 }

@@ -13,6 +13,7 @@
 #ifndef NEON_PS_STORE_H
 #define NEON_PS_STORE_H
 
+#include "access/xlogrecord.h"
 #include "neon_key.h"
 #include "size.h"
 #include "timeline.h"
@@ -66,7 +67,7 @@ extern void store_flush(Timeline *tl);
 extern bool store_flush_frozen(Timeline *tl);
 
 /*
- * Import: images and blobs in one immutable layer, all at one LSN (the start of
+ * Import: images and blobs in immutable layers, all at one LSN (the start of
  * a root timeline, or a copied database).  Keys in any order, each once.
  * Nothing is visible before finish, which makes it durable.
  */
@@ -98,9 +99,9 @@ typedef struct StoreVersion
 	XLogRecPtr	start;			/* start of the record, of WAL only */
 	uint8		value_kind;
 	bool		base;
-	uint32		len;			/* of data, not of WAL */
-	const char *data;			/* of all kinds but WAL */
-	Timeline   *timeline;		/* whose stored WAL has the record */
+	uint32		len;			/* of data */
+	const char *data;			/* of WAL: in walvalue.h's form, or NULL */
+	Timeline   *timeline;		/* whose stored WAL has it then */
 } StoreVersion;
 
 typedef enum StoreFound
@@ -128,6 +129,13 @@ typedef struct StoreChain
  */
 extern void store_get(Timeline *tl, const NeonKey *keys, int nkeys, XLogRecPtr lsn,
 					  StoreChain *chains);
+
+/*
+ * The record of a version of a key, of kind WAL, in CurrentMemoryContext; its
+ * xl_prev and xl_crc may be 0.  ereport(ERROR) with ERRCODE_DATA_CORRUPTED if
+ * it is not what it should be.
+ */
+extern XLogRecord *store_record(const NeonKey *key, const StoreVersion *version);
 
 /* Size of a fork as of lsn; false (size initialised) if it does not exist. */
 extern bool store_size_at(Timeline *tl, const NeonKey *size_key, XLogRecPtr lsn,

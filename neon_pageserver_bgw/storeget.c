@@ -18,6 +18,8 @@
 #include "storage/fd.h"
 #include "store_private.h"
 #include "utils/memutils.h"
+#include "walstore.h"
+#include "walvalue.h"
 
 /* ---- the list of files ---- */
 
@@ -37,6 +39,7 @@ newest_first(const void *a, const void *b)
 
 	if (x->lsn_hi != y->lsn_hi)
 		return x->lsn_hi > y->lsn_hi ? -1 : 1;
+	/* An import's files are newer than what ended at its LSN. */
 	if (x->lsn_lo != y->lsn_lo)
 		return x->lsn_lo > y->lsn_lo ? -1 : 1;
 	return x->id > y->id ? -1 : (x->id < y->id ? 1 : 0);
@@ -116,8 +119,8 @@ store_file_open(Timeline *tl, StoreFile *file)
 bool
 store_file_reaches(const StoreFile *file, XLogRecPtr upto)
 {
-	/* An import has versions at its lo, others only above it. */
-	return file->mf.lsn_lo == file->mf.lsn_hi ? file->mf.lsn_lo <= upto : file->mf.lsn_lo < upto;
+	/* Of an image file lsn_lo is the oldest version, of a delta file it is below. */
+	return file->mf.type == LAYER_IMAGE ? file->mf.lsn_lo <= upto : file->mf.lsn_lo < upto;
 }
 
 static bool
@@ -193,6 +196,36 @@ store_collect(Timeline *tl, const NeonKey *key, VersionRange range, VersionList 
 			return false;
 	}
 	return false;
+}
+
+/* ---- records ---- */
+
+XLogRecord *
+store_record(const NeonKey *key, const StoreVersion *version)
+{
+	XLogRecord *record;
+	XLogRecPtr	end;
+	const char *problem;
+
+	if (version->data != NULL)
+	{
+		record = walvalue_decode(version->data, version->len, key, &problem);
+		if (record == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("the WAL record at %X/%X in a layer file is malformed",
+							LSN_FORMAT_ARGS(version->start)),
+					 errdetail("%s", problem)));
+		return record;
+	}
+	record = walstore_record(version->timeline, version->start, &end);
+	if (end != version->lsn)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("stored WAL record at %X/%X ends at %X/%X instead of %X/%X",
+						LSN_FORMAT_ARGS(version->start), LSN_FORMAT_ARGS(end),
+						LSN_FORMAT_ARGS(version->lsn))));
+	return record;
 }
 
 /* ---- sizes ---- */

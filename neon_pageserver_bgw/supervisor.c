@@ -47,11 +47,11 @@ supervisor_register_worker(void)
 /* ---- opening ---- */
 
 static bool
-known_file(const Manifest *m, uint64 id)
+known_file(const Manifest *m, uint64 id, uint32 generation)
 {
 	for (int i = 0; i < m->nfiles; i++)
 	{
-		if (m->files[i].id == id)
+		if (m->files[i].id == id && m->files[i].generation == generation)
 			return true;
 	}
 	return false;
@@ -71,10 +71,12 @@ remove_orphan_layers(const Manifest *m)
 	{
 		char		file[MAXPGPATH * 2];
 		unsigned long long id;
+		unsigned int generation;
 
 		if (de->d_name[0] == '.')
 			continue;
-		if (sscanf(de->d_name, "%16llx.layer", &id) == 1 && known_file(m, id))
+		if (sscanf(de->d_name, "%16llx-%8x.", &id, &generation) == 2 &&
+			known_file(m, id, generation))
 			continue;
 		snprintf(file, sizeof(file), "%s/%s", path, de->d_name);
 		ereport(LOG, (errmsg("removing unfinished file \"%s\"", file)));
@@ -125,8 +127,9 @@ try_load(const NeonId *tenant, const NeonId *timeline, ManifestPos *pos, char *d
 
 		MemoryContextSwitchTo(context);
 		edata = CopyErrorData();
-		snprintf(detail, TIMELINE_DETAIL_MAX, "%s%s%s", edata->message,
-				 edata->detail ? ": " : "", edata->detail ? edata->detail : "");
+		snprintf(detail, TIMELINE_DETAIL_MAX, "%s%s%s%s%s", edata->message,
+				 edata->detail ? ": " : "", edata->detail ? edata->detail : "",
+				 edata->hint ? ". " : "", edata->hint ? edata->hint : "");
 		store_recover_from_error(context);
 	}
 	PG_END_TRY();

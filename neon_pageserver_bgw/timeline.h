@@ -31,7 +31,7 @@ typedef enum TimelineState
 	TIMELINE_CREATING,			/* a root that timeline_finish_root has not seen yet */
 } TimelineState;
 
-#define TIMELINE_DETAIL_MAX	256
+#define TIMELINE_DETAIL_MAX	384
 
 /* Constant while the slot lives. */
 typedef struct TimelineIdentity

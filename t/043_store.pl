@@ -112,13 +112,13 @@ my $dir = timeline_dir($seed, 0);
 my $other = timeline_dir($seed + 1, 0);
 $ps->stop;
 append_to_file(newest_manifest($dir), "\x40\0\0\0torn record");
-append_to_file("$dir/layers/00000000deadbeef.layer", 'half of a layer');
+append_to_file("$dir/layers/00000000deadbeef-00000001.delta", 'half of a layer');
 mkdir "$pgdata/neon/tenants/" . 'c' x 32;
 mkdir "$pgdata/neon/tenants/" . 'c' x 32 . '/timelines';
 rename timeline_dir($seed + 11, 0), timeline_dir($seed + 11, 0) . '.deleted' or die;
 $ps->start;
 is(model($seed, $steps + 500), 't', 'a torn tail of the manifest is cut, and edits go on');
-ok(!-e "$dir/layers/00000000deadbeef.layer", 'a layer that no manifest names is removed');
+ok(!-e "$dir/layers/00000000deadbeef-00000001.delta", 'a layer that no manifest names is removed');
 ok(!-e "$pgdata/neon/tenants/" . 'c' x 32, 'a tenant without a timeline is removed');
 ok(!-e timeline_dir($seed + 11, 0) . '.deleted', 'a deletion is completed');
 is($ps->sql("SELECT state FROM neon_pageserver.timelines WHERE timeline_id = '" . (split m{/}, $dir)[-1] . "'"),
@@ -137,13 +137,13 @@ like($ps->sql_error("SELECT neon_test.store_model($seed, $steps, 10)"), qr/is da
 is(model($seed + 1, 2500), 't', 'and others are served');
 $ps->stop;
 change_byte(newest_manifest($dir), 64 + 16 + 40);
-my ($layer) = sort { -s $b <=> -s $a } glob("$dir/layers/*.layer");
+my ($layer) = sort { -s $b <=> -s $a } glob("$dir/layers/*.delta");
 # one byte in each 3000: some of them are read by any large number of lookups
 my $spoil = sub { change_byte($layer, $_ * 3000 + 1000) for 0 .. int(((-s $layer) - 2000) / 3000) };
 $spoil->();
 $ps->start;
 my $error = $ps->sql_error("SELECT neon_test.store_read($seed, $steps, 20000)");
-like($error, qr/file "[^"]*\.layer" is corrupted.*offset \d+/s, 'changed bytes in a layer are named');
+like($error, qr/file "[^"]*\.delta" is corrupted.*offset \d+/s, 'changed bytes in a layer are named');
 like($ps->sql_error("SELECT neon_test.store_read($seed, $steps, 100)"), qr/is damaged/, 'and the timeline is refused from then on');
 is($ps->sql("SELECT state FROM neon_pageserver.timelines WHERE timeline_id = '$timeline'"), 'damaged', 'as the view says');
 is(model($seed + 1, 2500), 't', 'others are served');
@@ -155,7 +155,7 @@ for my $offset (-140, 4)
 	$ps->stop;
 	change_byte($layer, $offset);
 	$ps->start;
-	like($ps->sql_error("SELECT neon_test.store_read($seed, $steps, 20000)"), qr/\.layer" (is corrupted|has version)/,
+	like($ps->sql_error("SELECT neon_test.store_read($seed, $steps, 20000)"), qr/\.delta" (is corrupted|has version)/,
 		"a changed byte at $offset of a layer");
 	change_byte($layer, $offset);
 }

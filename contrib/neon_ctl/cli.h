@@ -74,4 +74,7 @@ extern int	cmd_endpoint_destroy(Invocation *inv);
 extern int	cmd_endpoint_logs(Invocation *inv);
 extern int	cmd_endpoint_config(Invocation *inv);
 
+/* cli_layer.c */
+extern int	cmd_layer_dump(Invocation *inv);
+
 #endif							/* NEON_CTL_CLI_H */

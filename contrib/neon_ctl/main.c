@@ -130,6 +130,12 @@ static const Command commands[] = {
 		"Set what applies from the next start on; SETTING= takes it away; without any, show them.",
 		"  neon endpoint config main work_mem=64MB shared_preload_libraries=pg_stat_statements\n"
 		"  neon endpoint config main work_mem=\n", cmd_endpoint_config},
+
+	{"layer", "dump", "FILE", 1, 1, OPT_BIT(OPT_KEYS) | OPT_BIT(OPT_VERSIONS), false,
+		"Read a whole layer file of the pageserver, verify it, and show what is in it.",
+		"  neon layer dump 0000000000000007-00000001.delta\n"
+		"  neon layer dump --versions 0000000000000007-00000001.delta | grep 'page 1663/5/16384 main 0:' -A 20\n"
+		"  neon --json layer dump --keys 0000000000000001-00000001.image\n", cmd_layer_dump},
 	{NULL, NULL}
 };
 

@@ -62,6 +62,8 @@ static const OptionDef option_defs[OPT_COUNT] = {
 	{OPT_TAKE_OVER, 0, "take-over", VALUE_NONE, NULL, "stop the endpoint that writes the branch now"},
 	{OPT_ACCEPT_DATA_LOSS, 0, "accept-data-loss", VALUE_LSN, "LSN", "give up what the last writer did after this LSN"},
 	{OPT_NO_SUPERVISE, 0, "no-supervise", VALUE_NONE, NULL, "leave nothing that starts it again after a crash"},
+	{OPT_KEYS, 0, "keys", VALUE_NONE, NULL, "one line for each key too"},
+	{OPT_VERSIONS, 0, "versions", VALUE_NONE, NULL, "one line for each key and each of its versions too"},
 };
 
 static const OptionDef *

@@ -44,6 +44,8 @@ typedef enum OptionId
 	OPT_TAKE_OVER,
 	OPT_ACCEPT_DATA_LOSS,
 	OPT_NO_SUPERVISE,
+	OPT_KEYS,
+	OPT_VERSIONS,
 	OPT_COUNT,
 } OptionId;
 

@@ -19,17 +19,18 @@
 #include "portability/instr_time.h"
 #include "storage/condition_variable.h"
 #include "store.h"
+#include "testwal.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-#define SEGMENT		(16 * 1024 * 1024)
-#define START_LSN	((XLogRecPtr) SEGMENT + 0x100)
+#define START_LSN	((XLogRecPtr) TEST_SEGMENT + 0x100)
 #define MAX_TIMELINES 6
 #define NRELS		3
 #define NFORKS		2
 #define NBLOCKS		150
 #define NBLOBS		12
 #define MAX_BLOB	100000
+#define BENCH_RECORD 90
 
 PG_FUNCTION_INFO_V1(neon_test_store_model);
 PG_FUNCTION_INFO_V1(neon_test_store_read);
@@ -45,6 +46,7 @@ typedef struct ModelVersion
 	bool		base;
 	uint32		len;			/* of the value */
 	uint32		fill;			/* its bytes follow from this */
+	uint32		wal_len;		/* of WAL: of the record */
 	bool		cut;			/* SIZE: a truncation or drop to blocks */
 	bool		dropped;
 	BlockNumber blocks;
@@ -223,6 +225,19 @@ check_version(const NeonKey *key, int t, XLogRecPtr lsn, const StoreVersion *got
 		if (got->len != want->len || memcmp(bytes, got->data, want->len) != 0)
 			differs(key, t, lsn, "wrong bytes");
 		pfree(bytes);
+	}
+	if (want->kind == NEON_VALUE_WAL)
+	{
+		XLogRecord *record = store_record(key, got);
+		XLogRecord *expected = make_record(key, want->fill, want->wal_len);
+
+		if (record->xl_tot_len != expected->xl_tot_len || record->xl_xid != expected->xl_xid ||
+			record->xl_info != expected->xl_info || record->xl_rmid != expected->xl_rmid ||
+			memcmp((char *) record + SizeOfXLogRecord, (char *) expected + SizeOfXLogRecord,
+				   expected->xl_tot_len - SizeOfXLogRecord) != 0)
+			differs(key, t, lsn, "another WAL record");
+		pfree(record);
+		pfree(expected);
 	}
 }
 
@@ -426,7 +441,7 @@ make_root(Model *m)
 	id.start_lsn = START_LSN;
 	id.start_prev = START_LSN - 64;
 	id.system_identifier = 1;
-	id.wal_segment_size = SEGMENT;
+	id.wal_segment_size = TEST_SEGMENT;
 	id.server_version_num = PG_VERSION_NUM;
 	timeline_path(&id.tenant, &id.timeline, NULL, dir);
 	if (m->apply && !tenant_exists(&m->tenant))
@@ -482,8 +497,10 @@ typedef struct Step
 	ModelTimeline *t;
 	XLogRecPtr	start;
 	XLogRecPtr	end;
+	uint32		wal_len;		/* of the record between them */
 	StorePut	puts[8];
 	int			nputs;
+	ModelVersion page;			/* if that is a WAL record; else wal_len is 0 */
 } Step;
 
 static void
@@ -532,7 +549,9 @@ step_page(Model *m, Step *s)
 	v->base = v->kind == NEON_VALUE_IMAGE || draw(m, 15) == 0;
 	v->len = v->kind == NEON_VALUE_IMAGE ? BLCKSZ : 0;
 	v->fill = draw(m, 1000000);
+	v->wal_len = s->wal_len;
 	step_put(s, v, v->len ? make_bytes(v->fill, v->len) : NULL);
+	s->page = v->kind == NEON_VALUE_WAL ? *v : (ModelVersion) {0};
 }
 
 static void
@@ -574,8 +593,9 @@ one_step(Model *m, MemoryContext scratch)
 	uint32		publish = draw(m, 3);
 
 	s.t = &m->t[t];
-	s.start = s.t->next;
-	s.end = s.start + 8 * (5 + draw(m, 100));
+	s.start = behind_header(s.t->next);
+	s.wal_len = 90 + (draw(m, 300) == 0 ? draw(m, 300000) : draw(m, 700));
+	s.end = end_of_record(s.start, s.wal_len);
 	model_context = MemoryContextSwitchTo(scratch);
 	MemoryContextSwitchTo(model_context);
 	if (what < 85)
@@ -588,6 +608,13 @@ one_step(Model *m, MemoryContext scratch)
 	s.t->last_start = s.start;
 	if (m->apply && s.end > s.t->durable)
 	{
+		if (s.page.wal_len > 0)
+		{
+			XLogRecord *record = make_record(&s.page.key, s.page.fill, s.page.wal_len);
+
+			store_wal(s.t->tl, s.start, (char *) record, s.wal_len);
+			pfree(record);
+		}
 		store_put(s.t->tl, s.start, s.end, s.puts, s.nputs);
 		if (publish != 0)
 			store_publish(s.t->tl, s.start, s.end);
@@ -723,13 +750,19 @@ neon_test_store_bench(PG_FUNCTION_ARGS)
 	INSTR_TIME_SET_CURRENT(start);
 	for (int i = 0; i < nrefs; i++)
 	{
+		XLogRecPtr	from = behind_header(lsn);
+		uint32		fill = draw(m, 1000000) * 4;
+		XLogRecord *record;
+
 		put.key = page_key(0, 0, i % 8 == 0 ? 0 : draw(m, npages));
-		store_put(tl, lsn, lsn + 80, &put, 1);
-		lsn += 80;
-		if (i % 100 == 0)
-			store_publish(tl, lsn - 80, lsn);
+		record = make_record(&put.key, fill, BENCH_RECORD);
+		store_wal(tl, from, (char *) record, BENCH_RECORD);
+		pfree(record);
+		lsn = end_of_record(from, BENCH_RECORD);
+		store_put(tl, from, lsn, &put, 1);
+		if (i % 100 == 0 || i == nrefs - 1)
+			store_publish(tl, from, lsn);
 	}
-	store_publish(tl, lsn - 80, lsn);
 	appendStringInfo(&out, "put %.2f M refs/s, ", nrefs / seconds_since(start) / 1e6);
 	for (int round = 0; round < 2; round++)
 	{

@@ -12,3 +12,13 @@ AS 'MODULE_PATHNAME', 'neon_test_store_read' LANGUAGE C STRICT;
 CREATE FUNCTION neon_test.store_bench(seed bigint, refs int, pages int)
 RETURNS text
 AS 'MODULE_PATHNAME', 'neon_test_store_bench' LANGUAGE C STRICT;
+
+-- layer files against a model; the number of versions
+CREATE FUNCTION neon_test.layer_model(tenant text, timeline text, seed bigint, keys int, image bool)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'neon_test_layer_model' LANGUAGE C STRICT;
+
+-- every byte of a file changed, and the file cut after it
+CREATE FUNCTION neon_test.layer_flips(tenant text, timeline text, seed bigint, keys int, image bool)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'neon_test_layer_flips' LANGUAGE C STRICT;

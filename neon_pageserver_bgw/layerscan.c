@@ -1,0 +1,302 @@
+/*-------------------------------------------------------------------------
+ *
+ * layerscan.c
+ *	  Walking over a range of keys of a layer file.
+ *
+ * A delta file is read block by block, an image file by its directory.  The
+ * scan has its own copy of the block that it is in: the caches may be used by
+ * others between two calls.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "layerread_private.h"
+#include "utils/memutils.h"
+
+/* An entry, and where it lies. */
+typedef struct PlacedEntry
+{
+	LayerEntry	e;				/* bytes: NULL or not, they are gone */
+	uint64		block;
+	uint32		block_len;
+	uint32		position;		/* of the bytes in the raw block */
+} PlacedEntry;
+
+struct LayerScan
+{
+	LayerFile  *layer;
+	uint8		lo[NEON_KEY_ENCODED_SIZE];
+	uint8		hi[NEON_KEY_ENCODED_SIZE];
+	XLogRecPtr	upto;
+	bool		ended;
+	uint8	   *data;			/* copy of the block being read */
+	uint32		datasize;
+
+	/* delta */
+	uint64		block;			/* being read */
+	uint32		block_len;
+	LayerEntries entries;
+	bool		pending;		/* next holds the first entry of the next key */
+	PlacedEntry next;
+
+	/* image */
+	uint32		number;			/* of the directory block */
+	LayerDirectory directory;
+
+	PlacedEntry found;			/* what layer_scan_next delivered */
+};
+
+/* ---- delta files ---- */
+
+/* Goes to the block of entries at or behind an offset. */
+static void
+read_entries(LayerScan *scan, uint64 offset)
+{
+	LayerFile  *layer = scan->layer;
+
+	while (offset < layer->footer.directory_offset)
+	{
+		LayerBlock	b;
+		const uint8 *raw = layer_block_at(layer, offset, 0, &b, &scan->block_len);
+
+		if (b.type == LAYER_BLOCK_ENTRIES)
+		{
+			if (scan->datasize < b.raw)
+			{
+				scan->data = repalloc(scan->data, b.raw);
+				scan->datasize = b.raw;
+			}
+			memcpy(scan->data, raw, b.raw);
+			scan->block = offset;
+			layer_entries_begin(&scan->entries, &layer->footer, scan->data, b.raw);
+			return;
+		}
+		if (b.type != LAYER_BLOCK_MORE)
+			layer_corrupted(layer, offset, "A block has a wrong type.");
+		offset += scan->block_len;
+	}
+	scan->ended = true;
+}
+
+/* The next entry in the range of keys; false when it is over. */
+static bool
+next_entry(LayerScan *scan, PlacedEntry *p)
+{
+	const char *problem;
+
+	while (!scan->ended)
+	{
+		if (!layer_entries_next(&scan->entries, &p->e, &problem))
+		{
+			if (problem)
+				layer_corrupted(scan->layer, scan->block, problem);
+			read_entries(scan, scan->block + scan->block_len);
+			continue;
+		}
+		if (memcmp(p->e.key, scan->lo, NEON_KEY_ENCODED_SIZE) < 0)
+			continue;
+		if (memcmp(p->e.key, scan->hi, NEON_KEY_ENCODED_SIZE) > 0)
+			scan->ended = true;
+		else
+		{
+			p->block = scan->block;
+			p->block_len = scan->block_len;
+			p->position = p->e.bytes ? p->e.bytes - scan->data : 0;
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool
+next_in_delta(LayerScan *scan)
+{
+	bool		have = false;
+	PlacedEntry p;
+
+	for (;;)
+	{
+		if (scan->pending)
+			p = scan->next;
+		else if (!next_entry(scan, &p))
+			break;
+		scan->pending = false;
+		if (have && memcmp(p.e.key, scan->found.e.key, NEON_KEY_ENCODED_SIZE) != 0)
+		{
+			scan->next = p;
+			scan->pending = true;
+			break;
+		}
+		if (p.e.lsn <= scan->upto)
+		{
+			scan->found = p;
+			have = true;
+		}
+	}
+	return have;
+}
+
+/* ---- image files ---- */
+
+static void
+read_directory(LayerScan *scan, uint32 number)
+{
+	if (number >= scan->layer->footer.directory_blocks)
+	{
+		scan->ended = true;
+		return;
+	}
+	memcpy(scan->data, layer_directory_at(scan->layer, number), LAYER_META_BLOCK);
+	scan->number = number;
+	layer_directory_seek(&scan->directory, scan->data, scan->lo);
+}
+
+/* The page at a place as an entry; false if it is newer than what is wanted. */
+static bool
+page_entry(LayerScan *scan, const LayerPlace *place, PlacedEntry *p)
+{
+	LayerFile  *layer = scan->layer;
+	XLogRecPtr	lsn = layer->footer.lsn_lo;
+
+	if (layer->footer.lsn_lo != layer->footer.lsn_hi)
+	{
+		LayerBlock	b;
+		uint32		len;
+		const uint8 *raw = layer_block_at(layer, place->offset, place->len, &b, &len);
+
+		if (b.type != LAYER_BLOCK_PAGE)
+			layer_corrupted(layer, place->offset, "A block has a wrong type.");
+		lsn = codec_load_u64(raw);
+	}
+	memset(p, 0, sizeof(*p));
+	memcpy(p->e.key, place->key, NEON_KEY_ENCODED_SIZE);
+	p->e.lsn = lsn;
+	p->e.kind = NEON_VALUE_IMAGE;
+	p->e.base = true;
+	p->e.len = BLCKSZ;
+	p->e.bytes = scan->data;	/* not NULL: no large value */
+	p->block = place->offset;
+	p->block_len = place->len;
+	p->position = 8;
+	return lsn <= scan->upto;
+}
+
+static bool
+next_in_image(LayerScan *scan)
+{
+	LayerPlace	place;
+	const char *problem;
+
+	while (!scan->ended)
+	{
+		if (!layer_directory_next(&scan->directory, &place, &problem))
+		{
+			if (problem)
+				layer_corrupted(scan->layer, scan->layer->footer.directory_offset +
+								(uint64) scan->number * LAYER_META_BLOCK, problem);
+			read_directory(scan, scan->number + 1);
+		}
+		else if (memcmp(place.key, scan->hi, NEON_KEY_ENCODED_SIZE) > 0)
+			scan->ended = true;
+		else if (memcmp(place.key, scan->lo, NEON_KEY_ENCODED_SIZE) >= 0 &&
+				 page_entry(scan, &place, &scan->found))
+			return true;
+	}
+	return false;
+}
+
+/* ---- both ---- */
+
+/* The first block of entries that may be in the range. */
+static uint64
+first_block(LayerScan *scan, int64 number)
+{
+	LayerDirectory it;
+	LayerPlace	place;
+	const char *problem;
+
+	place.offset = LAYER_HEADER;
+	layer_directory_seek(&it, layer_directory_at(scan->layer, number), scan->lo);
+	while (layer_directory_next(&it, &place, &problem))
+	{
+		if (memcmp(place.key, scan->lo, NEON_KEY_ENCODED_SIZE) >= 0)
+			return place.offset;
+	}
+	if (problem)
+		layer_corrupted(scan->layer, scan->layer->footer.directory_offset +
+						number * LAYER_META_BLOCK, problem);
+	/* the first key of the next directory block; this one's last block may begin it */
+	return place.offset;
+}
+
+LayerScan *
+layer_scan_begin(LayerFile *layer, const NeonKey *lo, const NeonKey *hi, XLogRecPtr upto)
+{
+	LayerScan  *scan = palloc0(sizeof(LayerScan));
+	int64		number;
+
+	scan->layer = layer;
+	neon_key_encode(lo, scan->lo);
+	neon_key_encode(hi, scan->hi);
+	scan->upto = upto;
+	scan->datasize = LAYER_META_BLOCK;
+	scan->data = palloc(scan->datasize);
+	number = Max(layer_find_directory(layer, scan->lo), 0);
+	if (layer->mf.type == LAYER_IMAGE)
+		read_directory(scan, number);
+	else
+		read_entries(scan, first_block(scan, number));
+	return scan;
+}
+
+bool
+layer_scan_next(LayerScan *scan, NeonKey *key, StoreVersion *version)
+{
+	const LayerEntry *e = &scan->found.e;
+
+	if (!(scan->layer->mf.type == LAYER_IMAGE ? next_in_image(scan) : next_in_delta(scan)))
+		return false;
+	if (!neon_key_decode(e->key, key))
+		layer_corrupted(scan->layer, scan->found.block, "A key is malformed.");
+	version->lsn = e->lsn;
+	version->start = e->start;
+	version->value_kind = e->kind;
+	version->base = e->base;
+	version->len = e->len;
+	version->data = NULL;
+	version->timeline = scan->layer->tl;
+	return true;
+}
+
+void
+layer_scan_load(LayerScan *scan, StoreVersion *version)
+{
+	const PlacedEntry *p = &scan->found;
+	const uint8 *raw;
+	LayerBlock	b;
+	uint32		len;
+	char	   *data;
+
+	if (p->e.kind == NEON_VALUE_WAL)
+		return;
+	if (p->e.bytes == NULL)
+	{
+		version->data = layer_load_large(scan->layer, p->block + p->block_len, p->e.len);
+		return;
+	}
+	raw = layer_block_at(scan->layer, p->block, p->block_len, &b, &len);
+	if (p->position > b.raw || p->e.len > b.raw - p->position)
+		layer_corrupted(scan->layer, p->block, "A value is longer than its block.");
+	data = palloc(p->e.len + 1);
+	memcpy(data, raw + p->position, p->e.len);
+	data[p->e.len] = '\0';
+	version->data = data;
+}
+
+void
+layer_scan_end(LayerScan *scan)
+{
+	pfree(scan->data);
+	pfree(scan);
+}

@@ -1,0 +1,412 @@
+/*-------------------------------------------------------------------------
+ *
+ * manifestops.c
+ *	  The operations that a record of a manifest is a list of.
+ *
+ * Each is "u8 op | u32 length | bytes".  A snapshot is the list that makes the
+ * state from nothing.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog_internal.h"
+#include "manifest.h"
+#include "neon_codec.h"
+
+typedef enum ManifestOp
+{
+	OP_IDENTITY = 1,
+	OP_NAME,
+	OP_FINISHED,
+	OP_LSNS,
+	OP_TERM,
+	OP_LOGICAL_SIZE,
+	OP_FILE_IDS,
+	OP_WRITER,
+	OP_ADD_FILE,
+	OP_ADD_POINT,
+	OP_DROP_POINT,
+	OP_MEMBERS,
+} ManifestOp;
+
+static int
+op_begin(StringInfo body, ManifestOp op)
+{
+	codec_put_u8(body, (uint8) op);
+	codec_put_u32(body, 0);
+	return body->len;
+}
+
+static void
+op_end(StringInfo body, int start)
+{
+	codec_store_u32((uint8 *) body->data + start - 4, body->len - start);
+}
+
+static void
+put_string(StringInfo body, const char *s)
+{
+	uint32		len = strlen(s);
+
+	codec_put_u32(body, len);
+	codec_put_bytes(body, s, len);
+}
+
+static void
+take_string(Cursor *c, char *dst, size_t size)
+{
+	uint32		len = cursor_u32(c);
+	const uint8 *p = cursor_bytes(c, len);
+
+	dst[0] = '\0';
+	if (p == NULL || len >= size || memchr(p, '\0', len) != NULL)
+	{
+		c->ok = false;
+		return;
+	}
+	memcpy(dst, p, len);
+	dst[len] = '\0';
+}
+
+void
+manifest_op_identity(StringInfo body, const TimelineIdentity *id)
+{
+	int			start = op_begin(body, OP_IDENTITY);
+
+	codec_put_bytes(body, id->tenant.b, NEON_ID_BYTES);
+	codec_put_bytes(body, id->timeline.b, NEON_ID_BYTES);
+	codec_put_bytes(body, id->ancestor.b, NEON_ID_BYTES);
+	codec_put_u64(body, id->ancestor_lsn);
+	codec_put_u64(body, id->start_lsn);
+	codec_put_u64(body, id->start_prev);
+	codec_put_u64(body, id->system_identifier);
+	codec_put_u32(body, id->wal_segment_size);
+	codec_put_u8(body, id->data_checksums);
+	codec_put_u32(body, id->server_version_num);
+	op_end(body, start);
+}
+
+static void
+take_identity(Cursor *c, TimelineIdentity *id)
+{
+	cursor_copy(c, id->tenant.b, NEON_ID_BYTES);
+	cursor_copy(c, id->timeline.b, NEON_ID_BYTES);
+	cursor_copy(c, id->ancestor.b, NEON_ID_BYTES);
+	id->ancestor_lsn = cursor_u64(c);
+	id->start_lsn = cursor_u64(c);
+	id->start_prev = cursor_u64(c);
+	id->system_identifier = cursor_u64(c);
+	id->wal_segment_size = cursor_u32(c);
+	id->data_checksums = cursor_u8(c) != 0;
+	id->server_version_num = cursor_u32(c);
+	if (!IsValidWalSegSize(id->wal_segment_size))
+		c->ok = false;
+}
+
+void
+manifest_op_name(StringInfo body, const char *name)
+{
+	int			start = op_begin(body, OP_NAME);
+
+	put_string(body, name);
+	op_end(body, start);
+}
+
+void
+manifest_op_finished(StringInfo body)
+{
+	op_end(body, op_begin(body, OP_FINISHED));
+}
+
+void
+manifest_op_lsns(StringInfo body, XLogRecPtr disk_consistent_lsn, XLogRecPtr prev_record_lsn)
+{
+	int			start = op_begin(body, OP_LSNS);
+
+	codec_put_u64(body, disk_consistent_lsn);
+	codec_put_u64(body, prev_record_lsn);
+	op_end(body, start);
+}
+
+void
+manifest_op_term(StringInfo body, uint32 term, XLogRecPtr boot_record_end)
+{
+	int			start = op_begin(body, OP_TERM);
+
+	codec_put_u32(body, term);
+	codec_put_u64(body, boot_record_end);
+	op_end(body, start);
+}
+
+void
+manifest_op_logical_size(StringInfo body, uint64 bytes)
+{
+	int			start = op_begin(body, OP_LOGICAL_SIZE);
+
+	codec_put_u64(body, bytes);
+	op_end(body, start);
+}
+
+void
+manifest_op_file_ids(StringInfo body, uint64 next_file_id)
+{
+	int			start = op_begin(body, OP_FILE_IDS);
+
+	codec_put_u64(body, next_file_id);
+	op_end(body, start);
+}
+
+void
+manifest_op_writer(StringInfo body, const TimelineWriter *writer)
+{
+	int			start = op_begin(body, OP_WRITER);
+
+	put_string(body, writer->endpoint);
+	codec_put_bytes(body, writer->boot_id.b, NEON_ID_BYTES);
+	codec_put_u32(body, writer->term);
+	codec_put_u64(body, writer->boot_lsn);
+	put_string(body, writer->pgdata);
+	put_string(body, writer->machine_boot_id);
+	codec_put_u64(body, writer->drained_lsn);
+	op_end(body, start);
+}
+
+static void
+take_writer(Cursor *c, TimelineWriter *writer)
+{
+	take_string(c, writer->endpoint, sizeof(writer->endpoint));
+	cursor_copy(c, writer->boot_id.b, NEON_ID_BYTES);
+	writer->term = cursor_u32(c);
+	writer->boot_lsn = cursor_u64(c);
+	take_string(c, writer->pgdata, sizeof(writer->pgdata));
+	take_string(c, writer->machine_boot_id, sizeof(writer->machine_boot_id));
+	writer->drained_lsn = cursor_u64(c);
+}
+
+void
+manifest_op_members(StringInfo body, uint64 generation, const char *config)
+{
+	int			start = op_begin(body, OP_MEMBERS);
+
+	codec_put_u64(body, generation);
+	put_string(body, config);
+	op_end(body, start);
+}
+
+static void
+take_members(Cursor *c, Manifest *m)
+{
+	m->members_generation = cursor_u64(c);
+	if (m->members == NULL)
+		m->members = palloc(MANIFEST_MEMBERS_MAX);
+	take_string(c, m->members, MANIFEST_MEMBERS_MAX);
+}
+
+void
+manifest_op_add_file(StringInfo body, const ManifestFile *file)
+{
+	int			start = op_begin(body, OP_ADD_FILE);
+
+	codec_put_u64(body, file->id);
+	codec_put_u32(body, file->generation);
+	codec_put_u8(body, file->type);
+	codec_put_u64(body, file->bytes);
+	codec_put_u64(body, file->entries);
+	codec_put_u64(body, file->lsn_lo);
+	codec_put_u64(body, file->lsn_hi);
+	codec_put_bytes(body, file->first_key, NEON_KEY_ENCODED_SIZE);
+	codec_put_bytes(body, file->last_key, NEON_KEY_ENCODED_SIZE);
+	op_end(body, start);
+}
+
+static void
+take_file(Cursor *c, Manifest *m)
+{
+	ManifestFile *file;
+
+	if (m->nfiles == m->maxfiles)
+	{
+		m->maxfiles = Max(16, m->maxfiles * 2);
+		m->files = m->files ?
+			repalloc_huge(m->files, m->maxfiles * sizeof(ManifestFile)) :
+			palloc(m->maxfiles * sizeof(ManifestFile));
+	}
+	file = &m->files[m->nfiles++];
+	file->id = cursor_u64(c);
+	file->generation = cursor_u32(c);
+	file->type = cursor_u8(c);
+	file->bytes = cursor_u64(c);
+	file->entries = cursor_u64(c);
+	file->lsn_lo = cursor_u64(c);
+	file->lsn_hi = cursor_u64(c);
+	cursor_copy(c, file->first_key, NEON_KEY_ENCODED_SIZE);
+	cursor_copy(c, file->last_key, NEON_KEY_ENCODED_SIZE);
+}
+
+void
+manifest_op_add_point(StringInfo body, const ManifestPoint *point)
+{
+	int			start = op_begin(body, OP_ADD_POINT);
+
+	codec_put_u8(body, point->kind);
+	codec_put_bytes(body, point->id.b, NEON_ID_BYTES);
+	codec_put_u64(body, point->lsn);
+	codec_put_u64(body, (uint64) point->expires);
+	op_end(body, start);
+}
+
+void
+manifest_op_drop_point(StringInfo body, uint8 kind, const NeonId *id)
+{
+	int			start = op_begin(body, OP_DROP_POINT);
+
+	codec_put_u8(body, kind);
+	codec_put_bytes(body, id->b, NEON_ID_BYTES);
+	op_end(body, start);
+}
+
+static void
+drop_point(Manifest *m, uint8 kind, const NeonId *id)
+{
+	for (int i = 0; i < m->npoints; i++)
+	{
+		if (m->points[i].kind == kind && neon_id_equal(&m->points[i].id, id))
+		{
+			m->points[i] = m->points[--m->npoints];
+			return;
+		}
+	}
+}
+
+static void
+take_point(Cursor *c, Manifest *m)
+{
+	ManifestPoint p;
+
+	p.kind = cursor_u8(c);
+	cursor_copy(c, p.id.b, NEON_ID_BYTES);
+	p.lsn = cursor_u64(c);
+	p.expires = (TimestampTz) cursor_u64(c);
+	drop_point(m, p.kind, &p.id);
+	if (m->npoints == m->maxpoints)
+	{
+		m->maxpoints = Max(16, m->maxpoints * 2);
+		m->points = m->points ?
+			repalloc_huge(m->points, m->maxpoints * sizeof(ManifestPoint)) :
+			palloc(m->maxpoints * sizeof(ManifestPoint));
+	}
+	m->points[m->npoints++] = p;
+}
+
+static void
+take_drop_point(Cursor *c, Manifest *m)
+{
+	uint8		kind = cursor_u8(c);
+	NeonId		id;
+
+	cursor_copy(c, id.b, NEON_ID_BYTES);
+	drop_point(m, kind, &id);
+}
+
+static void
+apply_op(Manifest *m, uint8 op, Cursor *c)
+{
+	switch ((ManifestOp) op)
+	{
+		case OP_IDENTITY:
+			take_identity(c, &m->identity);
+			break;
+		case OP_NAME:
+			take_string(c, m->name, sizeof(m->name));
+			break;
+		case OP_FINISHED:
+			m->finished = true;
+			break;
+		case OP_LSNS:
+			m->disk_consistent_lsn = cursor_u64(c);
+			m->prev_record_lsn = cursor_u64(c);
+			break;
+		case OP_TERM:
+			m->term = cursor_u32(c);
+			m->boot_record_end = cursor_u64(c);
+			break;
+		case OP_LOGICAL_SIZE:
+			m->logical_size = cursor_u64(c);
+			break;
+		case OP_FILE_IDS:
+			m->next_file_id = cursor_u64(c);
+			break;
+		case OP_WRITER:
+			take_writer(c, &m->writer);
+			break;
+		case OP_ADD_FILE:
+			take_file(c, m);
+			break;
+		case OP_ADD_POINT:
+			take_point(c, m);
+			break;
+		case OP_DROP_POINT:
+			take_drop_point(c, m);
+			break;
+		case OP_MEMBERS:
+			take_members(c, m);
+			break;
+		default:
+			c->ok = false;
+	}
+}
+
+bool
+manifest_apply(Manifest *m, const char *body, uint32 len)
+{
+	Cursor		c = cursor_over(body, len);
+
+	while (c.ok && cursor_left(&c) > 0)
+	{
+		uint8		op = cursor_u8(&c);
+		uint32		oplen = cursor_u32(&c);
+		const uint8 *p = cursor_bytes(&c, oplen);
+		Cursor		opc;
+
+		if (p == NULL)
+			return false;
+		opc = cursor_over(p, oplen);
+		apply_op(m, op, &opc);
+		if (!opc.ok || cursor_left(&opc) != 0)
+			return false;
+	}
+	return c.ok;
+}
+
+void
+manifest_snapshot_body(const Manifest *m, StringInfo body)
+{
+	manifest_op_identity(body, &m->identity);
+	manifest_op_name(body, m->name);
+	if (m->finished)
+		manifest_op_finished(body);
+	manifest_op_lsns(body, m->disk_consistent_lsn, m->prev_record_lsn);
+	manifest_op_term(body, m->term, m->boot_record_end);
+	manifest_op_logical_size(body, m->logical_size);
+	manifest_op_file_ids(body, m->next_file_id);
+	manifest_op_writer(body, &m->writer);
+	if (m->members_generation > 0)
+		manifest_op_members(body, m->members_generation, m->members);
+	for (int i = 0; i < m->nfiles; i++)
+		manifest_op_add_file(body, &m->files[i]);
+	for (int i = 0; i < m->npoints; i++)
+		manifest_op_add_point(body, &m->points[i]);
+}
+
+void
+manifest_free(Manifest *m)
+{
+	if (m->files)
+		pfree(m->files);
+	if (m->points)
+		pfree(m->points);
+	if (m->members)
+		pfree(m->members);
+	pfree(m);
+}
