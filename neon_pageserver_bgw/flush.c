@@ -70,6 +70,19 @@ store_announce_file(Timeline *tl, const ManifestFile *file, bool replaces_frozen
 		pg_atomic_fetch_add_u64(&s->layer_bytes, file->bytes);
 }
 
+void
+store_announce_merge(Timeline *tl, uint64 bytes_added, uint64 bytes_dropped)
+{
+	TimelineShared *s = tl->shared;
+
+	LWLockAcquire(&s->index_lock, LW_EXCLUSIVE);
+	timeline_check(tl);
+	pg_atomic_fetch_add_u32(&s->map_version, 1);
+	LWLockRelease(&s->index_lock);
+	pg_atomic_fetch_add_u64(&s->layer_bytes, bytes_added);
+	pg_atomic_fetch_sub_u64(&s->layer_bytes, bytes_dropped);
+}
+
 /* ---- writing the frozen index ---- */
 
 static int
@@ -255,6 +268,7 @@ write_layer(Timeline *tl)
 	PG_END_TRY();
 	NEON_TEST_POINT("layer-in-manifest");
 	store_announce_file(tl, &file, true);
+	compactworker_wake();
 	log_layer(&state, &file, n, start);
 }
 

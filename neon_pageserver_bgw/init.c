@@ -32,6 +32,7 @@ static const LibraryPart parts[] = {
 	{"openlayer", openlayer_define_gucs, openlayer_shmem_size, openlayer_shmem_init, NULL, NULL},
 	{"store", store_define_gucs, NULL, NULL, NULL, NULL},
 	{"flush", flushworker_define_gucs, flushworker_shmem_size, flushworker_shmem_init, flushworker_register_workers, NULL},
+	{"compaction", compactworker_define_gucs, compactworker_shmem_size, compactworker_shmem_init, compactworker_register_workers, NULL},
 #ifdef NEON_TESTING
 	{"testpoint", define_testpoints, NULL, NULL, NULL, NULL},
 #endif

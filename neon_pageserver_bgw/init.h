@@ -30,6 +30,12 @@ extern Size flushworker_shmem_size(void);
 extern void flushworker_shmem_init(void);
 extern void flushworker_register_workers(void);
 
+/* compactworker.c */
+extern void compactworker_define_gucs(void);
+extern Size compactworker_shmem_size(void);
+extern void compactworker_shmem_init(void);
+extern void compactworker_register_workers(void);
+
 /* ingest.c */
 extern void ingest_define_gucs(void);
 extern Size ingest_shmem_size(void);

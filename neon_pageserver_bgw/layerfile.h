@@ -34,6 +34,9 @@ extern LayerWriter *layer_writer_begin(const TimelineIdentity *id, LayerType typ
 /* Versions come sorted by key, then LSN; data of WAL is the stored form. */
 extern void layer_writer_add(LayerWriter *w, const NeonKey *key, const StoreVersion *version);
 
+/* Bytes so far. */
+extern uint64 layer_writer_bytes(const LayerWriter *w);
+
 /*
  * Makes the file and its directory entry durable and says what the manifest
  * needs to know.  False if a sync failed.  At least one version was added.
@@ -47,7 +50,7 @@ extern void layer_writer_abort(LayerWriter *w);
 
 typedef struct LayerFile LayerFile;
 
-/* Opened in TopMemoryContext. */
+/* Opened in TopMemoryContext; NULL if there is no such file. */
 extern LayerFile *layer_open(Timeline *tl, const ManifestFile *file);
 extern void layer_close(LayerFile *layer);
 
@@ -68,8 +71,14 @@ typedef struct LayerScan LayerScan;
 extern LayerScan *layer_scan_begin(LayerFile *layer, const NeonKey *lo, const NeonKey *hi,
 								   XLogRecPtr upto);
 extern bool layer_scan_next(LayerScan *scan, NeonKey *key, StoreVersion *version);
+
+/* Or over every version: the data is valid until the next call. */
+extern bool layer_scan_version(LayerScan *scan, NeonKey *key, StoreVersion *version);
 extern void layer_scan_load(LayerScan *scan, StoreVersion *version);
 extern void layer_scan_end(LayerScan *scan);
+
+/* A file that the manifest names is not there: damages the timeline, and reports. */
+extern void layer_missing(Timeline *tl, const ManifestFile *file) pg_attribute_noreturn();
 
 /* MAXPGPATH bytes, relative to the data directory. */
 extern void layer_path(const TimelineIdentity *id, const ManifestFile *file, char *path);

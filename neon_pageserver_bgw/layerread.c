@@ -48,19 +48,32 @@ static uint8 *raw_block = NULL;
 
 /* ---- damage ---- */
 
-void
-layer_corrupted(LayerFile *layer, uint64 offset, const char *what)
+static void pg_attribute_noreturn()
+corrupted(Timeline *tl, const ManifestFile *file, uint64 offset, const char *what)
 {
 	char		path[MAXPGPATH];
 	char		why[TIMELINE_DETAIL_MAX];
 
-	layer_path(&layer->tl->id, &layer->mf, path);
+	layer_path(&tl->id, file, path);
 	snprintf(why, sizeof(why), "File \"%s\" at offset " UINT64_FORMAT ": %s", path, offset, what);
-	timeline_set_damaged(layer->tl, why);
+	timeline_set_damaged(tl, why);
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("file \"%s\" is corrupted", path),
 			 errdetail("At offset " UINT64_FORMAT ": %s", offset, what)));
+}
+
+void
+layer_corrupted(LayerFile *layer, uint64 offset, const char *what)
+{
+	corrupted(layer->tl, &layer->mf, offset, what);
+}
+
+void
+layer_missing(Timeline *tl, const ManifestFile *file)
+{
+	timeline_check(tl);			/* a deletion may be the reason */
+	corrupted(tl, file, 0, "It is not there.");
 }
 
 static void
@@ -166,27 +179,26 @@ load_fences(LayerFile *layer)
 LayerFile *
 layer_open(Timeline *tl, const ManifestFile *mf)
 {
-	LayerFile  *layer = MemoryContextAllocZero(TopMemoryContext, sizeof(LayerFile));
+	LayerFile  *layer;
+	File		file;
 	char		path[MAXPGPATH];
 
+	layer_path(&tl->id, mf, path);
+	file = PathNameOpenFile(path, O_RDONLY | PG_BINARY);
+	if (file < 0)
+	{
+		if (errno == ENOENT)
+			return NULL;
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not open file \"%s\": %m", path)));
+	}
+	layer = MemoryContextAllocZero(TopMemoryContext, sizeof(LayerFile));
 	layer->tl = tl;
 	layer->mf = *mf;
-	layer_path(&tl->id, mf, path);
-	layer->file = PathNameOpenFile(path, O_RDONLY | PG_BINARY);
+	layer->file = file;
 	PG_TRY();
 	{
-		if (layer->file < 0)
-		{
-			int			save_errno = errno;
-
-			timeline_check(tl); /* a deletion may be the reason */
-			errno = save_errno;
-			if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
-				ereport(ERROR,
-						(errcode_for_file_access(),
-						 errmsg("could not open file \"%s\": %m", path)));
-			layer_corrupted(layer, 0, psprintf("It cannot be opened: %s.", strerror(errno)));
-		}
 		if (mf->bytes < LAYER_HEADER + LAYER_FOOTER ||
 			FileSize(layer->file) != (off_t) mf->bytes)
 			layer_corrupted(layer, 0, "The file does not have the size that the manifest says.");
@@ -216,8 +228,7 @@ layer_close(LayerFile *layer)
 		if (blocks[i].layer == layer)
 			blocks[i].layer = NULL;
 	}
-	if (layer->file >= 0)
-		FileClose(layer->file);
+	FileClose(layer->file);
 	if (layer->fences)
 		pfree(layer->fences);
 	pfree(layer);

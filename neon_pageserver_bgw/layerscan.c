@@ -45,6 +45,7 @@ struct LayerScan
 	LayerDirectory directory;
 
 	PlacedEntry found;			/* what layer_scan_next delivered */
+	char	   *large;			/* what layer_scan_version delivered last */
 };
 
 /* ---- delta files ---- */
@@ -250,13 +251,12 @@ layer_scan_begin(LayerFile *layer, const NeonKey *lo, const NeonKey *hi, XLogRec
 	return scan;
 }
 
-bool
-layer_scan_next(LayerScan *scan, NeonKey *key, StoreVersion *version)
+/* What was found, without its data. */
+static void
+deliver(LayerScan *scan, NeonKey *key, StoreVersion *version)
 {
 	const LayerEntry *e = &scan->found.e;
 
-	if (!(scan->layer->mf.type == LAYER_IMAGE ? next_in_image(scan) : next_in_delta(scan)))
-		return false;
 	if (!neon_key_decode(e->key, key))
 		layer_corrupted(scan->layer, scan->found.block, "A key is malformed.");
 	version->lsn = e->lsn;
@@ -266,6 +266,31 @@ layer_scan_next(LayerScan *scan, NeonKey *key, StoreVersion *version)
 	version->len = e->len;
 	version->data = NULL;
 	version->timeline = scan->layer->tl;
+}
+
+bool
+layer_scan_next(LayerScan *scan, NeonKey *key, StoreVersion *version)
+{
+	if (!(scan->layer->mf.type == LAYER_IMAGE ? next_in_image(scan) : next_in_delta(scan)))
+		return false;
+	deliver(scan, key, version);
+	return true;
+}
+
+bool
+layer_scan_version(LayerScan *scan, NeonKey *key, StoreVersion *version)
+{
+	Assert(scan->layer->mf.type == LAYER_DELTA);
+	if (scan->large)
+		pfree(scan->large);
+	scan->large = NULL;
+	if (!next_entry(scan, &scan->found))
+		return false;
+	deliver(scan, key, version);
+	version->data = (const char *) scan->found.e.bytes;
+	if (version->data == NULL)
+		version->data = scan->large = layer_load_large(scan->layer, scan->found.block +
+													   scan->found.block_len, version->len);
 	return true;
 }
 
@@ -297,6 +322,8 @@ layer_scan_load(LayerScan *scan, StoreVersion *version)
 void
 layer_scan_end(LayerScan *scan)
 {
+	if (scan->large)
+		pfree(scan->large);
 	pfree(scan->data);
 	pfree(scan);
 }

@@ -426,6 +426,12 @@ layer_writer_add(LayerWriter *w, const NeonKey *key, const StoreVersion *version
 	MemoryContextSwitchTo(old);
 }
 
+uint64
+layer_writer_bytes(const LayerWriter *w)
+{
+	return w->offset;
+}
+
 /* ---- the end ---- */
 
 static void

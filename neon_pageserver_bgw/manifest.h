@@ -92,6 +92,7 @@ extern void manifest_op_file_ids(StringInfo body, uint64 next_file_id);
 extern void manifest_op_writer(StringInfo body, const TimelineWriter *writer);
 extern void manifest_op_members(StringInfo body, uint64 generation, const char *config);
 extern void manifest_op_add_file(StringInfo body, const ManifestFile *file);
+extern void manifest_op_drop_file(StringInfo body, uint64 id);
 extern void manifest_op_add_point(StringInfo body, const ManifestPoint *point);
 extern void manifest_op_drop_point(StringInfo body, uint8 kind, const NeonId *id);
 

@@ -28,6 +28,7 @@ typedef enum ManifestOp
 	OP_ADD_POINT,
 	OP_DROP_POINT,
 	OP_MEMBERS,
+	OP_DROP_FILE,
 } ManifestOp;
 
 static int
@@ -245,6 +246,32 @@ take_file(Cursor *c, Manifest *m)
 }
 
 void
+manifest_op_drop_file(StringInfo body, uint64 id)
+{
+	int			start = op_begin(body, OP_DROP_FILE);
+
+	codec_put_u64(body, id);
+	op_end(body, start);
+}
+
+/* What is dropped must be there: else the log is not what was written. */
+static void
+take_drop_file(Cursor *c, Manifest *m)
+{
+	uint64		id = cursor_u64(c);
+
+	for (int i = 0; i < m->nfiles; i++)
+	{
+		if (m->files[i].id == id)
+		{
+			m->files[i] = m->files[--m->nfiles];
+			return;
+		}
+	}
+	c->ok = false;
+}
+
+void
 manifest_op_add_point(StringInfo body, const ManifestPoint *point)
 {
 	int			start = op_begin(body, OP_ADD_POINT);
@@ -348,6 +375,9 @@ apply_op(Manifest *m, uint8 op, Cursor *c)
 			break;
 		case OP_DROP_POINT:
 			take_drop_point(c, m);
+			break;
+		case OP_DROP_FILE:
+			take_drop_file(c, m);
 			break;
 		case OP_MEMBERS:
 			take_members(c, m);

@@ -36,7 +36,12 @@ extern StoreFiles *store_files(Timeline *tl);
 /* May the file have versions <= upto? */
 extern bool store_file_reaches(const StoreFile *file, XLogRecPtr upto);
 
+/* NULL if it is gone, as the list is no longer the newest one. */
 extern LayerFile *store_file_open(Timeline *tl, StoreFile *file);
+
+/* Around a walk over open files in which others may be opened. */
+extern void store_scan_begins(void);
+extern void store_scan_ends(void);
 
 /*
  * Appends the versions of one key in the range, newest first, ancestors
@@ -73,9 +78,28 @@ extern void store_sync_failed(Timeline *tl, const ManifestFile *file) pg_attribu
 /* The new list of files (file may be NULL) is visible from here on. */
 extern void store_announce_file(Timeline *tl, const ManifestFile *file, bool replaces_frozen);
 
+/* Others were written in the place of files, and these are gone from here on. */
+extern void store_announce_merge(Timeline *tl, uint64 bytes_added, uint64 bytes_dropped);
+
+/* ---- compaction ---- */
+
+/*
+ * Merges files of the timeline where that is due, once; false if nothing is.
+ * Also false while another process is at it.
+ */
+extern bool store_compact_once(Timeline *tl);
+
+/* Is any process at it? */
+extern bool store_is_compacting(Timeline *tl);
+
+extern void compactworker_wake(void);
+
 /* Settings. */
 extern int	store_checkpoint_distance;
 extern int	store_checkpoint_timeout;
 extern int	store_image_chain;
+extern int	store_compaction_threshold;
+extern int	store_compaction_target_size;
+extern int	store_maintenance_io_limit;
 
 #endif							/* NEON_PS_STORE_PRIVATE_H */

@@ -15,6 +15,7 @@
 
 #include "crashnote.h"
 #include "miscadmin.h"
+#include "nodes/pg_list.h"
 #include "storage/fd.h"
 #include "store_private.h"
 #include "utils/memutils.h"
@@ -52,9 +53,65 @@ already_open(StoreFiles *sf, uint64 id)
 	for (int i = 0; i < sf->nfiles; i++)
 	{
 		if (sf->files[i].mf.id == id)
-			return sf->files[i].open;
+		{
+			LayerFile  *open = sf->files[i].open;
+
+			sf->files[i].open = NULL;
+			return open;
+		}
 	}
 	return NULL;
+}
+
+/*
+ * Open files that are no longer in a list.  A scan of this process may be in
+ * the midst of them, so they are closed when there is none.
+ */
+static List *retired = NIL;
+static int	scans = 0;
+
+static void
+close_retired(void)
+{
+	ListCell   *lc;
+
+	if (scans > 0)
+		return;
+	foreach(lc, retired)
+		layer_close(lfirst(lc));
+	list_free(retired);
+	retired = NIL;
+}
+
+static void
+retire_files(StoreFiles *sf)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	for (int i = 0; i < sf->nfiles; i++)
+	{
+		if (sf->files[i].open)
+			retired = lappend(retired, sf->files[i].open);
+	}
+	MemoryContextSwitchTo(old);
+	close_retired();
+	if (sf->files)
+		pfree(sf->files);
+	sf->files = NULL;
+	sf->nfiles = 0;
+}
+
+void
+store_scan_begins(void)
+{
+	scans++;
+}
+
+void
+store_scan_ends(void)
+{
+	scans--;
+	close_retired();
 }
 
 static void
@@ -73,8 +130,7 @@ reload_files(Timeline *tl, StoreFiles *sf)
 		files[i].open = already_open(sf, m->files[i].id);
 	}
 	qsort(files, m->nfiles, sizeof(StoreFile), newest_first);
-	if (sf->files)
-		pfree(sf->files);
+	retire_files(sf);
 	sf->files = files;
 	sf->nfiles = m->nfiles;
 	sf->version = version;
@@ -96,16 +152,8 @@ store_forget(Timeline *tl)
 {
 	StoreFiles *sf = tl->store_private;
 
-	if (sf == NULL || sf->files == NULL)
-		return;
-	for (int i = 0; i < sf->nfiles; i++)
-	{
-		if (sf->files[i].open)
-			layer_close(sf->files[i].open);
-	}
-	pfree(sf->files);
-	sf->files = NULL;
-	sf->nfiles = 0;
+	if (sf != NULL)
+		retire_files(sf);
 }
 
 LayerFile *
@@ -113,6 +161,9 @@ store_file_open(Timeline *tl, StoreFile *file)
 {
 	if (file->open == NULL)
 		file->open = layer_open(tl, &file->mf);
+	if (file->open == NULL &&
+		store_private(tl)->version == pg_atomic_read_u32(&tl->shared->map_version))
+		layer_missing(tl, &file->mf);
 	return file->open;
 }
 
@@ -157,9 +208,13 @@ below_last(const VersionList *list, int first, XLogRecPtr upto)
 	return list->n > first ? Min(upto, list->v[list->n - 1].lsn - 1) : upto;
 }
 
-/* In the timeline itself; true if the search is over. */
+/*
+ * In the timeline itself; true if the search is over.  *again: a file is gone,
+ * as others were written in its place, and the search must begin anew.
+ */
 static bool
-collect_own(Timeline *tl, const NeonKey *key, VersionRange range, VersionList *list)
+try_collect_own(Timeline *tl, const NeonKey *key, VersionRange range, VersionList *list,
+				bool *again)
 {
 	uint8		encoded[NEON_KEY_ENCODED_SIZE];
 	int			first = list->n;
@@ -178,10 +233,31 @@ collect_own(Timeline *tl, const NeonKey *key, VersionRange range, VersionList *l
 			return false;
 		if (!store_file_reaches(file, range.upto) || !key_in_file(file, encoded))
 			continue;
-		if (layer_collect(store_file_open(tl, file), key, range, list))
+		if (store_file_open(tl, file) == NULL)
+		{
+			*again = true;
+			return false;
+		}
+		if (layer_collect(file->open, key, range, list))
 			return true;
 	}
 	return false;
+}
+
+static bool
+collect_own(Timeline *tl, const NeonKey *key, VersionRange range, VersionList *list)
+{
+	int			first = list->n;
+	bool		again;
+	bool		ended;
+
+	do
+	{
+		list->n = first;
+		again = false;
+		ended = try_collect_own(tl, key, range, list, &again);
+	} while (again);
+	return ended;
 }
 
 bool

@@ -115,7 +115,8 @@ add_open(Scan *scan, Timeline *tl, XLogRecPtr upto)
 	LWLockRelease(&tl->shared->index_lock);
 }
 
-static void
+/* False if a file is gone, as others were written in its place. */
+static bool
 add_files(Scan *scan, Timeline *tl, XLogRecPtr upto)
 {
 	StoreFiles *sf = store_files(tl);
@@ -132,8 +133,33 @@ add_files(Scan *scan, Timeline *tl, XLogRecPtr upto)
 			memcmp(hi, file->mf.first_key, NEON_KEY_ENCODED_SIZE) < 0 ||
 			memcmp(lo, file->mf.last_key, NEON_KEY_ENCODED_SIZE) > 0)
 			continue;
-		add_source(scan)->layer = layer_scan_begin(store_file_open(tl, file), &scan->lo,
-												   &scan->hi, upto);
+		if (store_file_open(tl, file) == NULL)
+			return false;
+		add_source(scan)->layer = layer_scan_begin(file->open, &scan->lo, &scan->hi, upto);
+	}
+	return true;
+}
+
+/* What a timeline has itself; begun anew when the files changed meanwhile. */
+static void
+add_timeline(Scan *scan, Timeline *tl, XLogRecPtr upto)
+{
+	int			nsources = scan->nsources;
+
+	do
+	{
+		scan->nsources = nsources;
+		add_open(scan, tl, upto);
+	} while (!add_files(scan, tl, upto));
+}
+
+static void
+add_timelines(Scan *scan, Timeline *tl, XLogRecPtr upto)
+{
+	for (; tl != NULL; tl = tl->ancestor)
+	{
+		add_timeline(scan, tl, upto);
+		upto = Min(upto, tl->id.ancestor_lsn);
 	}
 }
 
@@ -233,13 +259,17 @@ store_scan(Timeline *tl, const NeonKey *lo, const NeonKey *hi, XLogRecPtr lsn,
 	scan.caller = caller;
 	scan.lo = *lo;
 	scan.hi = *hi;
-	for (Timeline *t = tl; t != NULL; t = t->ancestor)
+	store_scan_begins();
+	PG_TRY();
 	{
-		add_open(&scan, t, lsn);
-		add_files(&scan, t, lsn);
-		lsn = Min(lsn, t->id.ancestor_lsn);
+		add_timelines(&scan, tl, lsn);
+		merge(&scan, cb, arg);
 	}
-	merge(&scan, cb, arg);
+	PG_FINALLY();
+	{
+		store_scan_ends();
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
 }

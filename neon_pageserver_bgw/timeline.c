@@ -235,6 +235,7 @@ timeline_register(const Manifest *m, const ManifestPos *pos, TimelineState state
 		s->opened_at = 0;
 		s->has_frozen = false;
 		s->flusher_pid = 0;
+		s->compactor_pid = 0;
 		openlayer_init(&s->open, m->disk_consistent_lsn);
 		openlayer_init(&s->frozen, m->disk_consistent_lsn);
 		slot_set_positions(s, m);

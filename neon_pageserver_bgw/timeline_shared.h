@@ -62,6 +62,7 @@ struct TimelineShared
 	uint32		frozen_term;	/* 0: unchanged */
 	XLogRecPtr	frozen_boot_record_end;
 	ConditionVariable flush_cv; /* flusher_pid became 0 */
+	int			compactor_pid;	/* who merges files; under lock; 0: nobody */
 	TimestampTz opened_at;		/* first put since the last flush, in neon_clock(); 0: none */
 
 	ConditionVariable lsn_cv;	/* last_record_lsn moved */

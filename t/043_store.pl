@@ -16,6 +16,9 @@ note("NEON_TEST_SEED=$seed");
 my $ps = NeonPageserver->new('store', conf => <<'CONF');
 neon_pageserver.image_chain = 0
 neon_pageserver.open_layer_memory = 32MB
+neon_pageserver.compaction_threshold = 3
+neon_pageserver.compaction_target_size = 64kB
+neon_pageserver.maintenance_io_limit = 0
 restart_after_crash = on
 CONF
 $ps->sql('CREATE EXTENSION neon_pageserver_test');
@@ -106,6 +109,18 @@ my @jobs = map { background("SELECT neon_test.store_model(@{[ $seed + 10 + $_ ]}
 push @jobs, background("SELECT neon_test.store_read(@{[ $seed + 10 ]}, 5000, 3000) > 0");
 is(finished($_), "t\n", 'writers that share too little memory, and a reader') for @jobs;
 $ps->node->append_conf('postgresql.conf', "neon_pageserver.open_layer_memory = 32MB\n");
+
+# ---- merges ----
+like(slurp_file($ps->node->logfile), qr/layers of timeline "\w+" from \S+ to \S+ merged: \d+ runs, \d+ bytes into [2-9]\d* files/, 'files were merged meanwhile, into several');
+for my $i (0 .. 1)
+{
+	my $of = join ', ', map { "'$_'" } (split m{/}, timeline_dir($seed + $i, 0))[ -3, -1 ];
+	$ps->sql("SELECT neon_pageserver.timeline_compact($of)");
+	is($ps->sql("SELECT neon_pageserver.timeline_compact($of)"), 0, 'after timeline_compact there is nothing to merge');
+}
+is(model($seed, $steps), 't', 'and every version is there');
+# below, only readers may find the damage
+$ps->node->append_conf('postgresql.conf', "neon_pageserver.compaction_threshold = 0\n");
 
 # ---- what a crash leaves ----
 my $dir = timeline_dir($seed, 0);

@@ -15,7 +15,12 @@ plan skip_all => 'no build with test points' if !$lib || !-e "$lib/neon_pageserv
 my $seed = $ENV{NEON_TEST_SEED} || int(rand(2**30));
 note("NEON_TEST_SEED=$seed");
 
-my $ps = NeonPageserver->new('store', conf => "neon_pageserver.image_chain = 0\nrestart_after_crash = on\n");
+my $ps = NeonPageserver->new('store', conf => <<'CONF');
+neon_pageserver.image_chain = 0
+neon_pageserver.compaction_threshold = 3
+neon_pageserver.compaction_target_size = 64kB
+restart_after_crash = on
+CONF
 $ps->sql('CREATE EXTENSION neon_pageserver_test');
 $ps->stop;
 my $pgdata = $ps->node->data_dir;
@@ -67,7 +72,7 @@ my $steps = 0;
 # go on with the same one, whose manifest is rewritten often in this build.
 for my $name (
 	'layer-written', 'layer-synced', 'layer-in-manifest', 'edit-written',
-	'snapshot-written', 'snapshot-synced',
+	'merge-written', 'merge-in-manifest', 'snapshot-written', 'snapshot-synced',
 	'new:snapshot-written', 'new:snapshot-synced', 'new:branch-point', 'new:branch-directory', 'new:branch-manifest', 'new:directory-renamed')
 {
 	my ($new, $point) = $name =~ /^(new:)?(.*)/;

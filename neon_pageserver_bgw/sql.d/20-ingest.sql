@@ -78,6 +78,13 @@ RETURNS pg_lsn
 AS 'MODULE_PATHNAME', 'neon_timeline_checkpoint'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
+-- merges layer files while that is due; the number of merges
+CREATE FUNCTION neon_pageserver.timeline_compact(
+	tenant neon_pageserver.id, timeline neon_pageserver.id)
+RETURNS int
+AS 'MODULE_PATHNAME', 'neon_timeline_compact'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
 -- where timelines receive their WAL from, and why not
 CREATE FUNCTION neon_pageserver.sources_info(
 	OUT tenant_id neon_pageserver.id,

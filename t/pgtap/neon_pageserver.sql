@@ -7,7 +7,7 @@
 SET client_min_messages = warning;
 
 CREATE EXTENSION IF NOT EXISTS neon_pageserver;
-SELECT plan(47);
+SELECT plan(48);
 
 SELECT has_schema('neon_pageserver');
 SELECT has_domain('neon_pageserver', 'id', 'domain id');
@@ -20,7 +20,7 @@ FROM unnest(ARRAY['tenant_id', 'timeline_id', 'name', 'ancestor_id', 'ancestor_l
 SELECT has_function('neon_pageserver', f, 'function ' || f)
 FROM unnest(ARRAY['tenant_create', 'tenant_delete', 'timeline_create', 'timeline_rename', 'timeline_delete',
 	'branch_create', 'timeline_source', 'timeline_feed', 'lsn_for_timestamp', 'lease_lsn', 'wait_lsn',
-	'timeline_checkpoint', 'get_page']) f;
+	'timeline_checkpoint', 'timeline_compact', 'get_page']) f;
 SELECT is_empty($$SELECT p.oid::regprocedure FROM pg_proc p, aclexplode(coalesce(proacl, acldefault('f', proowner))) a
 	WHERE pronamespace = 'neon_pageserver'::regnamespace AND a.grantee = 0$$, 'nothing may be called by PUBLIC');
 SELECT table_privs_are('neon_pageserver', v, 'pg_monitor', ARRAY['SELECT'], 'pg_monitor reads ' || v)
