@@ -183,7 +183,7 @@ read_large(Check *c, uint32 len, uint32 *nblocks)
 	uint32		done = 0;
 
 	/* what the file cannot have is not asked memory for */
-	if (len / 4096 > c->source->size)
+	if (len / LAYER_MAX_RATIO > c->source->size)
 		return fail(c, c->block, "A value is longer than the file can have.");
 	if (c->large_size < len)
 	{

@@ -41,6 +41,8 @@
 #define LAYER_RAW_MAX		262144
 #define LAYER_ENTRIES_MAX	(LAYER_BLOCK_TARGET + LAYER_LARGE + 64)
 #define LAYER_PAGE_RAW		(8 + BLCKSZ)
+/* A stored byte is at most so many raw ones: a block has a header. */
+#define LAYER_MAX_RATIO		(LAYER_RAW_MAX / LAYER_BLOCK_HEADER)
 /* So many further blocks of a key have their lengths in the directory. */
 #define LAYER_LISTED_BLOCKS	255
 

@@ -95,11 +95,14 @@ list_runs(const Manifest *m, int *n)
 	return runs;
 }
 
-/* May the run be merged with the one before it? */
+/*
+ * May the run be merged with the one before it?  Between them there may be WAL
+ * that changed nothing.
+ */
 static bool
 follows(const Run *before, const Run *run)
 {
-	return !before->barrier && !run->barrier && before->hi == run->lo;
+	return !before->barrier && !run->barrier && before->hi <= run->lo;
 }
 
 /*

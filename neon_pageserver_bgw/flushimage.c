@@ -64,26 +64,6 @@ count_ref(const OpenLayer *open, uint64 ref, void *arg)
 	count->last = v.lsn;
 }
 
-/* Records of the whole chain, with what lies in files. */
-static uint32
-whole_chain(Timeline *tl, const NeonKey *key, XLogRecPtr cut)
-{
-	VersionRange range = {cut, InvalidXLogRecPtr};
-	VersionList list = {0};
-	uint32		n;
-
-	(void) store_collect(tl, key, range, &list);
-	n = list.n;
-	for (int i = 0; i < list.n; i++)
-	{
-		if (list.v[i].data)
-			pfree(unconstify(char *, list.v[i].data));
-	}
-	if (list.v)
-		pfree(list.v);
-	return n;
-}
-
 /* Is the version at lsn still the page at the cut, or was it cut away since? */
 static bool
 still_there(FlushImages *images, const NeonKey *key, XLogRecPtr lsn)
@@ -112,7 +92,7 @@ has_long_chain(FlushImages *images, FlushKey *key, const ChainCount *count)
 		hash_bytes_uint32((uint32) (images->cut >> 3));
 	if (draw % store_image_chain >= count->n)
 		return false;
-	return whole_chain(images->tl, &key->key, images->cut) >= store_image_chain;
+	return count->n + store_count_in_files(images->tl, &key->key, images->cut) >= store_image_chain;
 }
 
 static bool

@@ -63,6 +63,12 @@ extern bool layer_collect(LayerFile *layer, const NeonKey *key, VersionRange ran
 						  VersionList *list);
 
 /*
+ * What the directory alone says of a key: the number of records newer than the
+ * newest base in the file, or of all, and whether there is one.
+ */
+extern uint64 layer_count_newer(LayerFile *layer, const NeonKey *key, bool *base);
+
+/*
  * Walk over the newest version <= upto of each key in [lo, hi], ascending.
  * Data is loaded by layer_scan_load only.
  */

@@ -375,7 +375,8 @@ layer_load_large(LayerFile *layer, uint64 offset, uint32 len)
 	char	   *data;
 	uint32		done = 0;
 
-	if (len >= MaxAllocSize)
+	/* what the file cannot have is not asked memory for */
+	if (len >= MaxAllocSize || len / LAYER_MAX_RATIO > layer->mf.bytes)
 		layer_corrupted(layer, offset, "A value is too long.");
 	data = palloc(len + 1);
 	while (done < len)
@@ -408,6 +409,8 @@ list_blocks(LayerFile *layer, const LayerPlace *place, KeyBlocks *list)
 {
 	uint64		offset = place->offset + place->len;
 
+	if (place->more > layer->mf.bytes / LAYER_BLOCK_HEADER)
+		layer_corrupted(layer, place->offset, "A key has more blocks than the file.");
 	list->n = place->more + 1;
 	list->offset = MemoryContextAllocHuge(CurrentMemoryContext,
 										  ((Size) list->n + 1) * sizeof(uint64));
@@ -606,6 +609,20 @@ collect_page(LayerFile *layer, const LayerPlace *place, VersionRange range, Vers
 	e.bytes = raw + 8;
 	add_version(layer, &e, 0, list);
 	return true;
+}
+
+uint64
+layer_count_newer(LayerFile *layer, const NeonKey *key, bool *base)
+{
+	uint8		encoded[NEON_KEY_ENCODED_SIZE];
+	LayerPlace	place;
+
+	*base = false;
+	neon_key_encode(key, encoded);
+	if (!find_place(layer, encoded, &place))
+		return 0;
+	*base = place.base;
+	return place.newer;
 }
 
 bool

@@ -604,6 +604,19 @@ versions_add(VersionList *list)
 	return &list->v[list->n++];
 }
 
+void
+versions_free(VersionList *list)
+{
+	for (int i = 0; i < list->n; i++)
+	{
+		if (list->v[i].data)
+			pfree(unconstify(char *, list->v[i].data));
+	}
+	if (list->v)
+		pfree(list->v);
+	memset(list, 0, sizeof(*list));
+}
+
 /* Number of refs, oldest first, that end at or before upto. */
 static int
 count_upto(const OpenLayer *layer, const uint64 *ref, int n, XLogRecPtr upto)

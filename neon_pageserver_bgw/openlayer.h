@@ -56,6 +56,7 @@ typedef struct VersionList
 } VersionList;
 
 extern StoreVersion *versions_add(VersionList *list);
+extern void versions_free(VersionList *list);	/* with their data */
 
 /*
  * What a lookup wants: versions in (above, upto], newest first, at most down

@@ -50,6 +50,12 @@ extern void store_scan_ends(void);
 extern bool store_collect(Timeline *tl, const NeonKey *key, VersionRange range,
 						  VersionList *list);
 
+/*
+ * How many records a key's chain has in files, ancestors included, down to its
+ * newest base: by the directories alone where a file ends at or below upto.
+ */
+extern uint64 store_count_in_files(Timeline *tl, const NeonKey *key, XLogRecPtr upto);
+
 extern StoreFiles *store_private(Timeline *tl);
 
 /* Puts without ever flushing this timeline. */

@@ -274,6 +274,73 @@ store_collect(Timeline *tl, const NeonKey *key, VersionRange range, VersionList 
 	return false;
 }
 
+/* ---- lengths of chains ---- */
+
+/* Records of the key in a file up to an LSN; *base: the chain ends there. */
+static uint64
+count_in_file(LayerFile *layer, const StoreFile *file, const NeonKey *key, XLogRecPtr upto,
+			  bool *base)
+{
+	VersionRange range = {upto, InvalidXLogRecPtr};
+	VersionList list = {0};
+	uint64		n;
+
+	if (file->mf.lsn_hi <= upto)
+		return layer_count_newer(layer, key, base);
+	*base = layer_collect(layer, key, range, &list);
+	n = list.n - (*base ? 1 : 0);
+	versions_free(&list);
+	return n;
+}
+
+/* In the timeline's own files; the same signs as try_collect_own. */
+static uint64
+try_count_own(Timeline *tl, const NeonKey *key, XLogRecPtr upto, bool *base, bool *again)
+{
+	StoreFiles *sf = store_files(tl);
+	uint8		encoded[NEON_KEY_ENCODED_SIZE];
+	uint64		n = 0;
+
+	neon_key_encode(key, encoded);
+	for (int i = 0; i < sf->nfiles && !*base; i++)
+	{
+		StoreFile  *file = &sf->files[i];
+
+		if (!store_file_reaches(file, upto) || !key_in_file(file, encoded))
+			continue;
+		if (store_file_open(tl, file) == NULL)
+		{
+			*again = true;
+			return 0;
+		}
+		n += count_in_file(file->open, file, key, upto, base);
+	}
+	return n;
+}
+
+uint64
+store_count_in_files(Timeline *tl, const NeonKey *key, XLogRecPtr upto)
+{
+	uint64		total = 0;
+	bool		base = false;
+
+	for (; tl != NULL && !base; tl = tl->ancestor)
+	{
+		uint64		n;
+		bool		again;
+
+		do
+		{
+			again = false;
+			base = false;
+			n = try_count_own(tl, key, upto, &base, &again);
+		} while (again);
+		total += n;
+		upto = Min(upto, tl->id.ancestor_lsn);
+	}
+	return total;
+}
+
 /* ---- records ---- */
 
 XLogRecord *

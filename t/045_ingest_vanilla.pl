@@ -216,6 +216,46 @@ my $end = $ps->sql("SELECT last_record_lsn FROM neon_pageserver.timelines WHERE 
 my ($out, $err) = run_command([ 'pg_waldump', '-p', $wal, '-q', '-s', $t->{lsn}, '-e', $end ]);
 is($err, '', 'pg_waldump accepts the stored WAL');
 
+# ---- timeline_verify ----
 $node->stop('immediate');
+my $verify = "SELECT file || ' ' || coalesce(byte_offset, -1) || ' ' || problem FROM neon_pageserver.timeline_verify($t->{args})";
+is($ps->sql($verify), '', 'timeline_verify finds nothing');
+my $dir = "neon/tenants/$t->{tenant}/timelines/$t->{timeline}";
+my @files = map { s{^.*/layers/}{layers/}r } glob $ps->node->data_dir . "/$dir/layers/*";
+cmp_ok(scalar @files, '>', 2, 'of ' . @files . ' layers');
+
+# One bit of a file, while the server is stopped; then what is found, and back again.
+sub spoiled
+{
+	my ($file, $offset, $expected, $what) = @_;
+	my $path = $ps->node->data_dir . "/$dir/$file";
+	my $flip = sub {
+		$ps->stop;
+		open my $f, '+<:raw', $path or die "$path: $!";
+		seek $f, $offset, 0;
+		read $f, my $byte, 1;
+		seek $f, $offset, 0;
+		print $f chr(ord($byte) ^ 4);
+		close $f;
+		$ps->start;
+		# stored WAL is decoded first
+		$ps->sql_error("SELECT neon_pageserver.wait_lsn($t->{args}, '$end', '60 s')");
+	};
+	$flip->();
+	like($ps->sql($verify), qr{^\Q$dir/$file\E $expected$}, $what);
+	$flip->();
+}
+my ($delta) = grep { /\.delta$/ } @files;
+spoiled($delta, 100, '64 A block has a wrong CRC\.', 'a changed bit in a layer');
+my ($image) = grep { /\.image$/ } @files;
+my $size = -s $ps->node->data_dir . "/$dir/$image";
+spoiled($image, $size - 1, $size - 256 . ' This is not the footer of a layer file\.', 'in the last byte of another one');
+my $within = NeonPageserver::lsn_number($t->{lsn}) % (1024 * 1024 * 16) + 100_000;
+spoiled("wal/$segment", $within, '\d+ The record at \S+ is not valid: .*', 'in stored WAL');
+$ps->stop;
+my $layer = $ps->node->data_dir . "/$dir/$delta";
+rename $layer, "$layer.away" or die;
+$ps->start;
+like($ps->sql($verify), qr{^\Q$dir/$delta\E -1 The file cannot be opened: No such file or directory\.$}, 'a layer that is away');
 $ps->stop;
 done_testing();

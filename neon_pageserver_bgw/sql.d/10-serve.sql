@@ -120,6 +120,22 @@ LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 CREATE VIEW neon_pageserver.timelines AS
 	SELECT * FROM neon_pageserver.timelines_info();
 
+CREATE FUNCTION neon_pageserver.layers_info(
+	OUT tenant_id neon_pageserver.id,
+	OUT timeline_id neon_pageserver.id,
+	OUT file text,
+	OUT type text,
+	OUT lsn_lo pg_lsn,
+	OUT lsn_hi pg_lsn,
+	OUT bytes bigint,
+	OUT versions bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'neon_layers_info'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE VIEW neon_pageserver.layers AS
+	SELECT * FROM neon_pageserver.layers_info();
+
 CREATE VIEW neon_pageserver.tenants AS
 	SELECT tenant_id,
 		count(*) AS timelines,

@@ -85,6 +85,13 @@ RETURNS int
 AS 'MODULE_PATHNAME', 'neon_timeline_compact'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
+-- reads everything that a timeline has; no row: all is well
+CREATE FUNCTION neon_pageserver.timeline_verify(
+	tenant neon_pageserver.id, timeline neon_pageserver.id)
+RETURNS TABLE (file text, byte_offset bigint, problem text)
+AS 'MODULE_PATHNAME', 'neon_timeline_verify'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
 -- where timelines receive their WAL from, and why not
 CREATE FUNCTION neon_pageserver.sources_info(
 	OUT tenant_id neon_pageserver.id,

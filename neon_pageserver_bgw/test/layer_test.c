@@ -236,6 +236,25 @@ check_key(LayerModel *m, LayerFile *layer, int k, VersionRange range)
 			 m->keys[k].blk, list.n, ended, n, want_end);
 }
 
+/* What the directory says without the data. */
+static void
+check_count(LayerModel *m, LayerFile *layer, int k)
+{
+	bool		base;
+	bool		want_base = false;
+	uint64		newer = layer_count_newer(layer, &m->keys[k], &base);
+	uint64		want = 0;
+
+	for (int i = m->first[k + 1] - 1; i >= m->first[k] && !want_base; i--)
+	{
+		want_base = m->v[i].base;
+		want += want_base ? 0 : 1;
+	}
+	if (newer != want || base != want_base)
+		elog(ERROR, "key %02x block %u: " UINT64_FORMAT " newer records, base %d, expected " UINT64_FORMAT ", %d",
+			 m->keys[k].kind, m->keys[k].blk, newer, base, want, want_base);
+}
+
 static void
 check_absent(LayerModel *m, LayerFile *layer, NeonKey key)
 {
@@ -316,6 +335,7 @@ check_model(LayerModel *m, LayerFile *layer)
 		CHECK_FOR_INTERRUPTS();
 		check_key(m, layer, k, all);
 		check_key(m, layer, k, draw_range(m));
+		check_count(m, layer, k);
 		next.blk++;
 		check_absent(m, layer, next);
 		check_absent(m, layer, draw_key(m));

@@ -1,0 +1,266 @@
+/*-------------------------------------------------------------------------
+ *
+ * verify.c
+ *	  timeline_verify(): reads all files of a timeline and reports what is
+ *	  wrong with them.
+ *
+ * It changes nothing, also not the timeline's state, and works on one that is
+ * refused as damaged.  What ingest, flush and merge do meanwhile is no problem:
+ * files that are taken away while they wait for their turn are left out.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+
+#include "access/xlog_internal.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "layerfile.h"
+#include "miscadmin.h"
+#include "neon_layercheck.h"
+#include "pgstat.h"
+#include "sqlutil.h"
+#include "storage/fd.h"
+#include "timeline_shared.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "walstore.h"
+
+typedef struct Verify
+{
+	Timeline   *tl;
+	FunctionCallInfo fcinfo;
+} Verify;
+
+/* file is relative to the data directory; offset < 0: none. */
+static void
+report(Verify *v, const char *file, int64 offset, const char *problem)
+{
+	Datum		values[3];
+	bool		nulls[3] = {false};
+
+	values[0] = CStringGetTextDatum(file);
+	values[1] = Int64GetDatum(offset);
+	nulls[1] = offset < 0;
+	values[2] = CStringGetTextDatum(problem);
+	sql_put_row(v->fcinfo, values, nulls);
+}
+
+/* ---- the manifest ---- */
+
+static Manifest *
+load_manifest(Timeline *tl)
+{
+	char		dir[MAXPGPATH];
+	ManifestPos pos;
+	Manifest   *m;
+
+	timeline_path(&tl->id.tenant, &tl->id.timeline, NULL, dir);
+	memset(&pos, 0, sizeof(pos));
+	LWLockAcquire(&tl->shared->manifest_lock, LW_SHARED);
+	m = manifest_load(dir, &pos);
+	LWLockRelease(&tl->shared->manifest_lock);
+	return m;
+}
+
+/* The manifest's state now; NULL if it cannot be read, which is reported if v is given. */
+static Manifest *
+try_manifest(Timeline *tl, Verify *v)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Manifest   *volatile m = NULL;
+
+	PG_TRY();
+	{
+		m = load_manifest(tl);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+		char		dir[MAXPGPATH];
+
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		if (ERRCODE_TO_CATEGORY(edata->sqlerrcode) == ERRCODE_OPERATOR_INTERVENTION)
+			PG_RE_THROW();
+		FlushErrorState();
+		LWLockReleaseAll();
+		timeline_path(&tl->id.tenant, &tl->id.timeline, NULL, dir);
+		if (v)
+			report(v, dir, -1, edata->detail ? psprintf("%s: %s", edata->message, edata->detail) :
+				   edata->message);
+	}
+	PG_END_TRY();
+	return m;
+}
+
+/* ---- layers ---- */
+
+static bool
+read_layer(void *arg, uint64 offset, void *buf, size_t len)
+{
+	File		file = *(File *) arg;
+
+	CHECK_FOR_INTERRUPTS();
+	while (len > 0)
+	{
+		int			n = FileRead(file, buf, len, offset, PG_WAIT_EXTENSION);
+
+		if (n <= 0)
+			return false;
+		buf = (char *) buf + n;
+		offset += n;
+		len -= n;
+	}
+	return true;
+}
+
+typedef struct LayerClaims
+{
+	Verify	   *v;
+	const ManifestFile *mf;
+	const char *path;
+	bool		wrong;
+} LayerClaims;
+
+/* Are header and footer those that the manifest tells of? */
+static void
+compare_claims(const LayerHeader *h, const LayerFooter *f, void *arg)
+{
+	LayerClaims *c = arg;
+	const ManifestFile *mf = c->mf;
+	const TimelineIdentity *id = &c->v->tl->id;
+
+	if (h->file_id != mf->id || h->generation != mf->generation || h->type != mf->type ||
+		!neon_id_equal(&h->tenant, &id->tenant) || !neon_id_equal(&h->timeline, &id->timeline))
+		report(c->v, c->path, 0, "The header is another file's.");
+	else if (f->lsn_lo != mf->lsn_lo || f->lsn_hi != mf->lsn_hi || f->versions != mf->entries ||
+			 memcmp(f->first_key, mf->first_key, NEON_KEY_ENCODED_SIZE) != 0 ||
+			 memcmp(f->last_key, mf->last_key, NEON_KEY_ENCODED_SIZE) != 0)
+		report(c->v, c->path, mf->bytes - LAYER_FOOTER, "The footer contradicts the manifest.");
+}
+
+static bool
+still_named(Timeline *tl, uint64 file_id)
+{
+	Manifest   *m = try_manifest(tl, NULL);
+
+	for (int i = 0; m != NULL && i < m->nfiles; i++)
+	{
+		if (m->files[i].id == file_id)
+			return true;
+	}
+	return m == NULL;
+}
+
+static void
+verify_open_layer(Verify *v, const ManifestFile *mf, const char *path, File file)
+{
+	LayerSource source = {read_layer, &file, mf->bytes};
+	LayerClaims claims = {v, mf, path};
+	LayerVisitor visitor = {.begin = compare_claims, .arg = &claims};
+	LayerProblem problem;
+
+	if (FileSize(file) != (off_t) mf->bytes)
+		report(v, path, Min(FileSize(file), (off_t) mf->bytes),
+			   psprintf("The file has " INT64_FORMAT " bytes, and the manifest says " UINT64_FORMAT ".",
+						(int64) FileSize(file), mf->bytes));
+	else if (!layer_check(&source, &visitor, &problem))
+		report(v, path, problem.offset, problem.what);
+}
+
+static void
+verify_layer(Verify *v, const ManifestFile *mf)
+{
+	char		path[MAXPGPATH];
+	File		file;
+
+	layer_path(&v->tl->id, mf, path);
+	file = PathNameOpenFile(path, O_RDONLY | PG_BINARY);
+	if (file < 0)
+	{
+		int			save_errno = errno;
+
+		if (save_errno != ENOENT || still_named(v->tl, mf->id))
+			report(v, path, -1, psprintf("The file cannot be opened: %s.", strerror(save_errno)));
+		return;
+	}
+	PG_TRY();
+	{
+		verify_open_layer(v, mf, path, file);
+	}
+	PG_FINALLY();
+	{
+		FileClose(file);
+	}
+	PG_END_TRY();
+}
+
+/* ---- stored WAL ---- */
+
+static void
+report_wal(Verify *v, XLogRecPtr lsn, const char *problem)
+{
+	char		name[MAXFNAMELEN];
+	char		below[MAXFNAMELEN + 8];
+	char		path[MAXPGPATH];
+	XLogSegNo	segno;
+
+	XLByteToSeg(lsn, segno, v->tl->id.wal_segment_size);
+	XLogFileName(name, 1, segno, v->tl->id.wal_segment_size);
+	snprintf(below, sizeof(below), "wal/%s", name);
+	timeline_path(&v->tl->id.tenant, &v->tl->id.timeline, below, path);
+	report(v, path, XLogSegmentOffset(lsn, v->tl->id.wal_segment_size), problem);
+}
+
+/* Every record from the timeline's start to the last one that is indexed. */
+static void
+verify_wal(Verify *v)
+{
+	Timeline   *tl = v->tl;
+	XLogRecPtr	end = timeline_last_record_lsn(tl);
+	WalCursor  *cursor = walstore_cursor(tl, tl->id.start_lsn, tl->id.start_prev, end);
+	WalCursorResult result = WALCURSOR_RECORD;
+
+	while (cursor->next < end && result == WALCURSOR_RECORD)
+	{
+		CHECK_FOR_INTERRUPTS();
+		result = walcursor_next(cursor);
+	}
+	if (result == WALCURSOR_INVALID)
+		report_wal(v, cursor->next, psprintf("The record at %X/%X is not valid: %s",
+											 LSN_FORMAT_ARGS(cursor->next), cursor->problem));
+	else if (result == WALCURSOR_MORE)
+		report_wal(v, cursor->next, psprintf("The WAL ends at %X/%X, and %X/%X is indexed.",
+											 LSN_FORMAT_ARGS(cursor->next), LSN_FORMAT_ARGS(end)));
+	walcursor_close(cursor);
+}
+
+/* ---- SQL ---- */
+
+PG_FUNCTION_INFO_V1(neon_timeline_verify);
+
+/* timeline_verify(tenant, timeline) returns table(file text, byte_offset bigint, problem text) */
+Datum
+neon_timeline_verify(PG_FUNCTION_ARGS)
+{
+	Verify		v;
+	Manifest   *m;
+
+	check_superuser("timeline_verify");
+	InitMaterializedSRF(fcinfo, 0);
+	v.tl = sql_open_timeline(fcinfo, 0, 1);
+	v.fcinfo = fcinfo;
+	m = try_manifest(v.tl, &v);
+	if (m == NULL)
+		return (Datum) 0;
+	for (int i = 0; i < m->nfiles; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		verify_layer(&v, &m->files[i]);
+	}
+	verify_wal(&v);
+	return (Datum) 0;
+}
