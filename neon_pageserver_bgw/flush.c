@@ -281,6 +281,7 @@ flush_frozen(Timeline *tl)
 	MemoryContext context = AllocSetContextCreate(caller, "neon flush", ALLOCSET_DEFAULT_SIZES);
 
 	MemoryContextSwitchTo(context);
+	walstore_map_records(true);
 	PG_TRY();
 	{
 		timeline_check_writable(tl);
@@ -294,6 +295,7 @@ flush_frozen(Timeline *tl)
 	}
 	PG_FINALLY();
 	{
+		walstore_map_records(false);
 		MemoryContextSwitchTo(caller);
 		MemoryContextDelete(context);
 	}

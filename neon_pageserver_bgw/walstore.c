@@ -13,6 +13,8 @@
 #include "postgres.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "access/rmgr.h"
@@ -50,6 +52,7 @@ typedef struct CachedSegment
 	XLogSegNo	segno;
 	uint32		epoch;
 	File		file;
+	const char *map;			/* of the whole segment; NULL: none */
 	uint32		used;			/* clock of the last use */
 } CachedSegment;
 
@@ -61,6 +64,9 @@ typedef struct ReaderPrivate
 
 static CachedSegment cache[CACHED_SEGMENTS];
 static uint32 cache_clock = 0;
+
+/* Between walstore_map_records(true) and (false). */
+static bool map_records = false;
 
 /* ---- names ---- */
 
@@ -413,8 +419,17 @@ walstore_zero_after(Timeline *tl, XLogRecPtr lsn)
 /* ---- reading ---- */
 
 static void
+unmap(CachedSegment *c)
+{
+	if (c->map != NULL)
+		(void) munmap(unconstify(char *, c->map), c->tl->id.wal_segment_size);
+	c->map = NULL;
+}
+
+static void
 cache_drop(CachedSegment *c)
 {
+	unmap(c);
 	FileClose(c->file);
 	c->tl = NULL;
 }
@@ -485,8 +500,47 @@ cached_segment(Timeline *tl, XLogSegNo segno)
 	victim->segno = segno;
 	victim->epoch = epoch;
 	victim->file = file;
+	victim->map = NULL;
 	victim->used = ++cache_clock;
 	return victim;
+}
+
+/* The bytes of a segment in memory; NULL if they cannot be had that way. */
+static const char *
+mapped_segment(Timeline *tl, XLogSegNo segno)
+{
+	CachedSegment *c = cached_segment(tl, segno);
+	char		path[MAXPGPATH];
+	struct stat st;
+	void	   *map;
+	int			fd;
+
+	if (c == NULL || c->map != NULL)
+		return c ? c->map : NULL;
+	segment_path(tl, segno, path);
+	fd = BasicOpenFile(path, O_RDONLY | PG_BINARY);
+	if (fd < 0)
+		return NULL;
+	/* A segment has its whole size from its first day on. */
+	if (fstat(fd, &st) == 0 && st.st_size >= tl->id.wal_segment_size)
+	{
+		map = mmap(NULL, tl->id.wal_segment_size, PROT_READ, MAP_SHARED, fd, 0);
+		if (map != MAP_FAILED)
+			c->map = map;
+	}
+	close(fd);
+	return c->map;
+}
+
+void
+walstore_map_records(bool on)
+{
+	map_records = on;
+	for (int i = 0; i < CACHED_SEGMENTS && !on; i++)
+	{
+		if (cache[i].tl != NULL)
+			unmap(&cache[i]);
+	}
 }
 
 /* Within one segment of the timeline itself. */
@@ -622,6 +676,31 @@ record_crc_ok(const XLogRecord *record)
 	return EQ_CRC32C(record->xl_crc, crc);
 }
 
+/* The record if it lies in one page of a mapped segment and is good; else NULL. */
+static XLogRecord *
+mapped_record(RecordCursor *c)
+{
+	uint32		segsize = c->tl->id.wal_segment_size;
+	uint32		room = XLOG_BLCKSZ - c->pos % XLOG_BLCKSZ;
+	const char *segment;
+	uint32		total;
+	XLogRecord *record;
+
+	if (c->tl->ancestor != NULL && c->pos < c->tl->id.start_lsn)
+		return NULL;
+	if ((segment = mapped_segment(c->tl, segment_of(c->tl, c->pos))) == NULL)
+		return NULL;
+	memcpy(&total, segment + c->pos % segsize, sizeof(total));
+	if (total < SizeOfXLogRecord || total > room)
+		return NULL;
+	record = palloc(total);
+	memcpy(record, segment + c->pos % segsize, total);
+	if (!record_crc_ok(record))
+		return NULL;
+	c->pos += total;
+	return record;
+}
+
 /* NULL and a problem in the cursor if there is no good record. */
 static XLogRecord *
 read_record(RecordCursor *c)
@@ -666,7 +745,13 @@ walstore_record(Timeline *tl, XLogRecPtr start, XLogRecPtr *end)
 	if (start % MAXIMUM_ALIGNOF != 0 || start % XLOG_BLCKSZ < SizeOfXLogShortPHD)
 		c.problem = "no record can start there";
 	else
-		record = read_record(&c);
+	{
+		timeline_check(tl);
+		if (map_records)
+			record = mapped_record(&c);
+		if (record == NULL)
+			record = read_record(&c);
+	}
 	if (record == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),

@@ -52,6 +52,13 @@ extern WalCursor *walstore_cursor(Timeline *tl, XLogRecPtr start, XLogRecPtr pre
 extern XLogRecord *walstore_record(Timeline *tl, XLogRecPtr start, XLogRecPtr *end);
 
 /*
+ * For who reads many records: from now on this process maps the segments that
+ * walstore_record comes to, until it says false.  A segment that the disk cannot
+ * deliver, or that somebody cut, is then a SIGBUS.
+ */
+extern void walstore_map_records(bool on);
+
+/*
  * A reader over the stored WAL up to (not beyond) limit, ancestors included.
  * limit InvalidXLogRecPtr: to what is in the files.  Free with walstore_reader_free.
  */
