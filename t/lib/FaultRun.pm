@@ -306,11 +306,12 @@ sub heal
 	return 0;
 }
 
-# No member is damaged but for the one that an act damaged.
+# No member is damaged but for the one that an act damaged.  One that an act
+# holds is not asked: it may be stopped, and is made to go on by the caller.
 sub members_are_sound
 {
 	my ($self) = @_;
-	$self->note_promise("sk$_") for 1 .. 3;
+	$self->note_promise($_) for grep { !$self->{busy}{$_} } qw(sk1 sk2 sk3);
 	return !$self->{broken};
 }
 
