@@ -14,6 +14,7 @@
 #include "access/xlog_internal.h"
 #include "access/xlogrecord.h"
 #include "neon_bootrec.h"
+#include "neon_walpage.h"
 #include "port/pg_crc32c.h"
 
 /* Padding after fullPageWrites and at the end of the struct. */
@@ -40,37 +41,6 @@ set_boot(CheckPoint *checkpoint, uint32 term, const NeonId *boot_id)
 	if (boot_id)
 		memcpy(bytes + BOOT_ID_OFFSET, boot_id->b, BOOTREC_ID_SIZE);
 	memcpy(bytes + TERM_OFFSET, &term, sizeof(term));
-}
-
-static uint32
-page_header_size(XLogRecPtr page, uint32 segsize)
-{
-	return XLogSegmentOffset(page, segsize) == 0 ? SizeOfXLogLongPHD : SizeOfXLogShortPHD;
-}
-
-/* The header that starts a page; remaining: bytes of a record that goes on in it. */
-static void
-put_page_header(char *at, XLogRecPtr page, uint32 remaining, uint64 system_identifier,
-				uint32 segsize, TimeLineID tli)
-{
-	XLogLongPageHeaderData header;
-
-	memset(&header, 0, sizeof(header));
-	header.std.xlp_magic = XLOG_PAGE_MAGIC;
-	header.std.xlp_info = XLP_BKP_REMOVABLE;
-	header.std.xlp_tli = tli;
-	header.std.xlp_pageaddr = page;
-	header.std.xlp_rem_len = remaining;
-	if (remaining > 0)
-		header.std.xlp_info |= XLP_FIRST_IS_CONTRECORD;
-	if (page_header_size(page, segsize) == SizeOfXLogLongPHD)
-	{
-		header.std.xlp_info |= XLP_LONG_HEADER;
-		header.xlp_sysid = system_identifier;
-		header.xlp_seg_size = segsize;
-		header.xlp_xlog_blcksz = XLOG_BLCKSZ;
-	}
-	memcpy(at, &header, page_header_size(page, segsize));
 }
 
 static void
@@ -102,6 +72,7 @@ bootrec_write(char *image, XLogRecPtr x, XLogRecPtr prev, CheckPoint *checkpoint
 			  uint32 term, const NeonId *boot_id, uint64 system_identifier, uint32 segsize,
 			  TimeLineID tli, BootRecordPlace *place)
 {
+	const WalPages pages = {system_identifier, segsize, tli};
 	XLogRecPtr	base = x - XLogSegmentOffset(x, segsize);
 	XLogRecPtr	pos = x;
 	char		record[BOOTREC_LENGTH];
@@ -111,8 +82,8 @@ bootrec_write(char *image, XLogRecPtr x, XLogRecPtr prev, CheckPoint *checkpoint
 
 	if (pos % XLOG_BLCKSZ == 0)
 	{
-		put_page_header(image + (pos - base), pos, 0, system_identifier, segsize, tli);
-		pos += page_header_size(pos, segsize);
+		walpage_put_header(image + (pos - base), pos, 0, &pages);
+		pos += walpage_header_size(pos, segsize);
 	}
 	place->start = pos;
 	checkpoint->redo = pos;
@@ -125,9 +96,8 @@ bootrec_write(char *image, XLogRecPtr x, XLogRecPtr prev, CheckPoint *checkpoint
 
 		if (pos % XLOG_BLCKSZ == 0)
 		{
-			put_page_header(image + (pos - base), pos, BOOTREC_LENGTH - done,
-							system_identifier, segsize, tli);
-			pos += page_header_size(pos, segsize);
+			walpage_put_header(image + (pos - base), pos, BOOTREC_LENGTH - done, &pages);
+			pos += walpage_header_size(pos, segsize);
 		}
 		chunk = Min(BOOTREC_LENGTH - done, XLOG_BLCKSZ - pos % XLOG_BLCKSZ);
 		memcpy(image + (pos - base), record + done, chunk);

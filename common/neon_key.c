@@ -72,6 +72,7 @@ kind_is_known(uint8 kind)
 		case NEON_KEY_TWOPHASE:
 		case NEON_KEY_ORIGIN:
 		case NEON_KEY_FILE:
+		case NEON_KEY_TIME:
 			return true;
 	}
 	return false;

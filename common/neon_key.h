@@ -22,7 +22,7 @@
 
 typedef enum NeonKeyKind
 {
-	NEON_KEY_CONTROL = 0x01,	/* control state; rel = 0 */
+	NEON_KEY_CONTROL = 0x01,	/* control state, in the open index only */
 	NEON_KEY_DATABASE = 0x02,	/* spc, db: relation map and flags */
 	NEON_KEY_TABLESPACE = 0x03, /* spc */
 	NEON_KEY_SIZE = 0x08,		/* spc, db, rel, fork: size and cut list */
@@ -32,6 +32,7 @@ typedef enum NeonKeyKind
 	NEON_KEY_TWOPHASE = 0x30,	/* rel = epoch, blk = xid */
 	NEON_KEY_ORIGIN = 0x31,		/* rel = replication origin */
 	NEON_KEY_FILE = 0x32,		/* small file, by hash of its path */
+	NEON_KEY_TIME = 0x50,		/* rel, blk: number of a megabyte of WAL */
 } NeonKeyKind;
 
 typedef enum NeonSlru

@@ -17,6 +17,7 @@
 #include "blobs.h"
 #include "bootfiles.h"
 #include "catalog/catversion.h"
+#include "controlat.h"
 #include "import.h"
 #include "port/pg_crc32c.h"
 #include "service.h"
@@ -174,13 +175,9 @@ char *
 boot_wal(BootPlan *plan)
 {
 	uint32		segsize = plan->tl->id.wal_segment_size;
-	uint32		below = XLogSegmentOffset(plan->lsn, segsize);
 	char	   *image = palloc_extended(2 * (Size) segsize, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 
-	if (below > 0 && !walstore_read(plan->tl, plan->lsn - below, image, below))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("WAL below %X/%X is not stored", LSN_FORMAT_ARGS(plan->lsn))));
+	walstore_read_head(plan->tl, plan->lsn, plan->state.prev, image);
 	prepare_checkpoint(plan);
 	bootrec_write(image, plan->lsn, plan->state.prev, &plan->control.checkPointCopy, plan->term,
 				  neon_id_is_zero(&plan->boot_id) ? NULL : &plan->boot_id,

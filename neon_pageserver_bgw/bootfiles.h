@@ -46,7 +46,8 @@ extern void boot_plan(BootPlan *plan, Timeline *tl, BootKind kind, uint32 term,
 					  const NeonId *boot_id, XLogRecPtr lsn);
 
 /*
- * The segment of lsn with true bytes below it and the boot record, palloc'd
+ * The segment of lsn with the boot record behind its true bytes, or behind
+ * records that do nothing where those are no longer stored, palloc'd
  * (two segments; place.nsegments of them are used).  Completes plan->place
  * and plan->control.
  */

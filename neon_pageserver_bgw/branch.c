@@ -12,7 +12,7 @@
  */
 #include "postgres.h"
 
-#include "control.h"
+#include "controlat.h"
 #include "funcapi.h"
 #include "ingest.h"
 #include "source.h"

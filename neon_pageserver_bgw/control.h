@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * control.h
- *	  The state of pg_control at any LSN, derived from WAL alone.
+ *	  The state of pg_control behind a record, derived from WAL alone.
  *
- * The ingest stores it as a blob at start_lsn, every CONTROL_INTERVAL bytes of
- * WAL and at checkpoints; control_at() advances the nearest one over the WAL
- * in between, which also finds record boundaries, xl_prev and commit times.
+ * The ingest puts it into the open index every CONTROL_INTERVAL bytes of WAL and
+ * at checkpoints; a flush writes time blocks (timeblock.h) in its place.
+ * controlat.h finds it at an LSN.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,7 +37,7 @@ typedef struct ControlState
 	TimestampTz commit_time;	/* of that commit */
 } ControlState;
 
-/* The key of the encoded state. */
+/* The key of the encoded state in the open index. */
 extern NeonKey control_key(void);
 
 /* From a control file whose latest checkpoint record ends at lsn. */
@@ -52,31 +52,5 @@ extern void control_advance(ControlState *state, XLogReaderState *record);
 
 extern void control_encode(const ControlState *state, StringInfo buf);
 extern bool control_decode(const char *data, uint32 len, ControlState *state);
-
-/*
- * The state at the newest stored blob at or below lsn; false if there is none.
- */
-extern bool control_stored(Timeline *tl, XLogRecPtr lsn, ControlState *state);
-
-/*
- * State at lsn, which must be a record end in the history of tl; else
- * ereport(ERROR, ERRCODE_INVALID_PARAMETER_VALUE) that names the nearest
- * record end below.
- */
-extern void control_at(Timeline *tl, XLogRecPtr lsn, ControlState *state);
-
-/*
- * The state at the last commit, abort or prepare record that ends at or below
- * lsn (start_lsn if there is none): what a user's LSN is rounded down to.
- */
-extern void control_round_to_commit(Timeline *tl, XLogRecPtr lsn, ControlState *state);
-
-/*
- * End of the last commit with time <= when before the first one with a later
- * time, in LSN order.  *in_future is set if the history ends before when;
- * false if when lies before the timeline's history.
- */
-extern bool control_lsn_for_timestamp(Timeline *tl, TimestampTz when, XLogRecPtr *lsn,
-									  TimestampTz *commit_time, bool *in_future);
 
 #endif							/* NEON_PS_CONTROL_H */

@@ -8,7 +8,7 @@
  * to wait anyway, claims the frozen index and writes it.  Order: stored WAL
  * synced (before the freeze), file synced, directory synced, manifest edit
  * synced; then the frozen index goes and the new file is announced in one
- * moment under index_lock.
+ * moment under index_lock; last, stored WAL that nobody needs any more goes.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,6 +18,7 @@
 
 #include "crashnote.h"
 #include "flushimage.h"
+#include "flushtime.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
 #include "nodes/pg_list.h"
@@ -26,6 +27,7 @@
 #include "store_private.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "walremove.h"
 #include "walstore.h"
 #include "walvalue.h"
 
@@ -91,7 +93,7 @@ compare_flush_keys(const void *a, const void *b)
 	return neon_key_cmp(&((const FlushKey *) a)->key, &((const FlushKey *) b)->key);
 }
 
-/* All keys that have versions, sorted. */
+/* All keys that have versions, sorted; time blocks take the place of control state. */
 static FlushKey *
 sorted_keys(const OpenLayer *frozen, uint32 *n)
 {
@@ -103,7 +105,7 @@ sorted_keys(const OpenLayer *frozen, uint32 *n)
 	{
 		for (OpenKey *k = openlayer_first(frozen, pages); k != NULL; k = openlayer_next(k))
 		{
-			if (k->nrefs == 0)
+			if (k->nrefs == 0 || k->key.kind == NEON_KEY_CONTROL)
 				continue;
 			keys[*n].key = k->key;
 			keys[*n].open = k;
@@ -123,6 +125,7 @@ typedef struct FlushState
 	const FlushKey *key;		/* being written */
 	XLogRecPtr	last_lsn;		/* of its last version written */
 	uint32		nimages;
+	uint32		nblocks;		/* time blocks */
 } FlushState;
 
 /* The record that an index entry refers to, as files have it. */
@@ -233,25 +236,30 @@ log_layer(const FlushState *state, const ManifestFile *file, uint32 nkeys, Times
 					file->bytes, TimestampDifferenceMilliseconds(start, neon_clock()))));
 }
 
-static void
-write_layer(Timeline *tl)
+/* The file's contents; how many keys it has. */
+static uint32
+write_contents(FlushState *state)
 {
-	TimelineShared *s = tl->shared;
-	FlushState	state = {0};
-	ManifestFile file;
+	TimelineShared *s = state->tl->shared;
 	FlushKey   *keys;
-	TimestampTz start = neon_clock();
 	uint32		n;
 
 	keys = sorted_keys(&s->frozen, &n);
-	state.tl = tl;
-	state.scratch = AllocSetContextCreate(CurrentMemoryContext, "neon flush version",
-										  ALLOCSET_DEFAULT_SIZES);
-	state.writer = layer_writer_begin(&tl->id, LAYER_DELTA, timeline_new_file_id(tl),
-									  timeline_disk_consistent_lsn(tl), s->frozen_cut);
-	write_keys(&state, keys, n);
+	write_keys(state, keys, n);
+	state->nblocks = flush_time_blocks(state->tl, state->writer,
+									   timeline_disk_consistent_lsn(state->tl), s->frozen_cut);
+	return n + state->nblocks;
+}
+
+/* Makes the file durable and known. */
+static void
+finish_layer(FlushState *state, uint32 nkeys, TimestampTz start)
+{
+	Timeline   *tl = state->tl;
+	ManifestFile file;
+
 	NEON_TEST_POINT("layer-written");
-	if (!layer_writer_finish(state.writer, &file))
+	if (!layer_writer_finish(state->writer, &file))
 		store_sync_failed(tl, &file);
 	NEON_TEST_POINT("layer-synced");
 	PG_TRY();
@@ -269,29 +277,48 @@ write_layer(Timeline *tl)
 	NEON_TEST_POINT("layer-in-manifest");
 	store_announce_file(tl, &file, true);
 	compactworker_wake();
-	log_layer(&state, &file, n, start);
+	log_layer(state, &file, nkeys, start);
 }
 
-/* The caller has claimed the frozen index. */
+/* What there is to write may be nothing at all. */
 static void
+write_layer(FlushState *state)
+{
+	Timeline   *tl = state->tl;
+	TimelineShared *s = tl->shared;
+	TimestampTz start = neon_clock();
+	uint32		nkeys;
+
+	state->scratch = AllocSetContextCreate(CurrentMemoryContext, "neon flush version",
+										   ALLOCSET_DEFAULT_SIZES);
+	state->writer = layer_writer_begin(&tl->id, LAYER_DELTA, timeline_new_file_id(tl),
+									   timeline_disk_consistent_lsn(tl), s->frozen_cut);
+	nkeys = write_contents(state);
+	if (nkeys > 0)
+		finish_layer(state, nkeys, start);
+	else
+	{
+		layer_writer_abort(state->writer);
+		flush_edit(tl, NULL);
+		store_announce_file(tl, NULL, true);
+	}
+}
+
+/* The caller has claimed the frozen index.  True if its WAL is needless then. */
+static bool
 flush_frozen(Timeline *tl)
 {
 	TimelineShared *s = tl->shared;
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context = AllocSetContextCreate(caller, "neon flush", ALLOCSET_DEFAULT_SIZES);
+	FlushState	state = {.tl = tl};
 
 	MemoryContextSwitchTo(context);
 	walstore_map_records(true);
 	PG_TRY();
 	{
 		timeline_check_writable(tl);
-		if (s->frozen.nrefs > 0)
-			write_layer(tl);
-		else
-		{
-			flush_edit(tl, NULL);
-			store_announce_file(tl, NULL, true);
-		}
+		write_layer(&state);
 	}
 	PG_FINALLY();
 	{
@@ -301,6 +328,7 @@ flush_frozen(Timeline *tl)
 	}
 	PG_END_TRY();
 	pg_atomic_write_u64(&s->disk_consistent_lsn, s->frozen_cut);
+	return state.nblocks > 0;
 }
 
 /* ---- claims ---- */
@@ -357,8 +385,11 @@ store_flush_frozen(Timeline *tl)
 		return false;
 	PG_TRY();
 	{
-		flush_frozen(tl);
+		bool		needless = flush_frozen(tl);
+
 		s->has_frozen = false;
+		if (needless)
+			walremove_flushed(tl);
 	}
 	PG_FINALLY();
 	{

@@ -24,7 +24,6 @@
 #include "catalog/pg_tablespace_d.h"
 #include "common/controldata_utils.h"
 #include "common/relpath.h"
-#include "control.h"
 #include "import.h"
 #include "miscadmin.h"
 #include "port/pg_crc32c.h"
@@ -35,6 +34,7 @@
 #include "storage/large_object.h"
 #include "storage/reinit.h"
 #include "store.h"
+#include "timeblock.h"
 #include "utils/memutils.h"
 #include "walstore.h"
 
@@ -441,12 +441,14 @@ import_control(ImportJob *job)
 {
 	const ImportSource *source = job->source;
 	ControlState state;
+	TimeBlock	block = {{0}};
 	StringInfoData buf;
 
 	control_init(&state, &source->control, source->start, source->end);
+	timeblock_begin(&block, &state, source->end - MAXIMUM_ALIGNOF);
 	initStringInfo(&buf);
-	control_encode(&state, &buf);
-	put_blob(job, control_key(), &buf);
+	timeblock_encode(&block, source->end, &buf);
+	put_blob(job, timeblock_key(source->end), &buf);
 
 	initStringInfo(&buf);
 	blob_put_file(&buf, IMPORT_CONTROL_PATH, (const char *) &source->control,

@@ -18,6 +18,7 @@
 #include "access/transam.h"
 #include "access/xlog_internal.h"
 #include "blobs.h"
+#include "controlat.h"
 #include "ingest.h"
 #include "ingest_private.h"
 #include "miscadmin.h"
@@ -291,6 +292,7 @@ static const WalIndexSink ingest_sink = {
 
 /* ---- control state ---- */
 
+/* So that it is found without much WAL being read, until a flush has written time blocks. */
 static void
 put_control(Ingest *ingest)
 {
@@ -360,23 +362,6 @@ ingest_publish_before(Ingest *ingest)
 	ingest_publish(ingest);
 }
 
-/* A layer that is written now ends with the control state at its end. */
-static void
-put_control_at_end(Ingest *ingest)
-{
-	MemoryContext old = MemoryContextSwitchTo(ingest->record_context);
-
-	if (ingest->control_put != ingest->control.lsn)
-	{
-		ingest->nputs = 0;
-		put_control(ingest);
-		store_put(ingest->tl, ingest->control.prev, ingest->control.lsn,
-				  ingest->puts, ingest->nputs);
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(ingest->record_context);
-}
-
 void
 ingest_flush(Ingest *ingest, IngestFlush when)
 {
@@ -385,7 +370,6 @@ ingest_flush(Ingest *ingest, IngestFlush when)
 		return;
 	if (timeline_disk_consistent_lsn(ingest->tl) >= ingest->control.lsn)
 		return;
-	put_control_at_end(ingest);
 	if (when == INGEST_FLUSH_WAIT)
 		store_flush(ingest->tl);
 	else

@@ -30,6 +30,7 @@ static const LibraryPart parts[] = {
 	{"crashnote", NULL, NULL, crashnote_init, NULL, NULL},
 	{"timeline", timeline_define_gucs, timeline_shmem_size, timeline_shmem_init, NULL, NULL},
 	{"openlayer", openlayer_define_gucs, openlayer_shmem_size, openlayer_shmem_init, NULL, NULL},
+	{"wal", walremove_define_gucs, NULL, NULL, NULL, NULL},
 	{"store", store_define_gucs, NULL, NULL, NULL, NULL},
 	{"flush", flushworker_define_gucs, flushworker_shmem_size, flushworker_shmem_init, flushworker_register_workers, NULL},
 	{"compaction", compactworker_define_gucs, compactworker_shmem_size, compactworker_shmem_init, compactworker_register_workers, NULL},

@@ -23,6 +23,7 @@ extern void openlayer_shmem_init(void);
 
 /* storeput.c */
 extern void store_define_gucs(void);
+extern void walremove_define_gucs(void);
 
 /* flushworker.c */
 extern void flushworker_define_gucs(void);

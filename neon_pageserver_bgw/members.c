@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include "access/xlog_internal.h"
+#include "controlat.h"
 #include "funcapi.h"
 #include "sqlutil.h"
 #include "timeline_shared.h"
@@ -179,10 +181,27 @@ neon_timeline_members_get(PG_FUNCTION_ARGS)
 
 /* ---- stored WAL ---- */
 
+/* Bytes of the timeline's WAL; those of a segment's beginning may be made. */
+static bool
+read_or_make(Timeline *tl, XLogRecPtr start, char *buf, uint32 len)
+{
+	ControlState state;
+
+	if (walstore_read(tl, start, buf, len))
+		return true;
+	if (XLogSegmentOffset(start, tl->id.wal_segment_size) != 0 || len >= tl->id.wal_segment_size)
+		return false;
+	control_at(tl, start + len, &state);
+	walstore_read_head(tl, start + len, state.prev, buf);
+	return true;
+}
+
 /*
- * wal_read(tenant, timeline, start_lsn, length): the true bytes of the
- * timeline's WAL, as they are in segment files; for the first segment of
- * another copy.  ERROR if they are not all stored.
+ * wal_read(tenant, timeline, start_lsn, length): the bytes of the timeline's
+ * WAL, as they are in segment files; for the first segment of another copy.
+ * What lies between a segment's start and the end of a transaction can be had
+ * even if it is no longer stored: then it is records that do nothing.
+ * ERROR if it is not stored otherwise.
  */
 Datum
 neon_wal_read(PG_FUNCTION_ARGS)
@@ -201,8 +220,7 @@ neon_wal_read(PG_FUNCTION_ARGS)
 				 errmsg("length must be between 0 and %d", WAL_READ_MAX)));
 	result = palloc(VARHDRSZ + len);
 	SET_VARSIZE(result, VARHDRSZ + len);
-	if (start + len > timeline_flush_lsn(tl) ||
-		!walstore_read(tl, start, VARDATA(result), len))
+	if (start + len > timeline_flush_lsn(tl) || !read_or_make(tl, start, VARDATA(result), len))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FILE),
 				 errmsg("WAL between %X/%X and %X/%X is not stored",

@@ -501,6 +501,7 @@ openlayer_decode(const OpenLayer *layer, uint64 ref, bool load, StoreVersion *ve
 	version->base = ref & 1;
 	version->len = 0;
 	version->data = NULL;
+	version->record = NULL;
 	version->timeline = NULL;
 	version->lsn = ref_end(layer, ref);
 	if (version->value_kind == NEON_VALUE_WAL)
@@ -601,6 +602,7 @@ versions_add(VersionList *list)
 			repalloc_huge(list->v, list->max * sizeof(StoreVersion)) :
 			MemoryContextAllocHuge(CurrentMemoryContext, list->max * sizeof(StoreVersion));
 	}
+	memset(&list->v[list->n], 0, sizeof(StoreVersion));
 	return &list->v[list->n++];
 }
 

@@ -101,6 +101,7 @@ typedef struct StoreVersion
 	bool		base;
 	uint32		len;			/* of data */
 	const char *data;			/* of WAL: in walvalue.h's form, or NULL */
+	XLogRecord *record;			/* then the record itself, or NULL: not read yet */
 	Timeline   *timeline;		/* whose stored WAL has it then */
 } StoreVersion;
 

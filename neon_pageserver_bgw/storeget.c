@@ -343,6 +343,17 @@ store_count_in_files(Timeline *tl, const NeonKey *key, XLogRecPtr upto)
 
 /* ---- records ---- */
 
+static void
+check_record_end(const StoreVersion *version, XLogRecPtr end)
+{
+	if (end != version->lsn)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("stored WAL record at %X/%X ends at %X/%X instead of %X/%X",
+						LSN_FORMAT_ARGS(version->start), LSN_FORMAT_ARGS(end),
+						LSN_FORMAT_ARGS(version->lsn))));
+}
+
 XLogRecord *
 store_record(const NeonKey *key, const StoreVersion *version)
 {
@@ -361,14 +372,39 @@ store_record(const NeonKey *key, const StoreVersion *version)
 					 errdetail("%s", problem)));
 		return record;
 	}
+	if (version->record != NULL)
+		return version->record;
 	record = walstore_record(version->timeline, version->start, &end);
-	if (end != version->lsn)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("stored WAL record at %X/%X ends at %X/%X instead of %X/%X",
-						LSN_FORMAT_ARGS(version->start), LSN_FORMAT_ARGS(end),
-						LSN_FORMAT_ARGS(version->lsn))));
+	check_record_end(version, end);
 	return record;
+}
+
+/*
+ * Reads the records that are not in files.  False if one of them is by now: it
+ * was flushed, and its WAL removed, after the version was found.
+ */
+static bool
+load_records(VersionList *list)
+{
+	for (int i = 0; i < list->n; i++)
+	{
+		StoreVersion *v = &list->v[i];
+		const char *problem;
+		XLogRecPtr	end;
+
+		if (v->value_kind != NEON_VALUE_WAL || v->data != NULL)
+			continue;
+		if (i % 64 == 0)
+			CHECK_FOR_INTERRUPTS();
+		v->record = walstore_try_record(v->timeline, v->start, &end, &problem);
+		if (v->record != NULL)
+			check_record_end(v, end);
+		else if (timeline_disk_consistent_lsn(v->timeline) >= v->lsn)
+			return false;
+		else
+			v->record = walstore_record(v->timeline, v->start, &end);	/* the error */
+	}
+	return true;
 }
 
 /* ---- sizes ---- */
@@ -447,6 +483,7 @@ get_one(Timeline *tl, const NeonKey *key, XLogRecPtr lsn, SizeMemo *memo, StoreC
 {
 	VersionRange range = {lsn, InvalidXLogRecPtr};
 	VersionList list = {0};
+	bool		ended;
 
 	crashnote_set(tl, key, lsn);
 	NEON_TEST_POINT("get");
@@ -466,7 +503,12 @@ get_one(Timeline *tl, const NeonKey *key, XLogRecPtr lsn, SizeMemo *memo, StoreC
 		}
 		range.above = relsize_floor(&memo->size, key->blk);
 	}
-	finish_chain(key, store_collect(tl, key, range, &list), &list, chain);
+	do
+	{
+		list.n = 0;
+		ended = store_collect(tl, key, range, &list);
+	} while (!load_records(&list));
+	finish_chain(key, ended, &list, chain);
 }
 
 void

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "controlat.h"
 #include "funcapi.h"
 #include "ingest_private.h"
 #include "miscadmin.h"

@@ -15,6 +15,7 @@
 #include <fcntl.h>
 
 #include "access/xlog_internal.h"
+#include "controlat.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "layerfile.h"
@@ -23,6 +24,7 @@
 #include "pgstat.h"
 #include "sqlutil.h"
 #include "storage/fd.h"
+#include "timeblock.h"
 #include "timeline_shared.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -215,14 +217,47 @@ report_wal(Verify *v, XLogRecPtr lsn, const char *problem)
 	report(v, path, XLogSegmentOffset(lsn, v->tl->id.wal_segment_size), problem);
 }
 
-/* Every record from the timeline's start to the last one that is indexed. */
+/*
+ * The first record's place in what is stored.  Where the beginning has been
+ * removed and the timeline cannot be asked, that is where the layers end.
+ */
 static void
-verify_wal(Verify *v)
+first_stored_record(Timeline *tl, const Manifest *m, XLogRecPtr *start, XLogRecPtr *prev)
+{
+	XLogRecPtr	stored = walstore_oldest(tl);
+	XLogRecPtr	lsn = stored;
+	ControlState state;
+
+	*start = tl->id.start_lsn;
+	*prev = tl->id.start_prev;
+	if (stored <= tl->id.start_lsn)
+		return;
+	*start = m->disk_consistent_lsn;
+	*prev = m->prev_record_lsn;
+	while (timeline_state(tl) == TIMELINE_ACTIVE && (lsn += TIMEBLOCK_SPAN) < *start)
+	{
+		if (control_find(tl, lsn, &state) && state.lsn >= stored)
+		{
+			*start = state.lsn;
+			*prev = state.prev;
+			break;
+		}
+	}
+}
+
+/* Every stored record up to the last one that is indexed. */
+static void
+verify_wal(Verify *v, const Manifest *m)
 {
 	Timeline   *tl = v->tl;
 	XLogRecPtr	end = timeline_last_record_lsn(tl);
-	WalCursor  *cursor = walstore_cursor(tl, tl->id.start_lsn, tl->id.start_prev, end);
+	WalCursor  *cursor;
 	WalCursorResult result = WALCURSOR_RECORD;
+	XLogRecPtr	start;
+	XLogRecPtr	prev;
+
+	first_stored_record(tl, m, &start, &prev);
+	cursor = walstore_cursor(tl, start, prev, end);
 
 	while (cursor->next < end && result == WALCURSOR_RECORD)
 	{
@@ -261,6 +296,6 @@ neon_timeline_verify(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 		verify_layer(&v, &m->files[i]);
 	}
-	verify_wal(&v);
+	verify_wal(&v, m);
 	return (Datum) 0;
 }

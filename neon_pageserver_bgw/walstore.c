@@ -5,8 +5,8 @@
  *
  * The owner keeps the segment that it writes open; readers have a cache of
  * open segments per process.  Bytes below a branch's start are read from its
- * ancestor, even in the first segment, which holds a copy of them only for
- * those who look at the files.
+ * ancestor, even in the first segment, whose copy of them is for those who look
+ * at the files, and for the day when the ancestor has them no longer.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,25 +17,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "access/rmgr.h"
 #include "access/xlog_internal.h"
-#include "access/xlogrecord.h"
-#include "catalog/pg_control.h"
 #include "miscadmin.h"
 #include "neon_diskfull.h"
 #include "neon_durable.h"
 #include "nodes/pg_list.h"
 #include "pgstat.h"
-#include "port/pg_crc32c.h"
 #include "storage/fd.h"
 #include "neon_testpoint.h"
 #include "timeline_shared.h"
 #include "utils/memutils.h"
-#include "walstore.h"
+#include "neon_walpage.h"
+#include "walstore_private.h"
 
 #define WAL_TLI			1
 #define CACHED_SEGMENTS	64
-#define RECORD_READ_AHEAD 512
 #define COPY_CHUNK		(128 * 1024)
 
 /* What the owner writes. */
@@ -56,22 +52,13 @@ typedef struct CachedSegment
 	uint32		used;			/* clock of the last use */
 } CachedSegment;
 
-typedef struct ReaderPrivate
-{
-	Timeline   *tl;
-	XLogRecPtr	limit;
-} ReaderPrivate;
-
 static CachedSegment cache[CACHED_SEGMENTS];
 static uint32 cache_clock = 0;
 
-/* Between walstore_map_records(true) and (false). */
-static bool map_records = false;
-
 /* ---- names ---- */
 
-static void
-segment_path(Timeline *tl, XLogSegNo segno, char *path)
+void
+walstore_segment_path(Timeline *tl, XLogSegNo segno, char *path)
 {
 	char		name[MAXFNAMELEN];
 	char		below[MAXFNAMELEN + 8];
@@ -125,7 +112,7 @@ sync_failed(Timeline *tl, XLogSegNo segno)
 	char		path[MAXPGPATH];
 	char		why[TIMELINE_DETAIL_MAX];
 
-	segment_path(tl, segno, path);
+	walstore_segment_path(tl, segno, path);
 	snprintf(why, sizeof(why), "File \"%s\" could not be synchronized to disk.", path);
 	timeline_set_readonly(tl, why);
 	ereport(ERROR,
@@ -198,21 +185,15 @@ walstore_secure(Timeline *tl, XLogRecPtr end)
 static bool
 copy_ancestor_bytes(Timeline *tl, XLogSegNo segno, int fd)
 {
-	XLogRecPtr	from = segment_start(tl, segno);
+	uint32		below = XLogSegmentOffset(tl->id.start_lsn, tl->id.wal_segment_size);
 	char	   *buf;
-	bool		ok = true;
+	bool		ok;
 
-	if (tl->ancestor == NULL || segno != segment_of(tl, tl->id.start_lsn))
+	if (tl->ancestor == NULL || segno != segment_of(tl, tl->id.start_lsn) || below == 0)
 		return true;
-	buf = palloc(XLOG_BLCKSZ);
-	for (XLogRecPtr p = from; ok && p < tl->id.start_lsn; p += XLOG_BLCKSZ)
-	{
-		size_t		n = Min(XLOG_BLCKSZ, tl->id.start_lsn - p);
-
-		if (!walstore_read(tl->ancestor, p, buf, n))
-			continue;			/* below what the history has */
-		ok = durable_pwrite(fd, buf, n, p - from);
-	}
+	buf = MemoryContextAllocHuge(CurrentMemoryContext, below);
+	walstore_read_head(tl, tl->id.start_lsn, tl->id.start_prev, buf);
+	ok = durable_pwrite(fd, buf, below, 0);
 	pfree(buf);
 	return ok;
 }
@@ -240,7 +221,7 @@ create_segment(Timeline *tl, XLogSegNo segno)
 	int			fd;
 	bool		ok;
 
-	segment_path(tl, segno, path);
+	walstore_segment_path(tl, segno, path);
 	timeline_path(&tl->id.tenant, &tl->id.timeline, "wal", dir);
 	timeline_path(&tl->id.tenant, &tl->id.timeline, "wal/segment.temp", temp);
 	fd = OpenTransientFile(temp, O_RDWR | O_CREAT | O_TRUNC | PG_BINARY);
@@ -285,7 +266,7 @@ writer_at(Timeline *tl, XLogSegNo segno)
 		return w;
 	walstore_sync(tl);
 	writer_close(w);
-	segment_path(tl, segno, path);
+	walstore_segment_path(tl, segno, path);
 	fd = BasicOpenFile(path, O_RDWR | PG_BINARY);
 	if (fd < 0 && errno == ENOENT)
 	{
@@ -320,7 +301,7 @@ walstore_write(Timeline *tl, XLogRecPtr lsn, const char *data, size_t len)
 		{
 			char		path[MAXPGPATH];
 
-			segment_path(tl, segno, path);
+			walstore_segment_path(tl, segno, path);
 			ereport(ERROR,
 					(errcode_for_file_access(),
 					 errmsg("could not write file \"%s\": %m", path),
@@ -341,9 +322,8 @@ compare_segno_desc(const ListCell *a, const ListCell *b)
 	return x == y ? 0 : (x > y ? -1 : 1);
 }
 
-/* Numbers of the stored segments above segno, highest first. */
-static List *
-segments_above(Timeline *tl, XLogSegNo segno)
+List *
+walstore_segments(Timeline *tl)
 {
 	List	   *result = NIL;
 	char		path[MAXPGPATH];
@@ -361,31 +341,53 @@ segments_above(Timeline *tl, XLogSegNo segno)
 			continue;
 		found = palloc(sizeof(XLogSegNo));
 		XLogFromFileName(de->d_name, &tli, found, tl->id.wal_segment_size);
-		if (*found > segno)
-			result = lappend(result, found);
+		result = lappend(result, found);
 	}
 	FreeDir(dir);
 	list_sort(result, compare_segno_desc);
 	return result;
 }
 
+XLogRecPtr
+walstore_oldest(Timeline *tl)
+{
+	List	   *segments = walstore_segments(tl);
+	XLogRecPtr	start = segments ? segment_start(tl, *(XLogSegNo *) llast(segments)) : 0;
+
+	list_free_deep(segments);
+	return start;
+}
+
+bool
+walstore_unlink(Timeline *tl, XLogSegNo segno)
+{
+	char		path[MAXPGPATH];
+
+	walstore_segment_path(tl, segno, path);
+	return unlink(path) == 0 || errno == ENOENT;
+}
+
 static void
 remove_segments_above(Timeline *tl, XLogSegNo segno)
 {
-	List	   *segments = segments_above(tl, segno);
+	List	   *segments = walstore_segments(tl);
 	char		path[MAXPGPATH];
 	ListCell   *lc;
 
-	if (segments == NIL)
+	if (segments == NIL || *(XLogSegNo *) linitial(segments) <= segno)
 		return;
 	writer_close(wal_writer(tl));
 	foreach(lc, segments)
 	{
-		segment_path(tl, *(XLogSegNo *) lfirst(lc), path);
-		if (unlink(path) != 0 && errno != ENOENT)
+		XLogSegNo	found = *(XLogSegNo *) lfirst(lc);
+
+		if (found > segno && !walstore_unlink(tl, found))
+		{
+			walstore_segment_path(tl, found, path);
 			ereport(ERROR,
 					(errcode_for_file_access(),
 					 errmsg("could not remove file \"%s\": %m", path)));
+		}
 	}
 	pg_atomic_fetch_add_u32(&tl->shared->wal_epoch, 1);
 	timeline_path(&tl->id.tenant, &tl->id.timeline, "wal", path);
@@ -403,7 +405,7 @@ walstore_zero_after(Timeline *tl, XLogRecPtr lsn)
 
 	walstore_sync(tl);
 	remove_segments_above(tl, segno);
-	segment_path(tl, segno, path);
+	walstore_segment_path(tl, segno, path);
 	if (!durable_exists(path))
 		return;
 	while (lsn < end)
@@ -472,21 +474,20 @@ cached_segment(Timeline *tl, XLogSegNo segno)
 	{
 		CachedSegment *c = &cache[i];
 
+		/* what was removed meanwhile must not hold its space */
+		if (c->tl == tl && c->epoch != epoch)
+			cache_drop(c);
 		if (c->tl == tl && c->segno == segno)
 		{
-			if (c->epoch == epoch)
-			{
-				c->used = ++cache_clock;
-				return c;
-			}
-			cache_drop(c);
+			c->used = ++cache_clock;
+			return c;
 		}
 		if (c->tl == NULL)
 			victim = c;
 		else if (victim->tl != NULL && c->used < victim->used)
 			victim = c;
 	}
-	segment_path(tl, segno, path);
+	walstore_segment_path(tl, segno, path);
 	file = PathNameOpenFile(path, O_RDONLY | PG_BINARY);
 	if (file < 0)
 	{
@@ -505,9 +506,8 @@ cached_segment(Timeline *tl, XLogSegNo segno)
 	return victim;
 }
 
-/* The bytes of a segment in memory; NULL if they cannot be had that way. */
-static const char *
-mapped_segment(Timeline *tl, XLogSegNo segno)
+const char *
+walstore_mapped_segment(Timeline *tl, XLogSegNo segno)
 {
 	CachedSegment *c = cached_segment(tl, segno);
 	char		path[MAXPGPATH];
@@ -517,7 +517,7 @@ mapped_segment(Timeline *tl, XLogSegNo segno)
 
 	if (c == NULL || c->map != NULL)
 		return c ? c->map : NULL;
-	segment_path(tl, segno, path);
+	walstore_segment_path(tl, segno, path);
 	fd = BasicOpenFile(path, O_RDONLY | PG_BINARY);
 	if (fd < 0)
 		return NULL;
@@ -533,10 +533,9 @@ mapped_segment(Timeline *tl, XLogSegNo segno)
 }
 
 void
-walstore_map_records(bool on)
+walstore_unmap(void)
 {
-	map_records = on;
-	for (int i = 0; i < CACHED_SEGMENTS && !on; i++)
+	for (int i = 0; i < CACHED_SEGMENTS; i++)
 	{
 		if (cache[i].tl != NULL)
 			unmap(&cache[i]);
@@ -562,7 +561,7 @@ read_own(Timeline *tl, XLogRecPtr lsn, char *buf, size_t len)
 		{
 			char		path[MAXPGPATH];
 
-			segment_path(tl, segno, path);
+			walstore_segment_path(tl, segno, path);
 			read_failed(tl, path, errno);
 		}
 		if (n == 0)
@@ -584,7 +583,9 @@ walstore_read(Timeline *tl, XLogRecPtr lsn, char *buf, size_t len)
 		if (tl->ancestor != NULL && lsn < tl->id.start_lsn)
 		{
 			n = Min(n, tl->id.start_lsn - lsn);
-			ok = walstore_read(tl->ancestor, lsn, buf, n);
+			ok = walstore_read(tl->ancestor, lsn, buf, n) ||
+				(segment_of(tl, lsn) == segment_of(tl, tl->id.start_lsn) &&
+				 read_own(tl, lsn, buf, n));
 		}
 		else
 			ok = read_own(tl, lsn, buf, n);
@@ -595,6 +596,16 @@ walstore_read(Timeline *tl, XLogRecPtr lsn, char *buf, size_t len)
 		len -= n;
 	}
 	return true;
+}
+
+void
+walstore_read_head(Timeline *tl, XLogRecPtr lsn, XLogRecPtr prev, char *buf)
+{
+	const WalPages pages = {tl->id.system_identifier, tl->id.wal_segment_size, WAL_TLI};
+	uint32		below = XLogSegmentOffset(lsn, pages.segsize);
+
+	if (below > 0 && !walstore_read(tl, lsn - below, buf, below))
+		walpage_fill(buf, lsn, prev, &pages);
 }
 
 static bool
@@ -608,203 +619,4 @@ walstore_cursor(Timeline *tl, XLogRecPtr start, XLogRecPtr prev, XLogRecPtr limi
 {
 	return walcursor_open(read_for_cursor, tl, tl->id.system_identifier,
 						  tl->id.wal_segment_size, start, prev, limit);
-}
-
-/* ---- one record ---- */
-
-/* A position in the stream of record bytes, page headers left out. */
-typedef struct RecordCursor
-{
-	Timeline   *tl;
-	XLogRecPtr	pos;
-	const char *problem;
-} RecordCursor;
-
-/* At the start of a page: its header is checked and skipped. */
-static bool
-skip_page_header(RecordCursor *c, bool continued)
-{
-	XLogPageHeaderData h;
-
-	if (!walstore_read(c->tl, c->pos, (char *) &h, SizeOfXLogShortPHD))
-	{
-		c->problem = "the WAL is not stored";
-		return false;
-	}
-	if (h.xlp_magic != XLOG_PAGE_MAGIC || h.xlp_pageaddr != c->pos ||
-		((h.xlp_info & XLP_FIRST_IS_CONTRECORD) != 0) != continued)
-	{
-		c->problem = "a page header is wrong";
-		return false;
-	}
-	c->pos += XLogPageHeaderSize(&h);
-	return true;
-}
-
-static bool
-copy_record_bytes(RecordCursor *c, char *dst, size_t len)
-{
-	while (len > 0)
-	{
-		size_t		n;
-
-		if (c->pos % XLOG_BLCKSZ == 0 && !skip_page_header(c, true))
-			return false;
-		n = Min(len, XLOG_BLCKSZ - c->pos % XLOG_BLCKSZ);
-		if (!walstore_read(c->tl, c->pos, dst, n))
-		{
-			c->problem = "the WAL is not stored";
-			return false;
-		}
-		c->pos += n;
-		dst += n;
-		len -= n;
-	}
-	return true;
-}
-
-static bool
-record_crc_ok(const XLogRecord *record)
-{
-	pg_crc32c	crc;
-
-	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, (const char *) record + SizeOfXLogRecord,
-				record->xl_tot_len - SizeOfXLogRecord);
-	COMP_CRC32C(crc, (const char *) record, offsetof(XLogRecord, xl_crc));
-	FIN_CRC32C(crc);
-	return EQ_CRC32C(record->xl_crc, crc);
-}
-
-/* The record if it lies in one page of a mapped segment and is good; else NULL. */
-static XLogRecord *
-mapped_record(RecordCursor *c)
-{
-	uint32		segsize = c->tl->id.wal_segment_size;
-	uint32		room = XLOG_BLCKSZ - c->pos % XLOG_BLCKSZ;
-	const char *segment;
-	uint32		total;
-	XLogRecord *record;
-
-	if (c->tl->ancestor != NULL && c->pos < c->tl->id.start_lsn)
-		return NULL;
-	if ((segment = mapped_segment(c->tl, segment_of(c->tl, c->pos))) == NULL)
-		return NULL;
-	memcpy(&total, segment + c->pos % segsize, sizeof(total));
-	if (total < SizeOfXLogRecord || total > room)
-		return NULL;
-	record = palloc(total);
-	memcpy(record, segment + c->pos % segsize, total);
-	if (!record_crc_ok(record))
-		return NULL;
-	c->pos += total;
-	return record;
-}
-
-/* NULL and a problem in the cursor if there is no good record. */
-static XLogRecord *
-read_record(RecordCursor *c)
-{
-	char		head[RECORD_READ_AHEAD];
-	uint32		total;
-	size_t		n;
-	char	   *record;
-
-	n = Min(sizeof(head), XLOG_BLCKSZ - c->pos % XLOG_BLCKSZ);
-	if (!walstore_read(c->tl, c->pos, head, n))
-	{
-		c->problem = "the WAL is not stored";
-		return NULL;
-	}
-	memcpy(&total, head, sizeof(total));
-	if (total < SizeOfXLogRecord || total > MaxAllocSize)
-	{
-		c->problem = "its length is impossible";
-		return NULL;
-	}
-	n = Min(n, total);
-	record = palloc(total);
-	memcpy(record, head, n);
-	c->pos += n;
-	if (!copy_record_bytes(c, record + n, total - n))
-		return NULL;
-	if (!record_crc_ok((XLogRecord *) record))
-	{
-		c->problem = "its CRC is wrong";
-		return NULL;
-	}
-	return (XLogRecord *) record;
-}
-
-XLogRecord *
-walstore_record(Timeline *tl, XLogRecPtr start, XLogRecPtr *end)
-{
-	RecordCursor c = {tl, start, NULL};
-	XLogRecord *record = NULL;
-
-	if (start % MAXIMUM_ALIGNOF != 0 || start % XLOG_BLCKSZ < SizeOfXLogShortPHD)
-		c.problem = "no record can start there";
-	else
-	{
-		timeline_check(tl);
-		if (map_records)
-			record = mapped_record(&c);
-		if (record == NULL)
-			record = read_record(&c);
-	}
-	if (record == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("could not read the WAL record at %X/%X", LSN_FORMAT_ARGS(start)),
-				 errdetail("%s", c.problem)));
-	*end = MAXALIGN(c.pos);
-	if (record->xl_rmid == RM_XLOG_ID && (record->xl_info & ~XLR_INFO_MASK) == XLOG_SWITCH)
-		*end = TYPEALIGN(tl->id.wal_segment_size, *end);
-	return record;
-}
-
-/* ---- a reader ---- */
-
-static int
-read_page_cb(XLogReaderState *state, XLogRecPtr page, int wanted, XLogRecPtr record, char *buf)
-{
-	ReaderPrivate *private = state->private_data;
-	int			available = XLOG_BLCKSZ;
-
-	if (private->limit != InvalidXLogRecPtr)
-	{
-		if (page + wanted > private->limit)
-			return -1;
-		available = Min(XLOG_BLCKSZ, private->limit - page);
-	}
-	if (!walstore_read(private->tl, page, buf, available))
-		return -1;
-	return available;
-}
-
-XLogReaderState *
-walstore_reader(Timeline *tl, XLogRecPtr limit)
-{
-	ReaderPrivate *private = palloc(sizeof(ReaderPrivate));
-	XLogReaderState *reader;
-
-	private->tl = tl;
-	private->limit = limit;
-	reader = XLogReaderAllocate(tl->id.wal_segment_size, NULL,
-								XL_ROUTINE(.page_read = read_page_cb), private);
-	if (reader == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
-	reader->system_identifier = tl->id.system_identifier;
-	reader->seg.ws_tli = WAL_TLI;
-	return reader;
-}
-
-void
-walstore_reader_free(XLogReaderState *reader)
-{
-	void	   *private = reader->private_data;
-
-	XLogReaderFree(reader);
-	pfree(private);
 }

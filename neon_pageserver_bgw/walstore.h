@@ -4,8 +4,10 @@
  *	  A timeline's stored WAL: plain segment files in wal/, byte-exact,
  *	  preallocated, never truncated, readable by pg_waldump.
  *
- * The first segment of a branch holds the ancestor's true bytes below the
- * branch point, that of a root timeline the initdb's below its start.
+ * What is flushed to layers is removed after a while (walremove.h).  The first
+ * segment of a branch holds the ancestor's true bytes below the branch point
+ * if they were still stored when it was made, else records that do nothing;
+ * that of a root timeline holds the initdb's below its start.
  *
  *-------------------------------------------------------------------------
  */
@@ -34,11 +36,21 @@ extern void walstore_secure(Timeline *tl, XLogRecPtr end);
 /* Owner only: overwrite from lsn to the end of its segment with zeros, later segments removed. */
 extern void walstore_zero_after(Timeline *tl, XLogRecPtr lsn);
 
+/* Where the timeline's own stored WAL begins: a segment's start; 0 if there is none. */
+extern XLogRecPtr walstore_oldest(Timeline *tl);
+
 /*
- * Reads bytes of the timeline's history at lsn; below start_lsn's segment they
- * are the ancestor's.  False if they are not stored.
+ * Reads bytes of the timeline's history at lsn; below start_lsn they are the
+ * ancestor's, or the first segment's copy of them.  False if they are not stored.
  */
 extern bool walstore_read(Timeline *tl, XLogRecPtr lsn, char *buf, size_t len);
+
+/*
+ * The bytes of lsn's segment below lsn, which is the end of a record that starts
+ * at prev: the true ones if they are stored, else records that do nothing
+ * (walpage_fill).  buf has room for them.
+ */
+extern void walstore_read_head(Timeline *tl, XLogRecPtr lsn, XLogRecPtr prev, char *buf);
 
 /* walcursor_open() on the timeline's stored WAL. */
 extern WalCursor *walstore_cursor(Timeline *tl, XLogRecPtr start, XLogRecPtr prev,
@@ -51,18 +63,15 @@ extern WalCursor *walstore_cursor(Timeline *tl, XLogRecPtr start, XLogRecPtr pre
  */
 extern XLogRecord *walstore_record(Timeline *tl, XLogRecPtr start, XLogRecPtr *end);
 
+/* The same; NULL and what is wrong instead of the error. */
+extern XLogRecord *walstore_try_record(Timeline *tl, XLogRecPtr start, XLogRecPtr *end,
+									   const char **problem);
+
 /*
  * For who reads many records: from now on this process maps the segments that
  * walstore_record comes to, until it says false.  A segment that the disk cannot
  * deliver, or that somebody cut, is then a SIGBUS.
  */
 extern void walstore_map_records(bool on);
-
-/*
- * A reader over the stored WAL up to (not beyond) limit, ancestors included.
- * limit InvalidXLogRecPtr: to what is in the files.  Free with walstore_reader_free.
- */
-extern XLogReaderState *walstore_reader(Timeline *tl, XLogRecPtr limit);
-extern void walstore_reader_free(XLogReaderState *reader);
 
 #endif							/* NEON_PS_WALSTORE_H */

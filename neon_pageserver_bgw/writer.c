@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type_d.h"
+#include "controlat.h"
 #include "funcapi.h"
 #include "ingest_private.h"
 #include "miscadmin.h"
@@ -46,7 +47,7 @@ writer_highest_term(Timeline *tl, const TimelineWriter *writer)
 	uint32		term = Max(writer->term, timeline_term(tl, NULL));
 	ControlState state;
 
-	if (tl->ancestor && control_stored(tl, tl->id.start_lsn, &state))
+	if (tl->ancestor && control_find(tl, tl->id.start_lsn, &state))
 		term = Max(term, state.term);
 	return term;
 }

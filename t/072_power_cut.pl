@@ -24,7 +24,10 @@ sub neon
 }
 
 neon('start');
-neon('tenant', 'create', '--set-default');
+# stored WAL is removed as soon as it is in layers
+$t->psql('pageserver', 'ALTER SYSTEM SET neon_pageserver.wal_keep = 0');
+$t->psql('pageserver', 'SELECT pg_reload_conf()');
+neon('tenant', 'create', '--set-default', '--wal-segsize', 1);
 my $port = NeonTest::free_port();
 neon('endpoint', 'start', 'main', '--port', $port);
 $t->set_port('main', $port);
@@ -39,7 +42,7 @@ for my $round (1 .. $rounds)
 	ok($clients->wait_progress(100, 120), "round $round: load runs") or diag($clients->errors);
 	$t->psql('main', 'CHECKPOINT') if $round % 2;
 	$t->psql('pageserver', 'SELECT neon_pageserver.timeline_checkpoint(tenant_id, timeline_id) FROM neon_pageserver.timelines')
-	  if $round % 3 == 0;
+	  if $round % 2 == 0;
 	$clients->wait_progress(20 + int(rand 100), 120);
 
 	my $seed = $round % 2 ? undef : int(rand 2**30);

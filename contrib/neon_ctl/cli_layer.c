@@ -99,6 +99,9 @@ object_text(const uint8 *key, char *buf)
 		case NEON_KEY_FILE:
 			snprintf(buf, KEY_TEXT, "file %08x%08x%02x", db, rel, key[13]);
 			break;
+		case NEON_KEY_TIME:
+			snprintf(buf, KEY_TEXT, "time %u", rel);
+			break;
 		default:
 			snprintf(buf, KEY_TEXT, "kind %02x %u/%u/%u/%u", key[0], spc, db, rel, key[13]);
 	}

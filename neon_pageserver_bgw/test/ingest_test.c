@@ -13,7 +13,7 @@
 #include "access/xlog_internal.h"
 #include "catalog/pg_type_d.h"
 #include "common/controldata_utils.h"
-#include "control.h"
+#include "controlat.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "import.h"
@@ -178,6 +178,21 @@ neon_test_control_at(PG_FUNCTION_ARGS)
 		c->fullPageWrites, s.parameters.wal_level, s.parameters.MaxConnections, s.parameters.max_worker_processes,
 		s.parameters.max_wal_senders, s.parameters.max_prepared_xacts, s.parameters.max_locks_per_xact,
 		s.parameters.track_commit_timestamp, s.parameters.wal_log_hints, s.term)));
+}
+
+PG_FUNCTION_INFO_V1(neon_test_control_times);
+
+Datum
+neon_test_control_times(PG_FUNCTION_ARGS)
+{
+	ControlState s;
+
+	control_at(timeline_arg(fcinfo), PG_GETARG_LSN(2), &s);
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf(
+		"lsn=%X/%X prev=%X/%X last=%X/%X-%X/%X commit=%X/%X time=" INT64_FORMAT " max=" INT64_FORMAT " checkpoint=" INT64_FORMAT,
+		LSN_FORMAT_ARGS(s.lsn), LSN_FORMAT_ARGS(s.prev), LSN_FORMAT_ARGS(s.last_commit_start),
+		LSN_FORMAT_ARGS(s.last_commit_end), LSN_FORMAT_ARGS(s.commit_end),
+		s.commit_time, s.max_commit_time, (int64) s.checkpoint.time)));
 }
 
 PG_FUNCTION_INFO_V1(neon_test_round_to_commit);

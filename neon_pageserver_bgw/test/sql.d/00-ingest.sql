@@ -18,6 +18,11 @@ CREATE FUNCTION neon_test.control_at(tenant text, timeline text, lsn pg_lsn)
 RETURNS text
 AS 'MODULE_PATHNAME', 'neon_test_control_at' LANGUAGE C STRICT;
 
+-- positions and times of the same state
+CREATE FUNCTION neon_test.control_times(tenant text, timeline text, lsn pg_lsn)
+RETURNS text
+AS 'MODULE_PATHNAME', 'neon_test_control_times' LANGUAGE C STRICT;
+
 CREATE FUNCTION neon_test.round_to_commit(tenant text, timeline text, lsn pg_lsn)
 RETURNS pg_lsn
 AS 'MODULE_PATHNAME', 'neon_test_round_to_commit' LANGUAGE C STRICT;
