@@ -325,7 +325,7 @@ flush_if_due(Worker *w)
 {
 	bool		wanted = source_take_flush_request(w->row);
 
-	if (!wanted && ms_since(w->last_housekeeping) < HOUSEKEEPING_MS)
+	if (!wanted && !store_flush_wanted(w->tl) && ms_since(w->last_housekeeping) < HOUSEKEEPING_MS)
 		return;
 	w->last_housekeeping = neon_clock();
 	ingest_flush(w->ingest, wanted ? INGEST_FLUSH_BEGIN : INGEST_FLUSH_IF_DUE);

@@ -47,8 +47,11 @@ extern void store_set_tick(void (*tick) (void *arg), void *arg);
 extern void store_publish(Timeline *tl, XLogRecPtr last_record_start,
 						  XLogRecPtr last_record_end);
 
-/* True when the owner should call store_flush_start (size, age or memory). */
+/* True when the owner should call store_flush_start (size, age, no more WAL, or memory). */
 extern bool store_flush_due(Timeline *tl);
+
+/* True if somebody asks for it because memory is short. */
+extern bool store_flush_wanted(Timeline *tl);
 
 /*
  * Freezes the open index, for a worker to write it as a layer.  While the one

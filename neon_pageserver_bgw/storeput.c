@@ -12,6 +12,7 @@
 #include "init.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
+#include "openpressure.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "store_private.h"
@@ -20,9 +21,6 @@
 
 /* A layer above this part of the pool is flushed. */
 #define LARGE_PART			4
-/* When less than 1/FREE_PART is free, layers above 1/SMALL_PART are flushed. */
-#define FREE_PART			4
-#define SMALL_PART			16
 #define ROOM_WAIT_MS		200
 #define ROOM_PATIENCE_MS	3000
 #define ROOM_TIMEOUT_MS		60000
@@ -32,6 +30,7 @@
 
 int			store_checkpoint_distance = 256;	/* MB */
 int			store_checkpoint_timeout = 600; /* s */
+int			store_idle_flush_timeout = 300; /* s */
 int			store_image_chain = 64;
 
 static void (*tick_function) (void *arg) = NULL;
@@ -47,6 +46,10 @@ store_define_gucs(void)
 	DefineCustomIntVariable("neon_pageserver.checkpoint_timeout",
 							"Time after which the open index is written to a layer file.",
 							NULL, &store_checkpoint_timeout, 600, 1, 86400,
+							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_pageserver.idle_flush_timeout",
+							"Time without WAL after which a timeline's open index is written to a layer file.",
+							NULL, &store_idle_flush_timeout, 300, 1, 86400,
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomIntVariable("neon_pageserver.image_chain",
 							"Number of WAL records of a page after which a flush writes its image.",
@@ -256,6 +259,7 @@ store_publish(Timeline *tl, XLogRecPtr last_record_start, XLogRecPtr last_record
 	pg_atomic_write_u64(&s->prev_record_lsn, last_record_start);
 	pg_write_barrier();
 	pg_atomic_write_u64(&s->last_record_lsn, last_record_end);
+	s->published_at = neon_clock();
 	pg_memory_barrier();
 	if (pg_atomic_read_u32(&s->lsn_waiters) > 0)
 		ConditionVariableBroadcast(&s->lsn_cv);
@@ -273,13 +277,30 @@ is_due(Timeline *tl, int factor)
 
 	return last - frozen >= (uint64) factor * store_checkpoint_distance * 1024 * 1024 ||
 		own > factor * (total / LARGE_PART) ||
-		(openpool_free_bytes() < total / FREE_PART && own > factor * (total / SMALL_PART));
+		(factor == 1 && openpressure_is_over(s));
 }
 
 bool
 store_flush_backlog(Timeline *tl)
 {
 	return is_due(tl, 2);
+}
+
+bool
+store_flush_wanted(Timeline *tl)
+{
+	return pg_atomic_read_u32(&tl->shared->flush_wanted) != 0;
+}
+
+/* Is what was put so old, or did nothing come for so long? */
+static bool
+age_is_reached(const TimelineShared *s)
+{
+	TimestampTz now = neon_clock();
+
+	return TimestampDifferenceExceeds(s->opened_at, now, store_checkpoint_timeout * 1000) ||
+		TimestampDifferenceExceeds(Max(s->opened_at, s->published_at), now,
+								   store_idle_flush_timeout * 1000);
 }
 
 bool
@@ -291,9 +312,7 @@ store_flush_due(Timeline *tl)
 		return false;
 	if (s->has_frozen)
 		return store_flush_backlog(tl);
-	if (is_due(tl, 1) || pg_atomic_read_u32(&s->flush_wanted) != 0)
+	if (is_due(tl, 1) || store_flush_wanted(tl))
 		return true;
-	return s->opened_at != 0 &&
-		TimestampDifferenceExceeds(s->opened_at, neon_clock(),
-								   store_checkpoint_timeout * 1000);
+	return s->opened_at != 0 && age_is_reached(s);
 }

@@ -18,6 +18,7 @@
 #include "neon_library.h"
 #include "pgstat.h"
 #include "nodes/pg_list.h"
+#include "openpressure.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/condition_variable.h"
@@ -30,6 +31,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#define PRESSURE_INTERVAL_MS 1000
 #define IDLE_INTERVAL_MS	10000
 #define IDLE_FLUSH_AGE_MS	60000
 
@@ -382,6 +384,19 @@ each_timeline(void (*work) (Timeline *tl, void *arg), MemoryContext context)
 	}
 }
 
+/* Idle indexes now and then, all that are in the way as soon as memory is short. */
+static void
+look_after_memory(MemoryContext context)
+{
+	static TimestampTz last = 0;
+	TimestampTz now = neon_clock();
+
+	if (!openpressure_relieve() && !TimestampDifferenceExceeds(last, now, IDLE_INTERVAL_MS))
+		return;
+	last = now;
+	each_timeline(flush_idle, context);
+}
+
 void
 supervisor_main(Datum arg)
 {
@@ -402,7 +417,7 @@ supervisor_main(Datum arg)
 	for (;;)
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 IDLE_INTERVAL_MS, PG_WAIT_EXTENSION);
+						 PRESSURE_INTERVAL_MS, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
@@ -410,6 +425,6 @@ supervisor_main(Datum arg)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
-		each_timeline(flush_idle, context);
+		look_after_memory(context);
 	}
 }

@@ -233,6 +233,7 @@ timeline_register(const Manifest *m, const ManifestPos *pos, TimelineState state
 		s->next_file_id = m->next_file_id;
 		s->reserved_file_id = m->next_file_id;
 		s->opened_at = 0;
+		s->published_at = 0;
 		s->has_frozen = false;
 		s->flusher_pid = 0;
 		s->compactor_pid = 0;

@@ -64,6 +64,7 @@ struct TimelineShared
 	ConditionVariable flush_cv; /* flusher_pid became 0 */
 	int			compactor_pid;	/* who merges files; under lock; 0: nobody */
 	TimestampTz opened_at;		/* first put since the last flush, in neon_clock(); 0: none */
+	TimestampTz published_at;	/* when last_record_lsn moved, in neon_clock() */
 
 	ConditionVariable lsn_cv;	/* last_record_lsn moved */
 	pg_atomic_uint32 lsn_waiters;
