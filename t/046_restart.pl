@@ -1,0 +1,122 @@
+# After 2 GB of WAL a pageserver that was killed answers its first page soon, as
+# only WAL that is in no layer is decoded again; its memory is bounded; and what
+# a base backup costs does not depend on how long the history is.
+use strict;
+use warnings;
+use IngestVanilla;
+use NeonPageserver;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+plan skip_all => 'takes minutes (NEON_TEST_LONG)' if !$ENV{NEON_TEST_LONG};
+
+my $goal = ($ENV{NEON_TEST_WAL_MB} || 2048) * 1024 * 1024;
+my $scale = 10;
+my $f = 'neon_pageserver';
+my $ps = NeonPageserver->new('pageserver');
+$ENV{PGUSER} = 'cloud_admin';
+
+sub lsn { return NeonPageserver::lsn_number($_[0]) }
+
+# Sum of the proportional set sizes of all processes of the instance, in MB.
+sub pss
+{
+	my $pgdata = $ps->node->data_dir;
+	my $kb = 0;
+	my $n = 0;
+	for my $proc (glob '/proc/[0-9]*')
+	{
+		next if (readlink("$proc/cwd") // '') ne $pgdata;
+		my $rollup = eval { slurp_file("$proc/smaps_rollup") } // '';
+		$kb += $1, $n++ if $rollup =~ /^Pss:\s+(\d+) kB/m;
+	}
+	return (int($kb / 1024), $n);
+}
+
+my $most = 0;
+
+sub look_at_memory
+{
+	my ($mb, $n) = pss();
+	$most = $mb if $mb > $most;
+	return "$mb MB in $n processes";
+}
+
+my $t = $ps->tenant;
+$t->{args} = "'$t->{tenant}', '$t->{timeline}'";
+my $node = $ps->vanilla('writer', $t, $t->{lsn}, 1, 'primary', conf => "max_wal_size = 1GB\nshared_buffers = 256MB\n");
+$node->start;
+$node->safe_psql('postgres', "SELECT pg_create_physical_replication_slot('neon_pageserver', true)");
+follow($ps, $t, $node);
+
+sub caught_up
+{
+	my $end = (split /\n/, $node->safe_psql('postgres', 'CREATE TABLE IF NOT EXISTS e(i int); INSERT INTO e VALUES (1); SELECT pg_current_wal_flush_lsn()'))[-1];
+	for (1 .. 10)
+	{
+		last if $ps->sql("SELECT $f.wait_lsn($t->{args}, '$end', '60 s')") eq 't';
+	}
+	return $ps->last_lsn($t);
+}
+
+# Bytes and milliseconds of a base backup, and of layers read for it.
+sub backup
+{
+	my ($what) = @_;
+	my $end = caught_up();
+	my (@ms, $bytes);
+	for (1 .. 3)
+	{
+		my $start = time;
+		$bytes = length $ps->basebackup($t, $ps->sql("SELECT $f.round_lsn($t->{args}, '$end')"), 0, 'static');
+		push @ms, 1000 * (time - $start);
+	}
+	my ($best) = sort { $a <=> $b } @ms;
+	note(sprintf '%s: base backup of %d bytes in %.0f ms', $what, $bytes, $best);
+	return ($bytes, $best);
+}
+
+run_command([ 'pgbench', '-i', '-q', '-s', $scale, '-h', $node->host, '-p', $node->port, 'postgres' ]);
+my ($bytes, $ms) = backup('at the beginning');
+my $begin = lsn($ps->last_lsn($t));
+my $started = time;
+my $now = $begin;
+for (my $round = 0; $now - $begin < $goal; $round++)
+{
+	$node->safe_psql('postgres', "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 4 = $round % 4; VACUUM pgbench_accounts", timeout => 600);
+	run_command([ 'pgbench', '-n', '-c', 4, '-t', 2000, '-h', $node->host, '-p', $node->port, 'postgres' ]);
+	$now = lsn(caught_up());
+	look_at_memory();
+}
+note(sprintf '%d MB of WAL in %.0f s; %s', ($now - $begin) / 1048576, time - $started, look_at_memory());
+my ($bytes_after, $ms_after) = backup('at the end');
+cmp_ok($bytes_after, '<', 1.5 * $bytes, 'a base backup has not grown with the history');
+cmp_ok($ms_after, '<', 5 * $ms + 1000, 'nor has its cost');
+my $wal = 0;
+$wal += -s $_ for glob $ps->node->data_dir . "/neon/tenants/$t->{tenant}/timelines/$t->{timeline}/wal/0*";
+cmp_ok($wal, '<', (2 * 256 + 64 + 64) * 1024 * 1024, 'stored WAL is bounded: ' . int($wal / 1048576) . ' MB');
+
+my ($rel) = split /\|/, $node->safe_psql('postgres', "SELECT pg_relation_filepath('pgbench_accounts')");
+my ($db, $file) = $rel =~ m{base/(\d+)/(\d+)};
+my $end = caught_up();
+my $before = $ps->sql("SELECT md5($f.get_page($t->{args}, 1663, $db, $file, 0, 5, '$end'))");
+$ps->node->stop('immediate');
+my $log = -s $ps->node->logfile;
+$started = time;
+$ps->start;
+my $up = time - $started;
+my $s = $ps->stream($t);
+my $r = $s->get(lsn => $end, rel => [ 1663, $db, $file ], fork => 0, blk => 5, n => 1);
+my $first = time - $started;
+$s->close;
+is($r->{tag}, 'p', sprintf 'the first page comes %.2f s after the start began (%.2f s of it until connections are taken)', $first, $up);
+is($ps->sql("SELECT md5($f.get_page($t->{args}, 1663, $db, $file, 0, 5, '$end'))"), $before, 'and is what it was');
+cmp_ok($first, '<', 60, 'in time');
+my ($mb) = slurp_file($ps->node->logfile, $log) =~ /indexed \d+ stored WAL records \(([\d.]+) MB\)/;
+cmp_ok($mb // 0, '<=', 2 * 256 + 32, 'only what is in no layer was decoded again: ' . ($mb // 0) . ' MB');
+look_at_memory();
+cmp_ok($most, '<', 1024, "memory of the instance (sum of Pss) was $most MB at most");
+$node->stop;
+$ps->stop;
+done_testing();
