@@ -151,7 +151,7 @@ my $t = $ps->tenant('{"segsize": 1}');
 $t->{args} = "'$t->{tenant}', '$t->{timeline}'";
 my $node = writer('writer', $t, $t->{lsn}, 1);
 my (@all, $before);
-my $rounds = $long ? 6 : 3;
+my $rounds = $long ? 6 : 2;
 for my $round (1 .. $rounds)
 {
 	work($node, $long ? 20 : 4);
