@@ -51,7 +51,14 @@ neon_lsn_for_timestamp(PG_FUNCTION_ARGS)
 	timeline_check_readable(tl);
 	ingest_catch_up(tl);
 	if (!control_lsn_for_timestamp(tl, when, &lsn, &commit_time, &in_future))
+	{
+		ereport(NOTICE, (errmsg("the timeline's history begins after that time")));
 		PG_RETURN_NULL();
+	}
+	if (in_future)
+		ereport(NOTICE,
+				(errmsg("the timeline's history ends before that time"),
+				 errdetail("Its last commit is of %s.", timestamptz_to_str(commit_time))));
 	PG_RETURN_LSN(lsn);
 }
 
