@@ -26,6 +26,9 @@ extern void coordinator_request_shmem(void);
 extern void coordinator_shmem_startup(void);
 extern void coordinator_register_worker(void);
 
+/* bootlease.c, from _PG_init: a worker that keeps the history at the boot LSN. */
+extern void bootlease_register_worker(void);
+
 /* Is there a storage that must have this server's WAL? */
 extern bool storage_needed(void);
 

@@ -166,6 +166,7 @@ _PG_init(void)
 	neon_smgr_install();
 	neon_files_register_worker();
 	coordinator_register_worker();
+	bootlease_register_worker();
 
 	prev_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = request_shmem;

@@ -21,6 +21,7 @@
 #include "common/relpath.h"
 #include "copyio.h"
 #include "fmgr.h"
+#include "history.h"
 #include "ingest.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -33,11 +34,15 @@
 #include "tarstream.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(neon_basebackup);
 
 #define SLRU_FILE_PAGES		32
 #define PAGES_PER_READ		32
+/* A lease of the boot LSN; neon_compute/bootlease.c renews it in time. */
+#define BOOT_LEASE_US		(60 * USECS_PER_MINUTE)
+
 #define PG_VERSION_FILE		PG_MAJORVERSION "\n"
 
 /* pg_logical/replorigin_checkpoint */
@@ -482,6 +487,18 @@ write_all(Backup *backup)
 	tar_file("global/pg_control", control, sizeof(control));
 }
 
+/*
+ * An endpoint that will read as of its boot LSN gets a lease of it, which it
+ * renews.  Where nothing can be written, nothing is removed either.
+ */
+static void
+hold_boot_lsn(Timeline *tl, BootKind kind, const NeonId *boot_id, XLogRecPtr lsn)
+{
+	if (kind != BOOT_PRIMARY && !neon_id_is_zero(boot_id) &&
+		timeline_state(tl) == TIMELINE_ACTIVE)
+		(void) history_lease(tl, boot_id, lsn, BOOT_LEASE_US);
+}
+
 static void
 prepare(FunctionCallInfo fcinfo, Backup *backup)
 {
@@ -503,6 +520,9 @@ prepare(FunctionCallInfo fcinfo, Backup *backup)
 		boot_id = sql_id_arg(fcinfo, 5, "boot");
 	timeline_check_readable(tl);
 	ingest_catch_up(tl);
+	boot_wait(tl, PG_GETARG_LSN(2));
+	history_read_begin_at(tl, PG_GETARG_LSN(2));
+	hold_boot_lsn(tl, kind, &boot_id, PG_GETARG_LSN(2));
 	boot_plan(&backup->plan, tl, kind, term, &boot_id, PG_GETARG_LSN(2));
 	backup->wal = boot_wal(&backup->plan);
 	backup->maxsizes = 1024;
@@ -530,12 +550,14 @@ neon_basebackup(PG_FUNCTION_ARGS)
 		pgstat_report_activity(STATE_RUNNING, "basebackup");
 		tar_begin();
 		write_all(&backup);
+		history_read_end();
 		service_count(SERVE_BYTES_SENT, tar_end());
 		service_count(SERVE_BASEBACKUPS, 1);
 		copyio_end();
 	}
 	PG_CATCH();
 	{
+		history_read_end();
 		MemoryContextSwitchTo(TopMemoryContext);
 		MemoryContextDelete(context);
 		PG_RE_THROW();

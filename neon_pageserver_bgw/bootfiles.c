@@ -57,8 +57,8 @@ boot_kind_from_name(const char *name)
 
 /* ---- checks ---- */
 
-static void
-wait_for_lsn(Timeline *tl, XLogRecPtr lsn)
+void
+boot_wait(Timeline *tl, XLogRecPtr lsn)
 {
 	if (timeline_last_record_lsn(tl) >= lsn ||
 		timeline_wait_lsn(tl, lsn, service_wait_lsn_timeout))
@@ -134,7 +134,6 @@ boot_plan(BootPlan *plan, Timeline *tl, BootKind kind, uint32 term, const NeonId
 	plan->term = term;
 	plan->boot_id = *boot_id;
 	plan->lsn = lsn;
-	wait_for_lsn(tl, lsn);
 	control_at(tl, lsn, &plan->state);
 	check_term(plan);
 	load_control(plan);

@@ -39,9 +39,12 @@ extern const char *boot_kind_name(BootKind kind);
 extern BootKind boot_kind_from_name(const char *name);
 
 /*
- * Checks everything and fills the plan but for place.  Waits for WAL up to lsn
- * at most neon_pageserver.wait_lsn_timeout.
+ * Waits for WAL up to lsn, at most neon_pageserver.wait_lsn_timeout;
+ * ereport(ERROR) if it does not come.
  */
+extern void boot_wait(Timeline *tl, XLogRecPtr lsn);
+
+/* Checks everything and fills the plan but for place.  The LSN has been waited for. */
 extern void boot_plan(BootPlan *plan, Timeline *tl, BootKind kind, uint32 term,
 					  const NeonId *boot_id, XLogRecPtr lsn);
 

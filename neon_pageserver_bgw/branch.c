@@ -14,6 +14,7 @@
 
 #include "controlat.h"
 #include "funcapi.h"
+#include "history.h"
 #include "ingest.h"
 #include "source.h"
 #include "sqlutil.h"
@@ -135,6 +136,7 @@ point_at_lsn(Timeline *tl, XLogRecPtr lsn)
 	snprintf(what, sizeof(what), "LSN %X/%X", LSN_FORMAT_ARGS(lsn));
 	if (lsn < tl->id.start_lsn)
 		refuse_before_start(tl, what);
+	history_check(tl, lsn, history_cutoff(tl, NULL), ERRCODE_INVALID_PARAMETER_VALUE);
 	if (lsn > timeline_last_record_lsn(tl))
 	{
 		XLogRecPtr	end = wait_for_source(tl);
@@ -162,6 +164,7 @@ point_at_time(Timeline *tl, TimestampTz when)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("time %s is in the future", timestamptz_to_str(when)),
 				 errhint("Leave the time out to branch from the present end.")));
+	history_check_time(tl, when);
 	if (!control_lsn_for_timestamp(tl, when, &lsn, &commit_time, &in_future))
 		refuse_before_start(tl, psprintf("time %s", timestamptz_to_str(when)));
 	if (in_future)

@@ -213,18 +213,11 @@ compactworker_main(Datum arg)
 
 /* ---- SQL ---- */
 
-PG_FUNCTION_INFO_V1(neon_timeline_compact);
-
-/* timeline_compact(tenant, timeline) returns int: the number of merges */
-Datum
-neon_timeline_compact(PG_FUNCTION_ARGS)
+int
+compactworker_run(Timeline *tl)
 {
-	Timeline   *tl;
 	int			merges = 0;
 
-	sql_refuse_transaction_block("timeline_compact");
-	check_superuser("timeline_compact");
-	tl = sql_open_timeline(fcinfo, 0, 1);
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -240,5 +233,19 @@ neon_timeline_compact(PG_FUNCTION_ARGS)
 			ResetLatch(MyLatch);
 		}
 	}
-	PG_RETURN_INT32(merges);
+	return merges;
+}
+
+PG_FUNCTION_INFO_V1(neon_timeline_compact);
+
+/* timeline_compact(tenant, timeline) returns int: the number of merges */
+Datum
+neon_timeline_compact(PG_FUNCTION_ARGS)
+{
+	Timeline   *tl;
+
+	sql_refuse_transaction_block("timeline_compact");
+	check_superuser("timeline_compact");
+	tl = sql_open_timeline(fcinfo, 0, 1);
+	PG_RETURN_INT32(compactworker_run(tl));
 }

@@ -77,6 +77,9 @@ extern void ingest_end(Ingest *ingest);
  */
 extern void ingest_catch_up(Timeline *tl);
 
+/* All that is known of the timeline is in layers when it returns; the caller owns nothing. */
+extern void ingest_checkpoint(Timeline *tl);
+
 /*
  * Runs body with the ownership of the timeline, all stored WAL indexed.  A
  * worker that ingests is stopped for it.  ereport(ERROR) if the ownership

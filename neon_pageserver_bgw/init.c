@@ -29,6 +29,7 @@ define_testpoints(void)
 static const LibraryPart parts[] = {
 	{"crashnote", NULL, NULL, crashnote_init, NULL, NULL},
 	{"timeline", timeline_define_gucs, timeline_shmem_size, timeline_shmem_init, NULL, NULL},
+	{"history", tenantsettings_define_gucs, history_shmem_size, history_shmem_init, historyworker_register_worker, NULL},
 	{"openlayer", openlayer_define_gucs, openlayer_shmem_size, openlayer_shmem_init, NULL, NULL},
 	{"wal", walremove_define_gucs, NULL, NULL, NULL, NULL},
 	{"store", store_define_gucs, NULL, NULL, NULL, NULL},

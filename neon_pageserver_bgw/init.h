@@ -16,6 +16,16 @@ extern void timeline_shmem_init(void);
 /* supervisor.c */
 extern void supervisor_register_worker(void);
 
+/* historyread.c */
+extern Size history_shmem_size(void);
+extern void history_shmem_init(void);
+
+/* historyworker.c */
+extern void historyworker_register_worker(void);
+
+/* tenantsettings.c */
+extern void tenantsettings_define_gucs(void);
+
 /* openlayer.c */
 extern void openlayer_define_gucs(void);
 extern Size openlayer_shmem_size(void);

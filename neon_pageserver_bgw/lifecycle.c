@@ -14,6 +14,7 @@
 
 #include <unistd.h>
 
+#include "history.h"
 #include "miscadmin.h"
 #include "neon_diskfull.h"
 #include "neon_durable.h"
@@ -262,7 +263,7 @@ timeline_create_branch(Timeline *ancestor, const NeonId *new_id, const char *nam
 	timeline_lock_registry();
 	timeline_check_writable(ancestor);
 	check_name_is_free(&ancestor->id.tenant, name);
-	store_add_history_point(ancestor, HISTORY_BRANCH, new_id, lsn, 0);
+	history_add_branch(ancestor, new_id, lsn);
 	NEON_TEST_POINT("branch-point");
 	PG_TRY();
 	{
@@ -270,7 +271,7 @@ timeline_create_branch(Timeline *ancestor, const NeonId *new_id, const char *nam
 	}
 	PG_CATCH();
 	{
-		store_drop_history_point(ancestor, HISTORY_BRANCH, new_id);
+		history_drop_branch(ancestor, new_id);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -367,7 +368,7 @@ timeline_drop(Timeline *tl)
 	NEON_TEST_POINT("timeline-renamed-away");
 	timeline_unregister(tl->shared);
 	if (tl->ancestor != NULL && timeline_state(tl->ancestor) == TIMELINE_ACTIVE)
-		store_drop_history_point(tl->ancestor, HISTORY_BRANCH, &tl->id.timeline);
+		history_release_branch(tl->ancestor, &tl->id.timeline);
 	timeline_unlock_registry();
 	durable_remove_tree(target);
 }

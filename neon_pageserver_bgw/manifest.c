@@ -30,7 +30,7 @@
 #include "neon_testpoint.h"
 
 #define MANIFEST_MAGIC		0x31464D4E	/* "NMF1" */
-#define MANIFEST_VERSION	2		/* 1: layers referred to stored WAL */
+#define MANIFEST_VERSION	3		/* 1: layers referred to stored WAL; 2: no horizon */
 #define MANIFEST_HEADER		64
 #define RECORD_HEADER		16
 #define RECORD_SNAPSHOT		1

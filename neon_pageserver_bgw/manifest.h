@@ -44,6 +44,7 @@ typedef struct ManifestPoint
 	NeonId		id;
 	XLogRecPtr	lsn;
 	TimestampTz expires;		/* 0: never */
+	uint64		length;			/* of a lease, in microseconds */
 } ManifestPoint;
 
 typedef struct Manifest
@@ -57,6 +58,8 @@ typedef struct Manifest
 	XLogRecPtr	boot_record_end;
 	uint64		logical_size;
 	uint64		next_file_id;	/* ids below may be in use */
+	XLogRecPtr	gc_cutoff;		/* reads below it are refused, but at points; 0: none */
+	TimestampTz gc_cutoff_time; /* of the last commit at or below it */
 	TimelineWriter writer;
 	uint64		members_generation; /* 0: no safekeepers, laptop mode */
 	char	   *members;		/* the configuration as JSON, NULL if none */
@@ -95,6 +98,7 @@ extern void manifest_op_add_file(StringInfo body, const ManifestFile *file);
 extern void manifest_op_drop_file(StringInfo body, uint64 id);
 extern void manifest_op_add_point(StringInfo body, const ManifestPoint *point);
 extern void manifest_op_drop_point(StringInfo body, uint8 kind, const NeonId *id);
+extern void manifest_op_gc_cutoff(StringInfo body, XLogRecPtr cutoff, TimestampTz time);
 
 /* The body that makes the state from nothing. */
 extern void manifest_snapshot_body(const Manifest *m, StringInfo body);

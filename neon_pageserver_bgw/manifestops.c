@@ -29,6 +29,7 @@ typedef enum ManifestOp
 	OP_DROP_POINT,
 	OP_MEMBERS,
 	OP_DROP_FILE,
+	OP_GC_CUTOFF = 20,
 } ManifestOp;
 
 static int
@@ -280,6 +281,7 @@ manifest_op_add_point(StringInfo body, const ManifestPoint *point)
 	codec_put_bytes(body, point->id.b, NEON_ID_BYTES);
 	codec_put_u64(body, point->lsn);
 	codec_put_u64(body, (uint64) point->expires);
+	codec_put_u64(body, point->length);
 	op_end(body, start);
 }
 
@@ -315,6 +317,7 @@ take_point(Cursor *c, Manifest *m)
 	cursor_copy(c, p.id.b, NEON_ID_BYTES);
 	p.lsn = cursor_u64(c);
 	p.expires = (TimestampTz) cursor_u64(c);
+	p.length = cursor_u64(c);
 	drop_point(m, p.kind, &p.id);
 	if (m->npoints == m->maxpoints)
 	{
@@ -334,6 +337,29 @@ take_drop_point(Cursor *c, Manifest *m)
 
 	cursor_copy(c, id.b, NEON_ID_BYTES);
 	drop_point(m, kind, &id);
+}
+
+void
+manifest_op_gc_cutoff(StringInfo body, XLogRecPtr cutoff, TimestampTz time)
+{
+	int			start = op_begin(body, OP_GC_CUTOFF);
+
+	codec_put_u64(body, cutoff);
+	codec_put_u64(body, (uint64) time);
+	op_end(body, start);
+}
+
+/* It never goes back: what lay below it may be gone. */
+static void
+take_gc_cutoff(Cursor *c, Manifest *m)
+{
+	XLogRecPtr	cutoff = cursor_u64(c);
+	TimestampTz time = (TimestampTz) cursor_u64(c);
+
+	if (cutoff < m->gc_cutoff)
+		c->ok = false;
+	m->gc_cutoff = cutoff;
+	m->gc_cutoff_time = time;
 }
 
 static void
@@ -382,6 +408,9 @@ apply_op(Manifest *m, uint8 op, Cursor *c)
 		case OP_MEMBERS:
 			take_members(c, m);
 			break;
+		case OP_GC_CUTOFF:
+			take_gc_cutoff(c, m);
+			break;
 		default:
 			c->ok = false;
 	}
@@ -423,6 +452,8 @@ manifest_snapshot_body(const Manifest *m, StringInfo body)
 	manifest_op_writer(body, &m->writer);
 	if (m->members_generation > 0)
 		manifest_op_members(body, m->members_generation, m->members);
+	if (!XLogRecPtrIsInvalid(m->gc_cutoff))
+		manifest_op_gc_cutoff(body, m->gc_cutoff, m->gc_cutoff_time);
 	for (int i = 0; i < m->nfiles; i++)
 		manifest_op_add_file(body, &m->files[i]);
 	for (int i = 0; i < m->npoints; i++)

@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "history.h"
 #include "ingest.h"
 #include "read.h"
 #include "sqlutil.h"
@@ -20,6 +21,7 @@
 PG_FUNCTION_INFO_V1(neon_get_page);
 PG_FUNCTION_INFO_V1(neon_wait_lsn);
 PG_FUNCTION_INFO_V1(neon_lease_lsn);
+PG_FUNCTION_INFO_V1(neon_lease_release);
 
 /* ereport(ERROR) unless lsn is in the history that is here. */
 static void
@@ -90,24 +92,11 @@ neon_get_page(PG_FUNCTION_ARGS)
 	result = palloc(VARHDRSZ + BLCKSZ);
 	SET_VARSIZE(result, VARHDRSZ + BLCKSZ);
 	key = neon_page_key(rnode, (ForkNumber) fork, (BlockNumber) blk);
+	history_read_begin_at(tl, lsn);
 	check_block_exists(tl, &key, lsn);
 	read_page(tl, &key, lsn, VARDATA(result));
+	history_read_end();
 	PG_RETURN_BYTEA_P(result);
-}
-
-static int64
-interval_ms(Interval *interval, const char *what)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz then = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-															   TimestampTzGetDatum(now),
-															   IntervalPGetDatum(interval)));
-
-	if (then < now)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("%s must not be negative", what)));
-	return (then - now) / 1000;
 }
 
 /* Returns whether the LSN has been reached, after a start first by what is stored. */
@@ -116,7 +105,7 @@ neon_wait_lsn(PG_FUNCTION_ARGS)
 {
 	Timeline   *tl = sql_open_timeline(fcinfo, 0, 1);
 	XLogRecPtr	lsn = PG_GETARG_LSN(2);
-	int64		ms = interval_ms(PG_GETARG_INTERVAL_P(3), "timeout");
+	int64		ms = sql_interval_us(PG_GETARG_INTERVAL_P(3), "timeout") / 1000;
 
 	timeline_check_readable(tl);
 	ingest_catch_up(tl);
@@ -129,20 +118,37 @@ Datum
 neon_lease_lsn(PG_FUNCTION_ARGS)
 {
 	Timeline   *tl = sql_open_timeline(fcinfo, 0, 1);
-	XLogRecPtr	lsn = PG_GETARG_LSN(2);
-	TimestampTz expires;
+	XLogRecPtr	lsn;
+	int64		length;
 	NeonId		id;
 
 	sql_refuse_transaction_block("lease_lsn");
+	if (PG_ARGISNULL(2) || PG_ARGISNULL(3))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("lsn and duration must not be null")));
+	lsn = PG_GETARG_LSN(2);
 	timeline_check_readable(tl);
 	ingest_catch_up(tl);
 	check_in_history(tl, lsn);
-	expires = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-										  interval_ms(PG_GETARG_INTERVAL_P(3), "duration"));
-	if (!neon_id_generate(&id))
+	length = sql_interval_us(PG_GETARG_INTERVAL_P(3), "duration");
+	if (!PG_ARGISNULL(4))
+		id = sql_id_arg(fcinfo, 4, "lease");
+	else if (!neon_id_generate(&id))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not generate a random id")));
-	store_add_history_point(tl, HISTORY_LEASE, &id, lsn, expires);
-	PG_RETURN_TIMESTAMPTZ(expires);
+	PG_RETURN_TIMESTAMPTZ(history_lease(tl, &id, lsn, length));
+}
+
+/* False if there is no such lease, or it is gone already. */
+Datum
+neon_lease_release(PG_FUNCTION_ARGS)
+{
+	Timeline   *tl = sql_open_timeline(fcinfo, 0, 1);
+	NeonId		id = sql_id_arg(fcinfo, 2, "lease");
+
+	sql_refuse_transaction_block("lease_release");
+	timeline_check_readable(tl);
+	PG_RETURN_BOOL(history_release_lease(tl, &id));
 }

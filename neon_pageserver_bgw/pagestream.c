@@ -14,6 +14,7 @@
 
 #include "copyio.h"
 #include "fmgr.h"
+#include "history.h"
 #include "miscadmin.h"
 #include "neon_frame.h"
 #include "pgstat.h"
@@ -197,17 +198,36 @@ put_pages(PageStream *stream, const NeonRequest *req, XLogRecPtr lsn, Refusal *r
 	return true;
 }
 
+/*
+ * The horizon may have passed the LSN that was last while WAL was waited for:
+ * it is taken again with the horizon in sight.
+ */
+static void
+begin_read(PageStream *stream, const NeonRequest *req, XLogRecPtr *lsn)
+{
+	XLogRecPtr	cutoff = history_read_begin(stream->tl);
+
+	if (*lsn < cutoff && *lsn < req->lsn)
+		*lsn = Min(req->lsn, timeline_last_record_lsn(stream->tl));
+	history_check(stream->tl, *lsn, cutoff, ERRCODE_SNAPSHOT_TOO_OLD);
+}
+
 static void
 answer(PageStream *stream, const NeonRequest *req, XLogRecPtr *lsn)
 {
 	Refusal		refusal;
+	bool		answered = false;
 
 	timeline_check_readable(stream->tl);
-	if (effective_lsn(stream, req, lsn, &refusal) &&
-		!is_superseded(stream, req, *lsn, &refusal) &&
-		put_pages(stream, req, *lsn, &refusal))
-		return;
-	put_refusal(req, *lsn, &refusal);
+	if (effective_lsn(stream, req, lsn, &refusal))
+	{
+		begin_read(stream, req, lsn);
+		answered = !is_superseded(stream, req, *lsn, &refusal) &&
+			put_pages(stream, req, *lsn, &refusal);
+		history_read_end();
+	}
+	if (!answered)
+		put_refusal(req, *lsn, &refusal);
 }
 
 /*
@@ -226,6 +246,7 @@ answer_error(PageStream *stream, const NeonRequest *req, XLogRecPtr lsn)
 		PG_RE_THROW();
 	FlushErrorState();
 	copyio_recover();
+	history_read_end();
 	MemoryContextSwitchTo(stream->request_context);
 	edata->elevel = LOG_SERVER_ONLY;
 	ThrowErrorData(edata);

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "sqlutil.h"
+#include "utils/builtins.h"
 
 static bool
 branch_name_char(unsigned char c)
@@ -58,4 +59,19 @@ sql_history_start(Timeline *tl)
 	while (tl->ancestor)
 		tl = tl->ancestor;
 	return tl->id.start_lsn;
+}
+
+int64
+sql_interval_us(Interval *interval, const char *what)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz then = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+															   TimestampTzGetDatum(now),
+															   IntervalPGetDatum(interval)));
+
+	if (then < now)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be negative", what)));
+	return then - now;
 }

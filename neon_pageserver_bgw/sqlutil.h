@@ -10,6 +10,7 @@
 
 #include "neon_sqlutil.h"
 #include "timeline.h"
+#include "utils/timestamp.h"
 
 /* ereport(ERROR) unless name is fit for a branch. */
 extern void sql_check_branch_name(const char *name);
@@ -19,5 +20,8 @@ extern Timeline *sql_open_timeline(FunctionCallInfo fcinfo, int tenant_argno, in
 
 /* First LSN of the history of a timeline, its ancestors included. */
 extern XLogRecPtr sql_history_start(Timeline *tl);
+
+/* Microseconds from now to an interval from now; ereport(ERROR) if it is negative. */
+extern int64 sql_interval_us(Interval *interval, const char *what);
 
 #endif							/* NEON_PS_SQLUTIL_H */

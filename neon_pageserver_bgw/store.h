@@ -81,18 +81,6 @@ extern void store_import_put(StoreImport *imp, const NeonKey *key, uint8 value_k
 							 const void *data, uint32 len);
 extern void store_import_finish(StoreImport *imp);
 
-/* ---- history points: LSNs that must stay readable (branches, leases) ---- */
-
-typedef enum HistoryPointKind
-{
-	HISTORY_BRANCH = 'b',
-	HISTORY_LEASE = 'l',
-} HistoryPointKind;
-
-extern void store_add_history_point(Timeline *tl, HistoryPointKind kind, const NeonId *id,
-									XLogRecPtr lsn, TimestampTz expires);
-extern void store_drop_history_point(Timeline *tl, HistoryPointKind kind, const NeonId *id);
-
 /* ---- reading ---- */
 
 /* One version of a key, found but not yet read. */

@@ -100,6 +100,12 @@ extern bool store_is_compacting(Timeline *tl);
 
 extern void compactworker_wake(void);
 
+/*
+ * Does all that is due of the timeline, or waits for the worker that is at it;
+ * the number of pieces of work.
+ */
+extern int	compactworker_run(Timeline *tl);
+
 /* Settings. */
 extern int	store_checkpoint_distance;
 extern int	store_checkpoint_timeout;

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "crashnote.h"
+#include "history.h"
 #include "init.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
@@ -87,20 +88,6 @@ remove_orphan_layers(const Manifest *m)
 	FreeDir(dir);
 }
 
-static TimelineShared *
-slot_of(const NeonId *tenant, const NeonId *timeline)
-{
-	for (int i = 0; i < timeline_nslots(); i++)
-	{
-		TimelineShared *s = timeline_slot(i);
-
-		if (pg_atomic_read_u32(&s->state) != TIMELINE_UNUSED &&
-			neon_id_equal(&s->id.timeline, timeline) && neon_id_equal(&s->id.tenant, tenant))
-			return s;
-	}
-	return NULL;
-}
-
 /* The manifest, or NULL and why it is not usable. */
 static Manifest *
 try_load(const NeonId *tenant, const NeonId *timeline, ManifestPos *pos, char *detail)
@@ -147,7 +134,7 @@ load_timeline(const NeonId *tenant, const NeonId *timeline)
 	Manifest   *m;
 	char		detail[TIMELINE_DETAIL_MAX] = "";
 
-	if (slot_of(tenant, timeline) != NULL)
+	if (timeline_find(tenant, timeline) != NULL)
 		return;
 	timeline_path(tenant, timeline, NULL, dir);
 	memset(&pos, 0, sizeof(pos));
@@ -269,7 +256,7 @@ check_ancestors(void)
 
 		if (pg_atomic_read_u32(&s->state) == TIMELINE_UNUSED ||
 			neon_id_is_zero(&s->id.ancestor) ||
-			slot_of(&s->id.tenant, &s->id.ancestor) != NULL)
+			timeline_find(&s->id.tenant, &s->id.ancestor) != NULL)
 			continue;
 		LWLockAcquire(&s->lock, LW_EXCLUSIVE);
 		snprintf(s->detail, sizeof(s->detail), "Its ancestor \"%s\" is missing.",
@@ -292,8 +279,8 @@ drop_stale_points(Timeline *tl)
 	{
 		ManifestPoint p = m->points[i];
 
-		if (p.kind == HISTORY_BRANCH && slot_of(&tl->id.tenant, &p.id) == NULL)
-			store_drop_history_point(tl, HISTORY_BRANCH, &p.id);
+		if (p.kind == HISTORY_BRANCH && timeline_find(&tl->id.tenant, &p.id) == NULL)
+			history_drop_branch(tl, &p.id);
 	}
 	manifest_free(m);
 }

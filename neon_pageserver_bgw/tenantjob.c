@@ -67,6 +67,8 @@ static const char *const tenant_grants[] = {
 	"EXECUTE ON FUNCTION neon_pageserver.wait_lsn",
 	"EXECUTE ON FUNCTION neon_pageserver.branch_create",
 	"EXECUTE ON FUNCTION neon_pageserver.branches",
+	"EXECUTE ON FUNCTION neon_pageserver.lease_lsn",
+	"EXECUTE ON FUNCTION neon_pageserver.lease_release",
 };
 
 static void

@@ -10,6 +10,7 @@
 
 #include "controlat.h"
 #include "funcapi.h"
+#include "history.h"
 #include "ingest_private.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
@@ -50,6 +51,7 @@ neon_lsn_for_timestamp(PG_FUNCTION_ARGS)
 
 	timeline_check_readable(tl);
 	ingest_catch_up(tl);
+	history_check_time(tl, when);
 	if (!control_lsn_for_timestamp(tl, when, &lsn, &commit_time, &in_future))
 	{
 		ereport(NOTICE, (errmsg("the timeline's history begins after that time")));
@@ -143,6 +145,14 @@ checkpoint_by_worker(Timeline *tl, XLogRecPtr target)
 	return true;
 }
 
+void
+ingest_checkpoint(Timeline *tl)
+{
+	ingest_catch_up(tl);
+	if (!checkpoint_by_worker(tl, timeline_last_record_lsn(tl)))
+		ingest_with_ownership(tl, checkpoint_as_owner, NULL);
+}
+
 PG_FUNCTION_INFO_V1(neon_timeline_checkpoint);
 
 /* timeline_checkpoint(tenant, timeline) returns pg_lsn: disk_consistent_lsn */
@@ -155,9 +165,7 @@ neon_timeline_checkpoint(PG_FUNCTION_ARGS)
 	check_superuser("timeline_checkpoint");
 	tl = sql_open_timeline(fcinfo, 0, 1);
 	timeline_check_readable(tl);
-	ingest_catch_up(tl);
-	if (!checkpoint_by_worker(tl, timeline_last_record_lsn(tl)))
-		ingest_with_ownership(tl, checkpoint_as_owner, NULL);
+	ingest_checkpoint(tl);
 	PG_RETURN_LSN(timeline_disk_consistent_lsn(tl));
 }
 

@@ -34,6 +34,7 @@ typedef struct Registry
 	LWLock		create_lock;	/* creation, renaming and deletion */
 	int			tranche;
 	int			nslots;
+	int			first_free;		/* no slot below it is unused */
 	uint64		next_incarnation;
 	pg_atomic_uint32 loaded;
 	ConditionVariable loaded_cv;
@@ -46,6 +47,13 @@ typedef struct HandleKey
 	NeonId		timeline;
 } HandleKey;
 
+/* In shared memory, under registry.lock: where a timeline's slot is. */
+typedef struct SlotEntry
+{
+	HandleKey	key;
+	int			slot;
+} SlotEntry;
+
 typedef struct HandleEntry
 {
 	HandleKey	key;
@@ -54,6 +62,7 @@ typedef struct HandleEntry
 
 static int	max_timelines = 1000;
 static Registry *registry = NULL;
+static HTAB *slots_by_id = NULL;
 static HTAB *handles = NULL;
 static bool exit_registered = false;
 static int	nowned = 0;
@@ -69,11 +78,17 @@ timeline_define_gucs(void)
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 }
 
-Size
-timeline_shmem_size(void)
+static Size
+registry_size(void)
 {
 	return add_size(offsetof(Registry, slot),
 					mul_size(max_timelines, sizeof(TimelineShared)));
+}
+
+Size
+timeline_shmem_size(void)
+{
+	return add_size(registry_size(), hash_estimate_size(max_timelines, sizeof(SlotEntry)));
 }
 
 static void
@@ -81,6 +96,7 @@ slot_init(TimelineShared *s, int tranche)
 {
 	LWLockInitialize(&s->lock, tranche);
 	LWLockInitialize(&s->change_lock, tranche);
+	LWLockInitialize(&s->history_lock, tranche);
 	LWLockInitialize(&s->manifest_lock, tranche);
 	LWLockInitialize(&s->index_lock, tranche);
 	pg_atomic_init_u64(&s->incarnation, 0);
@@ -93,6 +109,10 @@ slot_init(TimelineShared *s, int tranche)
 	pg_atomic_init_u64(&s->members_generation, 0);
 	pg_atomic_init_u64(&s->layer_bytes, 0);
 	pg_atomic_init_u32(&s->flush_wanted, 0);
+	pg_atomic_init_u64(&s->gc_cutoff, 0);
+	pg_atomic_init_u64(&s->gc_horizon, 0);
+	pg_atomic_init_u64(&s->gc_epoch, 0);
+	pg_atomic_init_u32(&s->points_version, 0);
 	pg_atomic_init_u32(&s->map_version, 0);
 	pg_atomic_init_u32(&s->wal_epoch, 0);
 	pg_atomic_init_u32(&s->lsn_waiters, 0);
@@ -104,12 +124,15 @@ slot_init(TimelineShared *s, int tranche)
 void
 timeline_shmem_init(void)
 {
+	HASHCTL		ctl = {.keysize = sizeof(HandleKey),.entrysize = sizeof(SlotEntry)};
 	bool		found;
 
-	registry = ShmemInitStruct("neon timelines", timeline_shmem_size(), &found);
+	slots_by_id = ShmemInitHash("neon timelines by id", max_timelines, max_timelines, &ctl,
+								HASH_ELEM | HASH_BLOBS);
+	registry = ShmemInitStruct("neon timelines", registry_size(), &found);
 	if (!found)
 	{
-		memset(registry, 0, timeline_shmem_size());
+		memset(registry, 0, registry_size());
 		registry->tranche = LWLockNewTrancheId();
 		LWLockInitialize(&registry->lock, registry->tranche);
 		LWLockInitialize(&registry->create_lock, registry->tranche);
@@ -204,21 +227,68 @@ slot_set_positions(TimelineShared *s, const Manifest *m)
 	pg_atomic_write_u64(&s->members_generation, m->members_generation);
 	pg_atomic_write_u64(&s->layer_bytes, bytes);
 	pg_atomic_write_u32(&s->flush_wanted, 0);
+	pg_atomic_write_u64(&s->gc_cutoff, m->gc_cutoff);
+	pg_atomic_write_u64(&s->gc_horizon, m->gc_cutoff);
+	pg_atomic_fetch_add_u32(&s->points_version, 1);
 	pg_atomic_fetch_add_u32(&s->map_version, 1);
+}
+
+/* registry.lock is held. */
+static int
+find_slot(const NeonId *tenant, const NeonId *timeline)
+{
+	HandleKey	key = {*tenant, *timeline};
+	SlotEntry  *entry = hash_search(slots_by_id, &key, HASH_FIND, NULL);
+
+	return entry != NULL ? entry->slot : -1;
+}
+
+TimelineShared *
+timeline_find(const NeonId *tenant, const NeonId *timeline)
+{
+	int			slot;
+
+	LWLockAcquire(&registry->lock, LW_SHARED);
+	slot = find_slot(tenant, timeline);
+	LWLockRelease(&registry->lock);
+	return slot >= 0 ? &registry->slot[slot] : NULL;
+}
+
+/* An unused slot under the id, or NULL.  registry.lock is held. */
+static TimelineShared *
+take_slot(const TimelineIdentity *id)
+{
+	HandleKey	key = {id->tenant, id->timeline};
+	int			i = registry->first_free;
+
+	while (i < registry->nslots &&
+		   pg_atomic_read_u32(&registry->slot[i].state) != TIMELINE_UNUSED)
+		i++;
+	registry->first_free = i;
+	if (i == registry->nslots)
+		return NULL;
+	((SlotEntry *) hash_search(slots_by_id, &key, HASH_ENTER, NULL))->slot = i;
+	return &registry->slot[i];
+}
+
+/* registry.lock is held. */
+static void
+give_slot_back(TimelineShared *s)
+{
+	HandleKey	key = {s->id.tenant, s->id.timeline};
+
+	hash_search(slots_by_id, &key, HASH_REMOVE, NULL);
+	registry->first_free = Min(registry->first_free, (int) (s - registry->slot));
 }
 
 TimelineShared *
 timeline_register(const Manifest *m, const ManifestPos *pos, TimelineState state,
 				  const char *detail)
 {
-	TimelineShared *s = NULL;
+	TimelineShared *s;
 
 	LWLockAcquire(&registry->lock, LW_EXCLUSIVE);
-	for (int i = 0; i < registry->nslots && s == NULL; i++)
-	{
-		if (pg_atomic_read_u32(&registry->slot[i].state) == TIMELINE_UNUSED)
-			s = &registry->slot[i];
-	}
+	s = take_slot(&m->identity);
 	if (s != NULL)
 	{
 		s->id = m->identity;
@@ -227,6 +297,7 @@ timeline_register(const Manifest *m, const ManifestPos *pos, TimelineState state
 		s->writer = m->writer;
 		s->term = m->term;
 		s->boot_record_end = m->boot_record_end;
+		s->gc_cutoff_time = m->gc_cutoff_time;
 		s->owner_pid = 0;
 		s->owner_unwanted = false;
 		s->manifest = *pos;
@@ -256,6 +327,7 @@ timeline_unregister(TimelineShared *s)
 	LWLockAcquire(&s->index_lock, LW_EXCLUSIVE);
 	pg_atomic_write_u32(&s->state, TIMELINE_UNUSED);
 	pg_atomic_write_u64(&s->incarnation, 0);
+	give_slot_back(s);
 	openlayer_free(&s->open);
 	openlayer_free(&s->frozen);
 	s->has_frozen = false;
@@ -263,21 +335,6 @@ timeline_unregister(TimelineShared *s)
 	LWLockRelease(&registry->lock);
 	ConditionVariableBroadcast(&s->lsn_cv);
 	ConditionVariableBroadcast(&s->owner_cv);
-}
-
-static int
-find_slot(const NeonId *tenant, const NeonId *timeline)
-{
-	for (int i = 0; i < registry->nslots; i++)
-	{
-		TimelineShared *s = &registry->slot[i];
-
-		if (pg_atomic_read_u32(&s->state) != TIMELINE_UNUSED &&
-			neon_id_equal(&s->id.timeline, timeline) &&
-			neon_id_equal(&s->id.tenant, tenant))
-			return i;
-	}
-	return -1;
 }
 
 /* ---- handles ---- */
@@ -347,6 +404,7 @@ open_handle(const NeonId *tenant, const NeonId *timeline)
 		/* Others may still hold the stale handle, so it is not freed. */
 		store_forget(tl);
 		walstore_forget(tl);
+		history_forget(tl);
 		entry->tl = NULL;
 	}
 

@@ -75,6 +75,7 @@ typedef struct Timeline
 	struct Timeline *ancestor;	/* opened with it; NULL for a root */
 	void	   *store_private;	/* open files and the like, of store.c */
 	void	   *wal_private;	/* of walstore.c */
+	void	   *history_private;	/* of historyread.c, one chunk or NULL */
 } Timeline;
 
 /* Opens a handle, cached per process.  ereport(ERROR) or NULL if there is none. */

@@ -3,8 +3,8 @@
  * timeline_shared.h
  *	  A timeline's slot in shared memory, for the storage's own files.
  *
- * Lock order: registry create_lock -> change_lock -> manifest_lock ->
- * index_lock -> lock.  A parent's locks come before its child's.
+ * Lock order: registry create_lock -> change_lock -> history_lock ->
+ * manifest_lock -> index_lock -> lock.  A parent's locks come before its child's.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,6 +20,7 @@ struct TimelineShared
 {
 	LWLock		lock;			/* the plain fields; held for moments only */
 	LWLock		change_lock;	/* held by who changes the manifest's meaning */
+	LWLock		history_lock;	/* history points and the horizon: shared to take both */
 	LWLock		manifest_lock;	/* the manifest file: shared to read, exclusive to append */
 	LWLock		index_lock;		/* open, and map_version together with it */
 
@@ -49,6 +50,12 @@ struct TimelineShared
 	ManifestPos manifest;		/* under manifest_lock */
 	uint64		next_file_id;	/* under manifest_lock */
 	uint64		reserved_file_id;	/* ids below are reserved in the file */
+
+	pg_atomic_uint64 gc_cutoff; /* published horizon; changed under history_lock */
+	pg_atomic_uint64 gc_horizon;	/* what compaction may use: gc_cutoff, or the one before */
+	pg_atomic_uint64 gc_epoch;	/* in which gc_cutoff was published */
+	TimestampTz gc_cutoff_time; /* under lock */
+	pg_atomic_uint32 points_version;	/* changes with the history points */
 
 	pg_atomic_uint32 wal_epoch; /* changes when stored segments are removed */
 	pg_atomic_uint32 map_version;	/* changes with the list of files */
@@ -99,6 +106,7 @@ extern void timeline_set_readonly(Timeline *tl, const char *why);
 
 /* For the supervisor and lifecycle.c. */
 extern TimelineShared *timeline_slot(int i);
+extern TimelineShared *timeline_find(const NeonId *tenant, const NeonId *timeline);	/* or NULL */
 extern int	timeline_nslots(void);
 
 /* A slot filled from a manifest, or NULL if all are in use. */
@@ -116,6 +124,7 @@ extern void store_forget(Timeline *tl);
 extern void store_owner_changed(Timeline *tl);
 extern void walstore_forget(Timeline *tl);
 extern void walstore_owner_changed(Timeline *tl);
+extern void history_forget(Timeline *tl);
 
 /* A directory whose name ends so is to be removed at the next start. */
 #define DELETED_SUFFIX ".deleted"

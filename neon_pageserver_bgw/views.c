@@ -9,6 +9,7 @@
 
 #include "fmgr.h"
 #include "funcapi.h"
+#include "history.h"
 #include "ingest.h"
 #include "redopool.h"
 #include "service.h"
@@ -23,7 +24,7 @@ PG_FUNCTION_INFO_V1(neon_timelines_info);
 PG_FUNCTION_INFO_V1(neon_branches);
 PG_FUNCTION_INFO_V1(neon_stat_pageserver_info);
 
-#define TIMELINE_COLUMNS	20
+#define TIMELINE_COLUMNS	22
 #define BRANCH_COLUMNS		7
 
 /* A row that is filled from left to right. */
@@ -119,6 +120,20 @@ add_origin(RowBuilder *row, Timeline *tl)
 	add_lsn(row, timeline_last_record_lsn(tl));
 }
 
+/* The horizon and its time; both null while all history is there. */
+static void
+add_cutoff(RowBuilder *row, Timeline *tl)
+{
+	TimestampTz time;
+	XLogRecPtr	cutoff = history_cutoff(tl, &time);
+
+	add_lsn(row, cutoff);
+	if (XLogRecPtrIsInvalid(cutoff))
+		add_null(row);
+	else
+		add(row, TimestampTzGetDatum(time));
+}
+
 static void
 put_timeline(Timeline *tl, void *arg)
 {
@@ -145,6 +160,7 @@ put_timeline(Timeline *tl, void *arg)
 	add(&row, Int32GetDatum(tl->id.wal_segment_size));
 	add(&row, BoolGetDatum(tl->id.data_checksums));
 	add(&row, Int64GetDatum((int64) timeline_members_generation(tl)));
+	add_cutoff(&row, tl);
 	Assert(row.n == TIMELINE_COLUMNS);
 	sql_put_row(row.fcinfo, row.values, row.nulls);
 }

@@ -108,8 +108,8 @@ start_backup(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, const Boo
 	initPQExpBuffer(&sql);
 	appendPQExpBuffer(&sql, "CALL neon_pageserver.basebackup('%s', '%s', '%s', %u, '%s'",
 					  tl->tenant, tl->id, lsn_text(plan->lsn), term, endpoint_kind_name(ep->kind));
-	/* Safekeepers know a boot by the id in its boot record. */
-	if (plan->quorum != NULL)
+	/* Safekeepers know a boot by the id in its boot record, and the pageserver its lease. */
+	if (plan->quorum != NULL || ep->kind != ENDPOINT_PRIMARY)
 		appendPQExpBuffer(&sql, ", '%s'", plan->boot_id);
 	appendPQExpBufferChar(&sql, ')');
 	if (PQExpBufferBroken(&sql))

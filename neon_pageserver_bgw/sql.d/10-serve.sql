@@ -75,9 +75,36 @@ LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION neon_pageserver.lease_lsn(
 	tenant neon_pageserver.id, timeline neon_pageserver.id, lsn pg_lsn,
-	duration interval DEFAULT '1 hour')
+	duration interval DEFAULT '1 hour', lease neon_pageserver.id DEFAULT NULL)
 RETURNS timestamptz
 AS 'MODULE_PATHNAME', 'neon_lease_lsn'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION neon_pageserver.lease_release(
+	tenant neon_pageserver.id, timeline neon_pageserver.id, lease neon_pageserver.id)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'neon_lease_release'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+-- how much history is kept: NULL is the instance's setting
+CREATE FUNCTION neon_pageserver.tenant_configure(
+	tenant neon_pageserver.id, pitr_interval interval DEFAULT NULL, gc_horizon bigint DEFAULT NULL)
+RETURNS void
+AS 'MODULE_PATHNAME', 'neon_tenant_configure'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION neon_pageserver.tenant_settings(
+	tenant neon_pageserver.id,
+	OUT pitr_interval interval, OUT gc_horizon bigint,
+	OUT own_pitr_interval boolean, OUT own_gc_horizon boolean)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'neon_tenant_settings'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION neon_pageserver.timeline_gc(
+	tenant neon_pageserver.id, timeline neon_pageserver.id)
+RETURNS pg_lsn
+AS 'MODULE_PATHNAME', 'neon_timeline_gc'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
 -- what a tenant's own computes may see of it
@@ -112,7 +139,9 @@ CREATE FUNCTION neon_pageserver.timelines_info(
 	OUT system_identifier numeric,
 	OUT wal_segment_size int,
 	OUT data_checksums boolean,
-	OUT members_generation bigint)
+	OUT members_generation bigint,
+	OUT gc_cutoff pg_lsn,
+	OUT gc_cutoff_time timestamptz)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'neon_timelines_info'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
