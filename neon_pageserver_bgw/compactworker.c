@@ -39,6 +39,8 @@ typedef struct SlotMemo
 {
 	uint64		incarnation;
 	uint32		map_version;	/* at which there was nothing to do */
+	uint32		points_version; /* the same */
+	XLogRecPtr	cutoff;			/* the same */
 	bool		settled;		/* map_version counts */
 	int			retry_ms;		/* after a failure; 0: none */
 	TimestampTz retry_at;
@@ -147,6 +149,8 @@ compact_slot(TimelineShared *s, SlotMemo *memo, MemoryContext context)
 	NeonId		timeline = s->id.timeline;
 	uint64		incarnation = pg_atomic_read_u64(&s->incarnation);
 	uint32		version = pg_atomic_read_u32(&s->map_version);
+	uint32		points = pg_atomic_read_u32(&s->points_version);
+	XLogRecPtr	cutoff = pg_atomic_read_u64(&s->gc_cutoff);
 	bool		merged;
 
 	if (pg_atomic_read_u32(&s->state) != TIMELINE_ACTIVE)
@@ -156,12 +160,15 @@ compact_slot(TimelineShared *s, SlotMemo *memo, MemoryContext context)
 		memset(memo, 0, sizeof(*memo));
 		memo->incarnation = incarnation;
 	}
-	if ((memo->settled && memo->map_version == version) ||
+	if ((memo->settled && memo->map_version == version && memo->points_version == points &&
+		 memo->cutoff == cutoff) ||
 		(memo->retry_ms > 0 && neon_clock() < memo->retry_at))
 		return false;
 	merged = compact_guarded(&tenant, &timeline, memo, context);
 	memo->settled = !merged && memo->retry_ms == 0;
 	memo->map_version = version;
+	memo->points_version = points;
+	memo->cutoff = cutoff;
 	return merged;
 }
 

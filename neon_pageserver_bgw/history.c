@@ -92,6 +92,8 @@ end_point(Timeline *tl, HistoryPointKind kind, const NeonId *id)
 		pfree(body.data);
 	}
 	LWLockRelease(&tl->shared->history_lock);
+	if (found != NULL)
+		history_wake();
 	return found != NULL;
 }
 
@@ -147,7 +149,7 @@ history_drop_ended(Timeline *tl, TimestampTz before)
 	m = timeline_read_manifest(tl);
 	for (int i = 0; i < m->npoints; i++)
 	{
-		if (history_has_ended(&m->points[i], before))
+		if (history_end_of(&m->points[i]) <= before)
 			manifest_op_drop_point(&body, m->points[i].kind, &m->points[i].id);
 	}
 	any = body.len > 0;

@@ -22,10 +22,11 @@ extern bool history_epoch_passed(uint64 epoch);
 /* ---- points ---- */
 
 /*
- * A lease ends when its time is over, but after a start of the instance not
- * before its whole length: its holder could not renew it in between.
+ * When the point ends, DT_NOEND if it does not by itself: a lease when its time
+ * is over, but after a start of the instance not before its whole length, as
+ * its holder could not renew it in between.
  */
-extern bool history_has_ended(const ManifestPoint *point, TimestampTz now);
+extern TimestampTz history_end_of(const ManifestPoint *point);
 
 /* NULL, or the point; valid until the next call of anything here. */
 extern const ManifestPoint *history_find_point(Timeline *tl, HistoryPointKind kind,
@@ -36,6 +37,10 @@ extern const ManifestPoint *history_find_point(Timeline *tl, HistoryPointKind ki
  * began: false if there are none.
  */
 extern bool history_drop_ended(Timeline *tl, TimestampTz before);
+
+/* Wakes the history worker: a point has ended before its time. */
+extern void history_wake(void);
+extern ConditionVariable *history_work_cv(void);
 
 /* ---- the horizon (historygc.c) ---- */
 

@@ -35,6 +35,7 @@ typedef struct Readers
 {
 	pg_atomic_uint64 epoch;
 	TimestampTz started_at;		/* when this shared memory was made */
+	ConditionVariable work_cv;	/* of the history worker: a point has ended */
 	int			ncells;
 	ReaderCell	cell[FLEXIBLE_ARRAY_MEMBER];
 } Readers;
@@ -68,6 +69,7 @@ history_shmem_init(void)
 		return;
 	pg_atomic_init_u64(&readers->epoch, 1);
 	readers->started_at = GetCurrentTimestamp();
+	ConditionVariableInit(&readers->work_cv);
 	readers->ncells = MaxBackends;
 	for (int i = 0; i < readers->ncells; i++)
 		pg_atomic_init_u64(&readers->cell[i].epoch, 0);
@@ -149,6 +151,20 @@ history_epoch_passed(uint64 epoch)
 	return true;
 }
 
+/* ---- the worker that drops what has ended ---- */
+
+void
+history_wake(void)
+{
+	ConditionVariableBroadcast(&readers->work_cv);
+}
+
+ConditionVariable *
+history_work_cv(void)
+{
+	return &readers->work_cv;
+}
+
 /* ---- who may read ---- */
 
 /* The points as of now or later; valid until the next call. */
@@ -184,11 +200,12 @@ history_forget(Timeline *tl)
 	tl->history_private = NULL;
 }
 
-bool
-history_has_ended(const ManifestPoint *point, TimestampTz now)
+TimestampTz
+history_end_of(const ManifestPoint *point)
 {
-	return point->expires != 0 && point->expires <= now &&
-		readers->started_at + (TimestampTz) point->length <= now;
+	if (point->expires == 0)
+		return DT_NOEND;
+	return Max(point->expires, readers->started_at + (TimestampTz) point->length);
 }
 
 /* Is there a point at lsn that has not ended? */
@@ -200,7 +217,7 @@ is_point(Timeline *tl, XLogRecPtr lsn)
 
 	for (int i = 0; i < cache->npoints; i++)
 	{
-		if (cache->points[i].lsn == lsn && !history_has_ended(&cache->points[i], now))
+		if (cache->points[i].lsn == lsn && history_end_of(&cache->points[i]) > now)
 			return true;
 	}
 	return false;

@@ -30,6 +30,7 @@
 #include "utils/timestamp.h"
 
 #define ROUND_MS			10000
+#define SETTLING_ROUND_MS	500		/* while something has ended and its readers may go on */
 #define READERS_POLL_MS		20
 #define READERS_WAIT_MS		60000
 
@@ -46,6 +47,15 @@ typedef struct SlotMemo
 	TimestampTz first_end;		/* of a lease here; 0: not known, DT_NOEND: none */
 	uint32		points_version; /* of which first_end is */
 } SlotMemo;
+
+/* Reads that began before a time are over when the epoch of that time has passed. */
+typedef struct Settling
+{
+	TimestampTz since;			/* of the epoch that is waited for; 0: none */
+	uint64		epoch;
+	TimestampTz ended_before;	/* the newest time whose epoch has passed; 0: none */
+	bool		waiting;		/* something ended after that, and before since */
+} Settling;
 
 extern PGDLLEXPORT void historyworker_main(Datum arg);
 
@@ -124,10 +134,7 @@ first_end(Timeline *tl)
 	TimestampTz first = DT_NOEND;
 
 	for (int i = 0; i < m->npoints; i++)
-	{
-		if (m->points[i].expires != 0)
-			first = Min(first, m->points[i].expires);
-	}
+		first = Min(first, history_end_of(&m->points[i]));
 	manifest_free(m);
 	return first;
 }
@@ -137,7 +144,7 @@ first_end(Timeline *tl)
  * before that are over if its epoch has passed.
  */
 static void
-drop_ended(Timeline *tl, SlotMemo *memo, TimestampTz before)
+drop_ended(Timeline *tl, SlotMemo *memo, Settling *settling)
 {
 	uint32		version = pg_atomic_read_u32(&tl->shared->points_version);
 
@@ -146,8 +153,11 @@ drop_ended(Timeline *tl, SlotMemo *memo, TimestampTz before)
 		memo->first_end = first_end(tl);
 		memo->points_version = version;
 	}
-	if (memo->first_end <= before && history_drop_ended(tl, before))
+	if (memo->first_end <= settling->ended_before &&
+		history_drop_ended(tl, settling->ended_before))
 		compactworker_wake();
+	else if (memo->first_end <= settling->since)
+		settling->waiting = true;
 }
 
 /* ---- one timeline ---- */
@@ -168,22 +178,21 @@ is_due(Timeline *tl, SlotMemo *memo)
 }
 
 static void
-look_at(Timeline *tl, SlotMemo *memo, TimestampTz ended_before)
+look_at(Timeline *tl, SlotMemo *memo, Settling *settling)
 {
 	if (memo->incarnation != tl->incarnation)
 	{
 		memset(memo, 0, sizeof(*memo));
 		memo->incarnation = tl->incarnation;
 	}
-	if (ended_before != 0)
-		drop_ended(tl, memo, ended_before);
+	drop_ended(tl, memo, settling);
 	if (is_due(tl, memo) && move_horizon(tl))
 		compactworker_wake();
 }
 
 /* An error is logged and hurts no other timeline; it is tried again when it is due. */
 static void
-look_at_guarded(TimelineShared *s, SlotMemo *memo, TimestampTz ended_before, MemoryContext context)
+look_at_guarded(TimelineShared *s, SlotMemo *memo, Settling *settling, MemoryContext context)
 {
 	NeonId		tenant = s->id.tenant;
 	NeonId		timeline = s->id.timeline;
@@ -195,7 +204,7 @@ look_at_guarded(TimelineShared *s, SlotMemo *memo, TimestampTz ended_before, Mem
 		Timeline   *tl = timeline_open(&tenant, &timeline, true);
 
 		if (tl != NULL)
-			look_at(tl, memo, ended_before);
+			look_at(tl, memo, settling);
 	}
 	PG_CATCH();
 	{
@@ -207,14 +216,6 @@ look_at_guarded(TimelineShared *s, SlotMemo *memo, TimestampTz ended_before, Mem
 
 /* ---- the worker ---- */
 
-/* Reads that began before a time are over when the epoch of that time has passed. */
-typedef struct Settling
-{
-	TimestampTz since;			/* of the epoch that is waited for; 0: none */
-	uint64		epoch;
-	TimestampTz ended_before;	/* the newest such time known */
-} Settling;
-
 static void
 settle(Settling *settling)
 {
@@ -223,6 +224,7 @@ settle(Settling *settling)
 	settling->ended_before = settling->since;
 	settling->since = GetCurrentTimestamp();
 	settling->epoch = history_epoch_advance();
+	settling->waiting = false;
 }
 
 void
@@ -247,15 +249,17 @@ historyworker_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 			memset(memos, 0, timeline_nslots() * sizeof(SlotMemo));
 		}
+		ConditionVariablePrepareToSleep(history_work_cv());
 		settle(&settling);
 		for (int i = 0; i < timeline_nslots(); i++)
 		{
 			CHECK_FOR_INTERRUPTS();
-			look_at_guarded(timeline_slot(i), &memos[i], settling.ended_before, context);
+			look_at_guarded(timeline_slot(i), &memos[i], &settling, context);
 		}
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 ROUND_MS, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
+		(void) ConditionVariableTimedSleep(history_work_cv(),
+										   settling.waiting ? SETTLING_ROUND_MS : ROUND_MS,
+										   PG_WAIT_EXTENSION);
+		ConditionVariableCancelSleep();
 		CHECK_FOR_INTERRUPTS();
 	}
 }

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * layersview.c
- *	  What the view layers shows: the files that the manifests name.
+ *	  What the views layers and history_points show: the files and the points
+ *	  that the manifests name.
  *
  *-------------------------------------------------------------------------
  */
@@ -9,6 +10,7 @@
 
 #include "fmgr.h"
 #include "funcapi.h"
+#include "history.h"
 #include "layerfile.h"
 #include "sqlutil.h"
 #include "timeline_shared.h"
@@ -17,6 +19,7 @@
 #include "utils/pg_lsn.h"
 
 PG_FUNCTION_INFO_V1(neon_layers_info);
+PG_FUNCTION_INFO_V1(neon_history_points_info);
 
 static void
 put_layer(Timeline *tl, const ManifestFile *file, FunctionCallInfo fcinfo)
@@ -37,15 +40,15 @@ put_layer(Timeline *tl, const ManifestFile *file, FunctionCallInfo fcinfo)
 	sql_put_row(fcinfo, values, nulls);
 }
 
-/* A timeline whose manifest cannot be read, or that is gone meanwhile, has no rows. */
-static void
-put_layers(Timeline *tl, void *arg)
+/* NULL if the manifest cannot be read, or the timeline is gone meanwhile: it has no rows then. */
+static Manifest *
+read_or_null(Timeline *tl)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Manifest   *volatile m = NULL;
 
 	if (timeline_state(tl) != TIMELINE_ACTIVE && timeline_state(tl) != TIMELINE_READONLY)
-		return;
+		return NULL;
 	PG_TRY();
 	{
 		m = timeline_read_manifest(tl);
@@ -59,6 +62,14 @@ put_layers(Timeline *tl, void *arg)
 		LWLockReleaseAll();
 	}
 	PG_END_TRY();
+	return m;
+}
+
+static void
+put_layers(Timeline *tl, void *arg)
+{
+	Manifest   *m = read_or_null(tl);
+
 	if (m == NULL)
 		return;
 	for (int i = 0; i < m->nfiles; i++)
@@ -71,5 +82,41 @@ neon_layers_info(PG_FUNCTION_ARGS)
 {
 	InitMaterializedSRF(fcinfo, 0);
 	timeline_foreach(put_layers, fcinfo);
+	return (Datum) 0;
+}
+
+static void
+put_point(Timeline *tl, const ManifestPoint *point, FunctionCallInfo fcinfo)
+{
+	Datum		values[6];
+	bool		nulls[6] = {false};
+
+	values[0] = sql_id_datum(&tl->id.tenant);
+	values[1] = sql_id_datum(&tl->id.timeline);
+	values[2] = CStringGetTextDatum(point->kind == HISTORY_BRANCH ? "branch" : "lease");
+	values[3] = sql_id_datum(&point->id);
+	values[4] = LSNGetDatum(point->lsn);
+	values[5] = TimestampTzGetDatum(point->expires);
+	nulls[5] = point->expires == 0;
+	sql_put_row(fcinfo, values, nulls);
+}
+
+static void
+put_points(Timeline *tl, void *arg)
+{
+	Manifest   *m = read_or_null(tl);
+
+	if (m == NULL)
+		return;
+	for (int i = 0; i < m->npoints; i++)
+		put_point(tl, &m->points[i], arg);
+	manifest_free(m);
+}
+
+Datum
+neon_history_points_info(PG_FUNCTION_ARGS)
+{
+	InitMaterializedSRF(fcinfo, 0);
+	timeline_foreach(put_points, fcinfo);
 	return (Datum) 0;
 }

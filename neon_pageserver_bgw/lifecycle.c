@@ -24,6 +24,9 @@
 
 #define STOP_WRITER_TIMEOUT_MS	30000
 
+/* Branches that keep a timeline from being deleted and are named for it. */
+#define MAX_NAMED_CHILDREN		10
+
 /* ---- names ---- */
 
 static void
@@ -299,28 +302,46 @@ timeline_rename(Timeline *tl, const char *new_name)
 
 /* ---- deletion ---- */
 
+/* Appends the branch's name, as long as there are few. */
+static void
+name_child(TimelineShared *child, int nchildren, StringInfo names)
+{
+	char		name[NEON_NAME_MAX];
+
+	if (nchildren >= MAX_NAMED_CHILDREN)
+		return;
+	LWLockAcquire(&child->lock, LW_SHARED);
+	strlcpy(name, child->name, sizeof(name));
+	LWLockRelease(&child->lock);
+	appendStringInfo(names, "%s\"%s\"", nchildren > 0 ? ", " : "", name);
+}
+
 /* create_lock is held. */
 static void
 check_no_children(Timeline *tl)
 {
+	StringInfoData names;
+	int			n = 0;
+
+	initStringInfo(&names);
 	for (int i = 0; i < timeline_nslots(); i++)
 	{
 		TimelineShared *s = timeline_slot(i);
-		char		name[NEON_NAME_MAX];
 
-		if (pg_atomic_read_u32(&s->state) == TIMELINE_UNUSED ||
-			!neon_id_equal(&s->id.tenant, &tl->id.tenant) ||
-			!neon_id_equal(&s->id.ancestor, &tl->id.timeline))
-			continue;
-		LWLockAcquire(&s->lock, LW_SHARED);
-		strlcpy(name, s->name, sizeof(name));
-		LWLockRelease(&s->lock);
-		ereport(ERROR,
-				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-				 errmsg("the timeline has branches"),
-				 errdetail("Branch \"%s\" starts from it.", name),
-				 errhint("Delete its branches first.")));
+		if (pg_atomic_read_u32(&s->state) != TIMELINE_UNUSED &&
+			neon_id_equal(&s->id.tenant, &tl->id.tenant) &&
+			neon_id_equal(&s->id.ancestor, &tl->id.timeline))
+			name_child(s, n++, &names);
 	}
+	if (n == 0)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg_plural("the timeline has %d branch", "the timeline has %d branches", n, n),
+			 n == 1 ? errdetail("Branch %s starts from it.", names.data) :
+			 n <= MAX_NAMED_CHILDREN ? errdetail("Branches %s start from it.", names.data) :
+			 errdetail("Branches %s and %d more start from it.", names.data, n - MAX_NAMED_CHILDREN),
+			 errhint("Delete its branches first.")));
 }
 
 /* Renames to *.deleted; what an earlier deletion left under that name goes first. */

@@ -165,6 +165,20 @@ LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 CREATE VIEW neon_pageserver.layers AS
 	SELECT * FROM neon_pageserver.layers_info();
 
+CREATE FUNCTION neon_pageserver.history_points_info(
+	OUT tenant_id neon_pageserver.id,
+	OUT timeline_id neon_pageserver.id,
+	OUT kind text,
+	OUT id neon_pageserver.id,
+	OUT lsn pg_lsn,
+	OUT expires timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'neon_history_points_info'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
+CREATE VIEW neon_pageserver.history_points AS
+	SELECT * FROM neon_pageserver.history_points_info();
+
 CREATE VIEW neon_pageserver.tenants AS
 	SELECT tenant_id,
 		count(*) AS timelines,

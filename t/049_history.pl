@@ -1,0 +1,144 @@
+# What is kept of the past: the horizon, history points, leases of running
+# endpoints, refusals below the horizon, and what deletions set free.
+use strict;
+use warnings;
+use NeonTest;
+use Test::More;
+use Time::HiRes qw(sleep);
+
+my $f = 'neon_pageserver';
+my $old = qr/older than the history that is kept of branch "\w+": the oldest valid LSN is [0-9A-F]+\/[0-9A-F]+, of 20/;
+my $t = NeonTest->new;
+$t->quickstart;
+my $tenant = $t->tenant;
+my $main = $t->timeline('main');
+
+sub ps { return $t->psql('pageserver', $_[0]) }
+sub ps_fails { my ($sql, $re, $what) = @_; my (undef, undef, $err) = $t->psql_raw('pageserver', $sql); like($err, $re, $what) }
+sub gc { return ps("SELECT $f.timeline_gc('$tenant', '" . ($_[0] || $main) . "')") }
+sub points { return ps("SELECT count(*) FROM $f.history_points WHERE timeline_id = '" . ($_[1] || $main) . "' AND kind = '$_[0]'") }
+
+# five states of a table of some hundred pages; every one rewrites all of them
+$t->psql('main', "CREATE TABLE h(i int, filler text); INSERT INTO h SELECT g, repeat('x', 700) FROM generate_series(1, 2000) g");
+my @state;
+for my $n (1 .. 5)
+{
+	$t->psql('main', "UPDATE h SET i = i + 10000");
+	my ($lsn, $when) = split /\|/, $t->psql('main', 'SELECT pg_current_wal_insert_lsn(), clock_timestamp()');
+	push @state, { lsn => $lsn, when => $when, sum => $t->psql('main', 'SELECT sum(i) FROM h') };
+	sleep 0.1;
+}
+$t->psql('main', 'UPDATE h SET i = 0');
+$t->wait_ingest('main');
+
+# ---- settings
+is(ps("SELECT pitr_interval, gc_horizon, own_pitr_interval, own_gc_horizon FROM $f.tenant_settings('$tenant')"),
+	'7 days|67108864|f|f', "the instance's settings");
+is(gc(), '', 'nothing is old enough');
+is(ps("SELECT count(*) FROM $f.timelines WHERE gc_cutoff IS NOT NULL"), '0', 'no horizon');
+ps("SELECT $f.tenant_configure('$tenant', '0', 0)");
+is(ps("SELECT pitr_interval, gc_horizon, own_pitr_interval, own_gc_horizon FROM $f.tenant_settings('$tenant')"),
+	'00:00:00|0|t|t', "the tenant's own");
+ps_fails("SELECT $f.tenant_configure('$tenant', '-1 s')", qr/must not be negative/, 'a negative interval is refused');
+
+# ---- points: a branch at state 1, a static endpoint at 2, a lease at 3; nothing at 4
+$t->neon('timeline', 'branch', '--branch-name', 'old', '--ancestor-start-lsn', $state[0]{lsn});
+my $old_id = $t->timeline('old');
+$t->endpoint_start('static', lsn => $state[1]{lsn});
+my $x = $t->boot_lsn('static');
+is(points('lease'), 1, 'a static endpoint has a lease');
+my $leased = ps("SELECT $f.round_lsn('$tenant', '$main', '$state[2]{lsn}')");
+my $lease = 'abcdef0123456789abcdef0123456789';
+my $ends = ps("SELECT $f.lease_lsn('$tenant', '$main', '$leased', '1 hour', '$lease')");
+is(ps("SELECT $f.lease_lsn('$tenant', '$main', '$leased', '1 hour', '$lease')"), $ends,
+	'a fresh lease is not renewed');
+isnt(ps("SELECT $f.lease_lsn('$tenant', '$main', '$leased', '2 hours', '$lease')"), $ends,
+	'a longer one is');
+is(points('lease'), 2, 'and it is one lease');
+
+my $cutoff = gc();
+like($cutoff, qr{^[0-9A-F]+/[0-9A-F]+$}, "the horizon is at $cutoff");
+cmp_ok(NeonTest::lsn_num($cutoff), '>', NeonTest::lsn_num($state[4]{lsn}), 'behind all states');
+is(ps("SELECT gc_cutoff, gc_cutoff_time > '$state[4]{when}' FROM $f.timelines WHERE timeline_id = '$main'"),
+	"$cutoff|t", 'the view has it, and its time');
+
+# ---- refusals
+$t->neon_fails([ 'timeline', 'branch', '--branch-name', 'b4', '--ancestor-start-lsn', $state[3]{lsn} ],
+	$old, qr/Choose a newer LSN or time/, 'a branch below the horizon is refused');
+$t->neon_fails([ 'timeline', 'branch', '--branch-name', 'b4', '--ancestor-start-time', $state[3]{when} ],
+	$old, qr/Choose a newer LSN or time/, 'a branch before its time, too');
+$t->neon_fails([ 'endpoint', 'start', 'st4', '--lsn', $state[3]{lsn} ],
+	$old, qr/Choose a newer LSN or time/, 'a static endpoint too');
+ps_fails("SELECT $f.branch_create('$tenant', 'b4', 'main', '$state[3]{lsn}')", $old, 'branch_create');
+ps_fails("SELECT $f.lease_lsn('$tenant', '$main', '$state[3]{lsn}')", $old, 'lease_lsn');
+ps_fails("SELECT $f.lsn_for_timestamp('$tenant', '$main', '$state[3]{when}')", $old, 'lsn_for_timestamp');
+ps_fails("SELECT $f.get_page('$tenant', '$main', 1663, 1, 1259, 0, 0, '$state[3]{lsn}')", $old, 'get_page');
+ps_fails("CALL $f.basebackup('$tenant', '$main', '$state[3]{lsn}', 0, 'static')", $old, 'base backup');
+is($t->psql('pageserver', "\\set VERBOSITY sqlstate\n\\set ON_ERROR_STOP off\nSELECT $f.get_page('$tenant', '$main', 1663, 1, 1259, 0, 0, '$state[3]{lsn}');\n\\echo :SQLSTATE"),
+	'22023', 'SQLSTATE of a refusal');
+
+# ---- what is retained is right, now and after a restart of the pageserver
+sub retained_is_right
+{
+	my ($what) = @_;
+	is($t->psql('main', 'SELECT sum(i) FROM h'), '0', "$what: the primary");
+	is($t->psql('static', 'SELECT sum(i) FROM h'), $state[1]{sum}, "$what: the running static endpoint");
+	is(ps("SELECT length($f.get_page('$tenant', '$main', 1663, 1, 1259, 0, 0, '$leased'))"), '8192',
+		"$what: a page at the leased LSN");
+	ps_fails("SELECT $f.get_page('$tenant', '$main', 1663, 1, 1259, 0, 0, '$state[3]{lsn}')", $old,
+		"$what: what is not retained is refused");
+}
+retained_is_right('after the horizon moved');
+$t->neon('pageserver', 'stop');
+$t->neon('pageserver', 'start');
+retained_is_right('after a restart');
+$t->endpoint_start('old', branch => 'old');
+is($t->psql('old', 'SELECT sum(i) FROM h'), $state[0]{sum}, 'the branch');
+$t->neon('timeline', 'branch', '--branch-name', 'b3', '--ancestor-start-lsn', $leased);
+$t->endpoint_start('b3', branch => 'b3');
+is($t->psql('b3', 'SELECT sum(i) FROM h'), $state[2]{sum}, 'a branch made at the leased LSN');
+$t->endpoint_stop($_) for 'old', 'b3';
+
+# ---- a lease that ends
+is(ps("SELECT $f.lease_release('$tenant', '$main', '$lease')"), 't', 'a lease is released');
+ps("SELECT $f.timeline_delete('$tenant', '" . $t->timeline('b3') . "')");
+$t->poll('pageserver', "SELECT count(*) FROM $f.history_points WHERE lsn = '$leased'", '0');
+ps_fails("SELECT $f.get_page('$tenant', '$main', 1663, 1, 1259, 0, 0, '$leased')", $old, 'the LSN is refused then');
+
+$t->endpoint_stop('static');
+$t->poll('pageserver', "SELECT count(*) FROM $f.history_points WHERE kind = 'lease'", '0');
+$t->neon_fails([ 'endpoint', 'start', 'static' ], $old, qr/Choose a newer LSN or time/, 'it cannot start again');
+
+# an endpoint that loses its lease while it runs says so, and reads nothing wrong
+my ($now) = split /\|/, $t->psql('main', 'SELECT pg_current_wal_insert_lsn()');
+$t->endpoint_start('s2', lsn => $now, ephemeral => 1);
+is(points('lease'), 1, 'an ephemeral endpoint has a lease');
+$t->psql('main', 'UPDATE h SET i = 7');
+$t->wait_ingest('main');
+gc();
+ps("SELECT $f.lease_release('$tenant', '$main', id) FROM $f.history_points WHERE kind = 'lease'");
+$t->psql_fails('s2', 'SELECT sum(i) FROM h', $old, 'an endpoint without its lease says so');
+$t->endpoint_stop('s2');
+
+# ---- deletion
+$t->neon('timeline', 'branch', '--branch-name', 'child', '--ancestor-branch-name', 'old');
+$t->neon('endpoint', 'destroy', $_) for 'old', 'b3';
+$t->neon_fails([ 'timeline', 'delete', 'old' ], qr/child/, qr/delete/i, 'a branch with children is not deleted');
+ps_fails("SELECT $f.timeline_delete('$tenant', '$old_id')", qr/Branch "child" starts from it/, 'the error names the child');
+$t->neon('timeline', 'delete', 'child');
+$t->neon('timeline', 'delete', 'old');
+$t->poll('pageserver', "SELECT count(*) FROM $f.history_points", '0');
+ok(!-e $t->ps_pgdata . "/neon/tenants/$tenant/timelines/$old_id", 'so does its directory');
+
+# ---- a settings file that is damaged stops the horizon, and says so
+my $file = $t->ps_pgdata . "/neon/tenants/$tenant/settings";
+my $bytes = NeonTest::Vanilla::slurp($file);
+substr($bytes, 9, 1) ^= "\1";
+open my $out, '>', $file or die "$file: $!";
+print $out $bytes;
+close $out or die "$file: $!";
+ps_fails("SELECT $f.timeline_gc('$tenant', '$main')", qr/settings" is corrupted/, 'a damaged settings file is reported');
+ps("SELECT $f.tenant_configure('$tenant')");
+is(ps("SELECT own_pitr_interval, own_gc_horizon FROM $f.tenant_settings('$tenant')"), 'f|f', 'and can be written anew');
+$t->neon('stop');
+done_testing();
