@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "controlat.h"
+#include "history.h"
 #include "miscadmin.h"
 #include "neon_walindex.h"
 #include "store.h"
@@ -373,7 +374,7 @@ control_lsn_for_timestamp(Timeline *tl, TimestampTz when, XLogRecPtr *lsn,
 	ControlState state;
 	bool		found;
 
-	found = state_before(tl, when, history_start(tl), end, &state);
+	found = state_before(tl, when, history_oldest(tl), end, &state);
 	if (found)
 	{
 		*in_future = !advance_until_time(tl, when, end, &state);

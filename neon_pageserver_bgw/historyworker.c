@@ -8,7 +8,7 @@
  */
 #include "postgres.h"
 
-#include "control.h"
+#include "controlat.h"
 #include "fmgr.h"
 #include "historygc.h"
 #include "ingest.h"

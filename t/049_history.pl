@@ -36,10 +36,6 @@ is(ps("SELECT pitr_interval, gc_horizon, own_pitr_interval, own_gc_horizon FROM 
 	'7 days|67108864|f|f', "the instance's settings");
 is(gc(), '', 'nothing is old enough');
 is(ps("SELECT count(*) FROM $f.timelines WHERE gc_cutoff IS NOT NULL"), '0', 'no horizon');
-ps("SELECT $f.tenant_configure('$tenant', '0', 0)");
-is(ps("SELECT pitr_interval, gc_horizon, own_pitr_interval, own_gc_horizon FROM $f.tenant_settings('$tenant')"),
-	'00:00:00|0|t|t', "the tenant's own");
-ps_fails("SELECT $f.tenant_configure('$tenant', '-1 s')", qr/must not be negative/, 'a negative interval is refused');
 
 # ---- points: a branch at state 1, a static endpoint at 2, a lease at 3; nothing at 4
 $t->neon('timeline', 'branch', '--branch-name', 'old', '--ancestor-start-lsn', $state[0]{lsn});
@@ -55,6 +51,19 @@ is(ps("SELECT $f.lease_lsn('$tenant', '$main', '$leased', '1 hour', '$lease')"),
 isnt(ps("SELECT $f.lease_lsn('$tenant', '$main', '$leased', '2 hours', '$lease')"), $ends,
 	'a longer one is');
 is(points('lease'), 2, 'and it is one lease');
+
+# ---- the tenant's own settings; from here on the horizon may move at any time
+ps("SELECT $f.tenant_configure('$tenant', '0', 0)");
+is(ps("SELECT pitr_interval, gc_horizon, own_pitr_interval, own_gc_horizon FROM $f.tenant_settings('$tenant')"),
+	'00:00:00|0|t|t', "the tenant's own");
+ps_fails("SELECT $f.tenant_configure('$tenant', '-1 s')", qr/must not be negative/, 'a negative interval is refused');
+
+is($t->neon('--json', 'tenant', 'config', 'gc_horizon=1GB') =~ s/\s+//gr,
+	'[{"setting":"pitr_interval","value":"00:00:00","source":"tenant"},{"setting":"gc_horizon","value":"1073741824","source":"tenant"}]',
+	'neon tenant config changes one and keeps the other');
+like($t->neon('tenant', 'config', 'pitr_interval='), qr/^ *pitr_interval +7 days +pageserver/m, 'or takes it away');
+$t->neon('tenant', 'config', 'pitr_interval=0', 'gc_horizon=0');
+$t->neon_fails([ 'tenant', 'config', 'colour=red' ], qr/no setting of a tenant/, qr/pitr_interval=TIME/, 'an unknown setting is refused');
 
 my $cutoff = gc();
 like($cutoff, qr{^[0-9A-F]+/[0-9A-F]+$}, "the horizon is at $cutoff");

@@ -34,6 +34,7 @@ extern int	cmd_safekeeper_remove(Invocation *inv);
 /* cli_tenant.c */
 extern int	cmd_tenant_create(Invocation *inv);
 extern int	cmd_tenant_list(Invocation *inv);
+extern int	cmd_tenant_config(Invocation *inv);
 extern int	cmd_tenant_set_default(Invocation *inv);
 extern int	cmd_tenant_delete(Invocation *inv);
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * cli_tenant.c
- *	  neon tenant create, list, set-default, delete.
+ *	  neon tenant create, list, config, set-default, delete.
  *
  *-------------------------------------------------------------------------
  */
@@ -244,6 +244,76 @@ cmd_tenant_list(Invocation *inv)
 	}
 	table_print(table);
 	PQclear(res);
+	PQfinish(conn);
+	return EXIT_OK;
+}
+
+/* The value of name=value in text, if it is that setting. */
+static const char *
+value_of(const char *name, const char *text)
+{
+	size_t		n = strlen(name);
+
+	return strncmp(text, name, n) == 0 && text[n] == '=' ? text + n + 1 : NULL;
+}
+
+/* What is not given stays; what is given without a value is the pageserver's from then on. */
+static void
+configure_tenant(const Invocation *inv, PGconn *conn, const char *tenant)
+{
+	const char *pitr = NULL;
+	const char *horizon = NULL;
+
+	for (int i = 0; i < inv->nargs; i++)
+	{
+		const char *p = value_of("pitr_interval", inv->arg[i]);
+		const char *h = value_of("gc_horizon", inv->arg[i]);
+
+		if (p == NULL && h == NULL)
+			die(EXIT_USAGE, "Settings are pitr_interval=TIME and gc_horizon=BYTES.",
+				"\"%s\" is no setting of a tenant", inv->arg[i]);
+		pitr = p ? p : pitr;
+		horizon = h ? h : horizon;
+	}
+	PQclear(db_exec(conn, 60, "changing settings",
+					"SELECT neon_pageserver.tenant_configure($1,"
+					" CASE WHEN $2::text IS NOT NULL THEN nullif($2, '')::interval WHEN own_pitr_interval THEN pitr_interval END,"
+					" CASE WHEN $3::text IS NOT NULL THEN pg_size_bytes(nullif($3, '')) WHEN own_gc_horizon THEN gc_horizon END)"
+					" FROM neon_pageserver.tenant_settings($1)", 3, tenant, pitr, horizon));
+}
+
+static void
+print_settings(PGconn *conn, const char *tenant)
+{
+	static const char *const titles[] = {"SETTING", "VALUE", "SOURCE"};
+	static const char *const json_names[] = {"setting", "value", "source"};
+	Table	   *table = table_new(3, titles, json_names);
+	PGresult   *res = db_exec(conn, 60, "reading settings",
+							  "SELECT 'pitr_interval' AS setting, pitr_interval::text AS value,"
+							  " CASE WHEN own_pitr_interval THEN 'tenant' ELSE 'pageserver' END AS source"
+							  " FROM neon_pageserver.tenant_settings($1) UNION ALL"
+							  " SELECT 'gc_horizon', gc_horizon::text,"
+							  " CASE WHEN own_gc_horizon THEN 'tenant' ELSE 'pageserver' END"
+							  " FROM neon_pageserver.tenant_settings($1)", 1, tenant);
+
+	for (int i = 0; i < PQntuples(res); i++)
+	{
+		for (int c = 0; c < 3; c++)
+			table_cell(table, db_value(res, i, json_names[c]));
+	}
+	table_print(table);
+	PQclear(res);
+}
+
+int
+cmd_tenant_config(Invocation *inv)
+{
+	const char *tenant = chosen_tenant(inv);
+	PGconn	   *conn = ps_connect();
+
+	if (inv->nargs > 0)
+		configure_tenant(inv, conn, tenant);
+	print_settings(conn, tenant);
 	PQfinish(conn);
 	return EXIT_OK;
 }
