@@ -14,6 +14,7 @@
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
+#include "neon_lsn.h"
 #include "neon_receive.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
@@ -392,8 +393,6 @@ receiver_identify(Receiver *r, uint64 system_identifier, int timeout_ms, char **
 {
 	PGresult   *result = execute(r, "IDENTIFY_SYSTEM", timeout_ms, problem);
 	char		expected[32];
-	uint32		hi;
-	uint32		lo;
 	bool		ok = false;
 
 	if (result == NULL)
@@ -407,13 +406,10 @@ receiver_identify(Receiver *r, uint64 system_identifier, int timeout_ms, char **
 							PQgetvalue(result, 0, 0), expected);
 	else if (strcmp(PQgetvalue(result, 0, 1), "1") != 0)
 		*problem = psprintf("the source is on WAL timeline %s, not 1", PQgetvalue(result, 0, 1));
-	else if (sscanf(PQgetvalue(result, 0, 2), "%X/%X", &hi, &lo) != 2)
+	else if (!neon_lsn_parse(PQgetvalue(result, 0, 2), &r->position))
 		*problem = psprintf("the source has an invalid position: \"%s\"", PQgetvalue(result, 0, 2));
 	else
-	{
-		r->position = ((uint64) hi << 32) | lo;
 		ok = true;
-	}
 	PQclear(result);
 	return ok;
 }

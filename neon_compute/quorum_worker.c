@@ -21,6 +21,7 @@
 #include "lease.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
+#include "neon_lsn.h"
 #include "peer.h"
 #include "pgstat.h"
 #include "quorum.h"
@@ -35,7 +36,6 @@
 #include "storage/spin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/pg_lsn.h"
 #include "walkeep.h"
 
 #define SUPERSEDED_SQLSTATE		"NS001"
@@ -549,15 +549,6 @@ start_request(Link *link, uint64 now)
 		send_receive(link, now);
 }
 
-static XLogRecPtr
-parse_lsn(const char *text)
-{
-	bool		error = false;
-	XLogRecPtr	lsn = pg_lsn_in_internal(text, &error);
-
-	return error ? InvalidXLogRecPtr : lsn;
-}
-
 /* Has the member promised a later term, or must there be one? */
 static void
 check_term(const char *text)
@@ -571,6 +562,8 @@ check_term(const char *text)
 static void
 handle_commit(Link *link, const PGresult *result)
 {
+	XLogRecPtr	pageserver_lsn;
+
 	if (PQntuples(result) != 1 || PQnfields(result) != 6)
 	{
 		set_problem(link, "unexpected answer of neon_safekeeper.commit()", NULL);
@@ -579,8 +572,8 @@ handle_commit(Link *link, const PGresult *result)
 	check_term(PQgetvalue(result, 0, 1));
 	check_term(PQgetvalue(result, 0, 2));
 	link->generation = atoi(PQgetvalue(result, 0, 3));
-	if (!PQgetisnull(result, 0, 0))
-		quorum_set_pageserver_lsn(parse_lsn(PQgetvalue(result, 0, 0)));
+	if (neon_lsn_parse(PQgetvalue(result, 0, 0), &pageserver_lsn))
+		quorum_set_pageserver_lsn(pageserver_lsn);
 	/* a member that still catches up grants nothing, and the next launcher would not wait for it */
 	if (strcmp(PQgetvalue(result, 0, 4), "t") == 0)
 		link->lease_until = link->sent_at +

@@ -18,6 +18,7 @@
 #include "fetch.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
+#include "neon_lsn.h"
 #include "neon_testpoint.h"
 #include "peers.h"
 #include "storage/condition_variable.h"
@@ -41,18 +42,6 @@ copy_ids_as_arguments(Fetch *f)
 					neon_id_format(&f->tl->timeline, timeline));
 }
 
-bool
-copy_parse_lsn(const char *text, XLogRecPtr *lsn)
-{
-	uint32		hi;
-	uint32		lo;
-
-	if (text == NULL || sscanf(text, "%X/%X", &hi, &lo) != 2)
-		return false;
-	*lsn = ((uint64) hi << 32) | lo;
-	return true;
-}
-
 /* ---- talking to a donor ---- */
 
 static bool
@@ -69,7 +58,7 @@ ask_positions(Fetch *f, Donor *d)
 	if (rows == NULL)
 		return false;
 	ok = receiver_nrows(rows) == 1 && receiver_value(rows, 0, 0) && receiver_value(rows, 0, 1) &&
-		receiver_value(rows, 0, 2) && copy_parse_lsn(receiver_value(rows, 0, 3), &d->commit_lsn);
+		receiver_value(rows, 0, 2) && neon_lsn_parse(receiver_value(rows, 0, 3), &d->commit_lsn);
 	if (ok)
 	{
 		d->counts = receiver_value(rows, 0, 0)[0] == 't';

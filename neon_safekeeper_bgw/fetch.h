@@ -95,7 +95,6 @@ extern bool copy_open_donor(Fetch *f, const char *conninfo, Donor *d);
 
 /* "'TENANT', 'TIMELINE'" */
 extern const char *copy_ids_as_arguments(Fetch *f);
-extern bool copy_parse_lsn(const char *text, XLogRecPtr *lsn);
 
 /* ---- streamfuncs.c ---- */
 

@@ -23,6 +23,7 @@
 
 #include "funcapi.h"
 #include "jump.h"
+#include "neon_lsn.h"
 #include "neon_sqlutil.h"
 #include "neon_testpoint.h"
 #include "slot.h"
@@ -244,8 +245,8 @@ parse_beginning(ReceiverRows *rows, SkBeginning *b)
 		if (text[i] == NULL)
 			return false;
 	}
-	if (!copy_parse_lsn(text[0], &b->wal_start) || !copy_parse_lsn(text[1], &b->first_record) ||
-		!copy_parse_lsn(text[2], &b->commit_lsn) || !copy_parse_lsn(text[4], &b->term.start) ||
+	if (!neon_lsn_parse(text[0], &b->wal_start) || !neon_lsn_parse(text[1], &b->first_record) ||
+		!neon_lsn_parse(text[2], &b->commit_lsn) || !neon_lsn_parse(text[4], &b->term.start) ||
 		!neon_id_parse(text[5], &b->boot_id))
 		return false;
 	b->term.term = strtoul(text[3], NULL, 10);

@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "neon_clock.h"
 #include "neon_library.h"
+#include "neon_lsn.h"
 #include "neon_receive.h"
 #include "peers.h"
 #include "pgstat.h"
@@ -353,13 +354,10 @@ ask(PeerLink *link)
 static XLogRecPtr
 lsn_field(PGresult *result, int row, int column)
 {
-	uint32		hi;
-	uint32		lo;
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
 
-	if (PQgetisnull(result, row, column) ||
-		sscanf(PQgetvalue(result, row, column), "%X/%X", &hi, &lo) != 2)
-		return InvalidXLogRecPtr;
-	return ((uint64) hi << 32) | lo;
+	(void) neon_lsn_parse(PQgetvalue(result, row, column), &lsn);
+	return lsn;
 }
 
 static void

@@ -21,6 +21,7 @@
 #include "election.h"
 #include "fsutil.h"
 #include "instance.h"
+#include "neon_lsn.h"
 #include "output.h"
 #include "passfile.h"
 #include "port/pg_crc32c.h"
@@ -197,7 +198,7 @@ check_backup(const char *dir, const Endpoint *ep, const TimelineInfo *tl, XLogRe
 	if (!kv_load(boot, path))
 		die(EXIT_GENERAL, "Look into the pageserver's log: \"neon pageserver logs\".",
 			"the base backup has no file \"neon.boot\"");
-	(void) parse_lsn(kv_get_default(boot, "boot_lsn", ""), &boot_lsn);
+	(void) neon_lsn_parse(kv_get_default(boot, "boot_lsn", ""), &boot_lsn);
 	if (strcmp(kv_get_default(boot, "tenant_id", ""), tl->tenant) != 0 ||
 		strcmp(kv_get_default(boot, "timeline_id", ""), tl->id) != 0 ||
 		strcmp(kv_get_default(boot, "kind", ""), endpoint_kind_name(ep->kind)) != 0 ||
@@ -474,12 +475,12 @@ flush_live(const Endpoint *live, XLogRecPtr *insert_lsn)
 
 	PQclear(db_exec(conn, 30, NULL, "SET synchronous_commit = on", 0));
 	res = db_exec(conn, 10, NULL, "SELECT pg_catalog.pg_current_wal_insert_lsn() AS lsn", 0);
-	(void) parse_lsn(db_value(res, 0, "lsn"), insert_lsn);
+	(void) neon_lsn_parse(db_value(res, 0, "lsn"), insert_lsn);
 	PQclear(res);
 	PQclear(db_exec(conn, 30, "flushing the endpoint's WAL",
 					"SELECT pg_catalog.pg_logical_emit_message(true, 'neon', 'branch')", 0));
 	res = db_exec(conn, 10, NULL, "SELECT pg_catalog.pg_current_wal_flush_lsn() AS lsn", 0);
-	(void) parse_lsn(db_value(res, 0, "lsn"), &flushed);
+	(void) neon_lsn_parse(db_value(res, 0, "lsn"), &flushed);
 	PQclear(res);
 	PQfinish(conn);
 	return flushed;

@@ -10,6 +10,7 @@
 #include "db.h"
 #include "election.h"
 #include "endpoint.h"
+#include "neon_lsn.h"
 #include "output.h"
 #include "pageserver.h"
 #include "repo.h"
@@ -205,7 +206,7 @@ cmd_timeline_create(Invocation *inv)
 				  "SELECT * FROM neon_pageserver.timeline_create($1, $2, $3)", 3,
 				  tenant, name, creation_options(conn, inv, tenant, false));
 	election_create_timeline(conn, tenant, db_value(res, 0, "timeline_id"));
-	(void) parse_lsn(db_value(res, 0, "lsn"), &lsn);
+	(void) neon_lsn_parse(db_value(res, 0, "lsn"), &lsn);
 	print_created(db_value(res, 0, "timeline_id"), name, lsn, tenant, NULL);
 	PQclear(res);
 	PQfinish(conn);

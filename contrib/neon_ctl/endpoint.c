@@ -11,6 +11,7 @@
 
 #include "fsutil.h"
 #include "instance.h"
+#include "neon_lsn.h"
 #include "options.h"
 #include "output.h"
 #include "repo.h"
@@ -69,7 +70,7 @@ endpoint_load(Endpoint *ep, const char *name)
 			bad_state(ep, "kind");
 		ep->kind++;
 	}
-	if (!parse_lsn(kv_get_default(&kv, "lsn", "0/0"), &ep->lsn))
+	if (!neon_lsn_parse(kv_get_default(&kv, "lsn", "0/0"), &ep->lsn))
 		bad_state(ep, "lsn");
 	ep->port = (int) kv_get_int(&kv, "port", 0);
 	ep->wanted = kv_get_int(&kv, "wanted", 0) != 0;

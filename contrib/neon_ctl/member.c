@@ -16,6 +16,7 @@
 
 #include "election.h"
 #include "endpoint.h"
+#include "neon_lsn.h"
 #include "output.h"
 #include "repo.h"
 #include "run.h"
@@ -223,7 +224,7 @@ follow(PGconn *conn, const Quorum *q, const TimelineInfo *tl, const Instance *le
 	const char *value = db_value(res, 0, "flush_lsn");
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
 
-	if (value == NULL || !parse_lsn(value, &lsn))
+	if (value == NULL || !neon_lsn_parse(value, &lsn))
 		die(EXIT_GENERAL, "Install the same version of the neon command and of its extensions.",
 			"%s sent no position", learner->name);
 	PQclear(res);

@@ -8,6 +8,7 @@
 #include "options.h"
 
 #include "neon_id.h"
+#include "neon_lsn.h"
 #include "output.h"
 
 typedef enum ValueKind
@@ -105,21 +106,6 @@ parse_int(const char *value, int max, int *result)
 	return true;
 }
 
-bool
-parse_lsn(const char *value, XLogRecPtr *lsn)
-{
-	size_t		high = strspn(value, "0123456789abcdefABCDEF");
-	size_t		low;
-
-	if (high < 1 || high > 8 || value[high] != '/')
-		return false;
-	low = strspn(value + high + 1, "0123456789abcdefABCDEF");
-	if (low < 1 || low > 8 || value[high + 1 + low] != '\0')
-		return false;
-	*lsn = ((uint64) strtoul(value, NULL, 16) << 32) | strtoul(value + high + 1, NULL, 16);
-	return true;
-}
-
 static bool
 is_choice(const char *choices, const char *value)
 {
@@ -163,7 +149,7 @@ check_value(const OptionDef *def, const char *value)
 			form = "Give a number from 0 to 1024.";
 			break;
 		case VALUE_LSN:
-			ok = parse_lsn(value, &lsn) && lsn != InvalidXLogRecPtr;
+			ok = neon_lsn_parse(value, &lsn) && lsn != InvalidXLogRecPtr;
 			form = "An LSN has the form 0/16F9A00, and 0/0 is none.";
 			break;
 		case VALUE_ID:
@@ -331,7 +317,7 @@ option_lsn(const Invocation *inv, OptionId id)
 {
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
 
-	(void) parse_lsn(inv->option[id], &lsn);
+	(void) neon_lsn_parse(inv->option[id], &lsn);
 	return lsn;
 }
 

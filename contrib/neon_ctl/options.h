@@ -109,7 +109,6 @@ option_immediate(const Invocation *inv)
 	return option_given(inv, OPT_MODE) && strcmp(inv->option[OPT_MODE], "immediate") == 0;
 }
 
-extern bool parse_lsn(const char *value, XLogRecPtr *lsn);
 
 /* Dies with EXIT_USAGE if the text is no good name of an endpoint. */
 extern void check_endpoint_name(const char *name);

@@ -8,6 +8,7 @@
 #include "pageserver.h"
 
 #include "instance.h"
+#include "neon_lsn.h"
 #include "options.h"
 #include "output.h"
 
@@ -54,7 +55,7 @@ get_lsn(const PGresult *res, int row, const char *column)
 	const char *value = db_value(res, row, column);
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
 
-	if (value != NULL && !parse_lsn(value, &lsn))
+	if (value != NULL && !neon_lsn_parse(value, &lsn))
 		die(EXIT_GENERAL, "Install the same version of the neon command and of its extensions.",
 			"\"%s\" is no LSN", value);
 	return lsn;

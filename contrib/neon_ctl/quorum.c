@@ -14,6 +14,7 @@
 #include <poll.h>
 
 #include "instance.h"
+#include "neon_lsn.h"
 #include "options.h"
 #include "output.h"
 #include "repo.h"
@@ -229,7 +230,7 @@ read_config(PGconn *ps, const TimelineInfo *tl, Quorum *q)
 	q->generation = strtoll(db_value(res, 0, "generation"), NULL, 10);
 	q->config = pg_strdup(db_value(res, 0, "config"));
 	start = db_value(res, 0, "start");
-	if (start == NULL || !parse_lsn(start, &q->start_lsn))
+	if (start == NULL || !neon_lsn_parse(start, &q->start_lsn))
 		q->start_lsn = tl->start_lsn;
 	PQclear(res);
 }
@@ -414,7 +415,7 @@ quorum_lsn(const Quorum *q, int i, const char *column)
 	const char *value = quorum_value(q, i, column);
 	XLogRecPtr	lsn = InvalidXLogRecPtr;
 
-	if (value != NULL && !parse_lsn(value, &lsn))
+	if (value != NULL && !neon_lsn_parse(value, &lsn))
 		die(EXIT_GENERAL, "Install the same version of the neon command and of its extensions.",
 			"\"%s\" is no LSN", value);
 	return lsn;
