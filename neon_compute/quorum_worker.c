@@ -327,7 +327,7 @@ static void
 skip_wal(Link *link, XLogRecPtr restart_lsn, pid_t pid, uint64 now)
 {
 	if (!walkeep_is_beyond(restart_lsn, own.flush_lsn, neon_safekeeper_wal_keep) ||
-		!walkeep_drop_slot(link->name, pid))
+		!walkeep_drop_slot(link->name, pid, true))
 		return;
 	(void) coordinator_create_slot(link->name, own.flush_lsn);
 	/* where little is kept, that comes often */

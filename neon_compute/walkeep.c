@@ -20,6 +20,7 @@
 
 #define END_WAIT_MS			100 /* for a WAL sender to end */
 #define CHECK_INTERVAL_MS	5000
+#define TELL_INTERVAL_MS	60000	/* between two messages about slots that cannot be dropped */
 #define MEGABYTE			(1024 * 1024)
 
 int			neon_consumer_wal_keep = 10240;
@@ -66,7 +67,7 @@ wait_until_free(const char *name, bool *gone)
 }
 
 bool
-walkeep_drop_slot(const char *name, pid_t pid)
+walkeep_drop_slot(const char *name, pid_t pid, bool wait)
 {
 	MemoryContext context = CurrentMemoryContext;
 	volatile bool dropped = false;
@@ -75,7 +76,7 @@ walkeep_drop_slot(const char *name, pid_t pid)
 	if (pid != 0)
 	{
 		kill(pid, SIGTERM);
-		if (!wait_until_free(name, &gone))
+		if (!wait || !wait_until_free(name, &gone))
 			return false;
 	}
 	if (gone)
@@ -96,16 +97,17 @@ walkeep_drop_slot(const char *name, pid_t pid)
 	return dropped;
 }
 
-/* A slot that is neither a safekeeper's nor the pageserver's and holds too much. */
+/* The next slot, from *index on, that is neither a safekeeper's nor the pageserver's and holds too much. */
 static bool
-find_excessive(XLogRecPtr flush_lsn, NameData *name, pid_t *pid, XLogRecPtr *restart_lsn)
+find_excessive(int *index, XLogRecPtr flush_lsn, NameData *name, pid_t *pid,
+			   XLogRecPtr *restart_lsn)
 {
 	bool		found = false;
 
 	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
-	for (int i = 0; i < max_replication_slots && !found; i++)
+	for (; *index < max_replication_slots; (*index)++)
 	{
-		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[i];
+		ReplicationSlot *slot = &ReplicationSlotCtl->replication_slots[*index];
 
 		if (!slot->in_use)
 			continue;
@@ -117,11 +119,29 @@ find_excessive(XLogRecPtr flush_lsn, NameData *name, pid_t *pid, XLogRecPtr *res
 		found = walkeep_is_beyond(*restart_lsn, flush_lsn, neon_consumer_wal_keep) &&
 			strcmp(NameStr(*name), NEON_STORAGE_SLOT) != 0 &&
 			!quorum_is_member_name(NameStr(*name));
+		if (found)
+			break;
 	}
 	LWLockRelease(ReplicationSlotControlLock);
 	return found;
 }
 
+static void
+tell_stuck(const char *name, pid_t pid, XLogRecPtr restart_lsn, uint64 now)
+{
+	static uint64 told = 0;
+
+	if (told != 0 && now - told < TELL_INTERVAL_MS)
+		return;
+	told = now;
+	ereport(LOG,
+			(errmsg("replication slot \"%s\" cannot be dropped yet", name),
+			 errdetail("It holds the WAL from %X/%X on, more than neon.consumer_wal_keep (%d MB).",
+					   LSN_FORMAT_ARGS(restart_lsn), neon_consumer_wal_keep),
+			 pid != 0 ? errhint("Process %d uses it and does not end.", (int) pid) : 0));
+}
+
+/* A slot that cannot be dropped now is no reason to keep the others; the next check tries again. */
 void
 walkeep_check_consumers(XLogRecPtr flush_lsn, uint64 now)
 {
@@ -129,15 +149,23 @@ walkeep_check_consumers(XLogRecPtr flush_lsn, uint64 now)
 	NameData	name;
 	pid_t		pid;
 	XLogRecPtr	restart_lsn;
+	bool		stuck = false;
 
 	if (now - last_check < CHECK_INTERVAL_MS)
 		return;
 	last_check = now;
-	while (find_excessive(flush_lsn, &name, &pid, &restart_lsn) &&
-		   walkeep_drop_slot(NameStr(name), pid))
-		ereport(LOG,
-				(errmsg("replication slot \"%s\" was dropped", NameStr(name)),
-				 errdetail("It held the WAL from %X/%X on, more than neon.consumer_wal_keep (%d MB).",
-						   LSN_FORMAT_ARGS(restart_lsn), neon_consumer_wal_keep),
-				 errhint("Its consumer has to begin anew.")));
+	for (int i = 0; find_excessive(&i, flush_lsn, &name, &pid, &restart_lsn); i++)
+	{
+		if (walkeep_drop_slot(NameStr(name), pid, !stuck))
+			ereport(LOG,
+					(errmsg("replication slot \"%s\" was dropped", NameStr(name)),
+					 errdetail("It held the WAL from %X/%X on, more than neon.consumer_wal_keep (%d MB).",
+							   LSN_FORMAT_ARGS(restart_lsn), neon_consumer_wal_keep),
+					 errhint("Its consumer has to begin anew.")));
+		else
+		{
+			stuck = true;
+			tell_stuck(NameStr(name), pid, restart_lsn, now);
+		}
+	}
 }

@@ -21,10 +21,11 @@ extern void walkeep_define_settings(void);
 extern bool walkeep_is_beyond(XLogRecPtr restart_lsn, XLogRecPtr flush_lsn, int keep_mb);
 
 /*
- * Drops a slot, and before that ends the process pid that uses it (0: none).
- * False if that does not end at once: then it is to be tried again.
+ * Drops a slot, and before that ends the process pid that uses it (0: none),
+ * which is given a moment for that if wait.  False if the slot is still there:
+ * then it is to be tried again.
  */
-extern bool walkeep_drop_slot(const char *name, pid_t pid);
+extern bool walkeep_drop_slot(const char *name, pid_t pid, bool wait);
 
 /*
  * Drops the slots of those who are neither safekeepers nor the pageserver if

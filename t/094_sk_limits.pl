@@ -123,12 +123,20 @@ pass('the end is told, too');
 set('main', 'neon.max_ingest_lag' => '10GB', 'neon.max_unflushed_wal' => '1GB');
 
 # ---- a slot of a consumer that never comes back ----
+# (before it one that cannot be dropped: who uses it hangs)
+my $user = $t->session('main');
+my $user_pid = $user->query('SELECT pg_backend_pid()');
+$user->query("SELECT pg_create_physical_replication_slot('stuck', true, true)");
+$t->signal('STOP', $user_pid);
 $t->psql('main', "SELECT pg_create_physical_replication_slot('forgotten', true)");
 set('main', 'neon.consumer_wal_keep' => '4MB');
 $s->query(mb_sql(6));
 $t->poll('main', "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'forgotten'", 0);
 like(endpoint_log(), qr/replication slot "forgotten" was dropped\n.*DETAIL:.*neon.consumer_wal_keep/, 'a forgotten slot is dropped beyond neon.consumer_wal_keep');
-is($t->psql('main', 'SELECT count(*) FROM pg_replication_slots'), 3, 'and no other one');
+like(endpoint_log(), qr/replication slot "stuck" cannot be dropped yet\n.*HINT:.*$user_pid/s, 'although one before it cannot be dropped, which is told');
+$t->signal('CONT', $user_pid);
+$t->poll('main', 'SELECT count(*) FROM pg_replication_slots', 3);
+pass('and no other one');
 
 # ---- a safekeeper so far behind that nobody has the WAL that it lacks ----
 set("safekeeper $_", 'neon_safekeeper.max_retained' => '2MB', 'neon_safekeeper.retention_interval' => '200ms') for 1, 2;
