@@ -333,7 +333,9 @@ coordinator_stop_superseded(const char *who)
 	ereport(LOG,
 			(errmsg("%s", who),
 			 errdetail("Another compute writes this timeline; endpoint \"%s\" with term %u shuts down.",
-					   neon_boot.endpoint, neon_boot.term)));
+					   neon_boot.endpoint, neon_boot.term),
+			 errhint("To have it write the timeline in place of that one, use \"neon endpoint start %s --take-over\".",
+					 neon_boot.endpoint)));
 	coordinator_stop_server();
 }
 

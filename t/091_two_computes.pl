@@ -57,21 +57,25 @@ sub side
 
 sub begin_start
 {
-	my ($name, @args) = @_;
+	my ($neon, $name, @args) = @_;
 	my $r = { name => $name, out => '' };
 	local %ENV = (%ENV, $side{$name}->env);
-	$r->{h} = start([ 'neon', 'endpoint', 'start', $name, '--branch-name', 'main', '--port', $port{$name}, '--no-supervise', @args ],
+	$r->{h} = start([ $neon, 'endpoint', 'start', $name, '--branch-name', 'main', '--port', $port{$name}, '--no-supervise', @args ],
 		'<', \undef, '>', \$r->{out}, '2>', \$r->{out}, timeout(120));
 	return $r;
 }
+
+# Has a test point stopped the program?
+sub stopped { my ($h) = @_; return grep { (NeonTest::stat_field($_->{PID}, 3) || '') eq 'T' } @{ $h->{KIDS} } }
 
 sub runs { my ($name) = @_; my $pid = $side{$name}->postmaster_pid($name); return $pid && NeonTest::alive($pid) ? 1 : 0 }
 
 for my $round (1 .. $rounds)
 {
 	my @args = $round % 2 ? '--take-over' : ();
-	my @starts = map { begin_start($_, @args) } qw(a b);
+	my @starts = map { begin_start('neon', $_, @args) } qw(a b);
 	$_->{h}->finish for @starts;
+	unlike($_->{out}, qr/did not start(: it ended)?$/m, "round $round: $_->{name} says what came of it") for @starts;
 	my @ok = grep { $_->{h}->result(0) == 0 } @starts;
 	for my $s (@ok)
 	{
@@ -90,6 +94,27 @@ for my $round (1 .. $rounds)
 	sleep 3;
 	is(runs('a') + runs('b'), 1, "round $round: and goes on alone");
 	$side{$alive}->neon('endpoint', 'stop', $alive);
+}
+
+# ---- the loser says why, whatever its launcher saw of it ----
+
+SKIP:
+{
+	my $neon = ($ENV{NEON_TESTING_LIBDIR} || '') . '/bin/neon';
+	skip 'no build with TESTING=1', 1 unless -x $neon;
+	local $ENV{NEON_TEST_STOP_AT} = 'started';
+	my $loser = begin_start($neon, 'a', '--take-over');
+	$t->wait_for('a compute whose launcher has been stopped', sub { $loser->{h}->pumpable && runs('a') && stopped($loser->{h}) });
+	delete $ENV{NEON_TEST_STOP_AT};
+	my $winner = begin_start('neon', 'b', '--take-over');
+	$winner->{h}->finish;
+	is($winner->{h}->result(0), 0, 'the other one starts') or diag($winner->{out});
+	$t->wait_for('the end of the first', sub { !runs('a') });
+	$loser->{h}->signal('CONT');
+	$loser->{h}->finish;
+	is($loser->{h}->result(0), 1, 'the start of the loser fails');
+	like($loser->{out}, qr/^neon: error: endpoint "a" did not start: superseded by term \d+.*\nHINT: .*--take-over/m, 'and says why');
+	$side{b}->neon('endpoint', 'stop', 'b');
 }
 cmp_ok(scalar(@told), '>=', $rounds, 'each round had somebody who wrote');
 $t->endpoint_start('main');

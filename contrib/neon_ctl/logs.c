@@ -134,55 +134,92 @@ log_text(const char *line, const char *key)
 	return p + strspn(p, " ");
 }
 
-static bool
-file_failure(const char *path, off_t offset, char *message, char *hint, size_t size)
+/* Adds " (DETAIL)" to the message. */
+static void
+add_detail(char *message, size_t size, const char *detail)
 {
-	FILE	   *file = fopen(path, "r");
+	size_t		len = strlen(message);
+
+	snprintf(message + len, size - len, " (%s)", detail);
+}
+
+/* What looks for a reason in the rest of a log file. */
+typedef bool (*Finder) (FILE *file, char *message, char *hint, size_t size);
+
+/* A compute that ends itself logs why, and in the DETAIL that it "shuts down." */
+static bool
+find_shutdown(FILE *file, char *message, char *hint, size_t size)
+{
+	char		line[4096];
+	bool		found = false;
+
+	while (fgets(line, sizeof(line), file) != NULL)
+	{
+		const char *rest;
+
+		line[strcspn(line, "\r\n")] = '\0';
+		if (found)
+		{
+			rest = log_text(line, "HINT:");
+			if (rest != NULL)
+				strlcpy(hint, rest, size);
+			break;
+		}
+		rest = log_text(line, "LOG:");
+		if (rest != NULL)
+			strlcpy(message, rest, size);
+		rest = log_text(line, "DETAIL:");
+		if (rest != NULL && strstr(rest, "shuts down.") != NULL)
+		{
+			add_detail(message, size, rest);
+			found = true;
+		}
+	}
+	if (!found)
+		message[0] = '\0';
+	return found;
+}
+
+static bool
+find_failure(FILE *file, char *message, char *hint, size_t size)
+{
 	char		line[4096];
 	bool		found = false;
 	bool		has_detail = false;
 
-	if (file == NULL)
-		return false;
-	if (fseeko(file, offset, SEEK_SET) == 0)
+	while (fgets(line, sizeof(line), file) != NULL)
 	{
-		while (fgets(line, sizeof(line), file) != NULL)
+		const char *rest = log_text(line, "FATAL:");
+
+		line[strcspn(line, "\r\n")] = '\0';
+		if (rest == NULL)
+			rest = log_text(line, "PANIC:");
+		if (rest == NULL && strncmp(line, "postgres: ", 10) == 0)
+			rest = line;
+		/* what clients were told meanwhile is no reason */
+		if (rest != NULL && (strncmp(rest, "the database system is ", 23) == 0 ||
+							 strncmp(rest, "terminating ", 12) == 0))
+			continue;
+		if (found && rest != NULL)
+			break;
+		if (rest != NULL)
 		{
-			const char *rest = log_text(line, "FATAL:");
-
-			line[strcspn(line, "\r\n")] = '\0';
-			if (rest == NULL)
-				rest = log_text(line, "PANIC:");
-			if (rest == NULL && strncmp(line, "postgres: ", 10) == 0)
-				rest = line;
-			/* what clients were told meanwhile is no reason */
-			if (rest != NULL && (strncmp(rest, "the database system is ", 23) == 0 ||
-								 strncmp(rest, "terminating ", 12) == 0))
-				continue;
-			if (found && rest != NULL)
-				break;
-			if (rest != NULL)
-			{
-				strlcpy(message, rest, size);
-				found = true;
-			}
-			rest = log_text(line, "DETAIL:");
-			if (found && rest != NULL && !has_detail)
-			{
-				size_t		len = strlen(message);
-
-				snprintf(message + len, size - len, " (%s)", rest);
-				has_detail = true;
-			}
-			rest = log_text(line, "HINT:");
-			if (found && rest != NULL)
-			{
-				strlcpy(hint, rest, size);
-				break;
-			}
+			strlcpy(message, rest, size);
+			found = true;
+		}
+		rest = log_text(line, "DETAIL:");
+		if (found && rest != NULL && !has_detail)
+		{
+			add_detail(message, size, rest);
+			has_detail = true;
+		}
+		rest = log_text(line, "HINT:");
+		if (found && rest != NULL)
+		{
+			strlcpy(hint, rest, size);
+			break;
 		}
 	}
-	fclose(file);
 	return found;
 }
 
@@ -198,19 +235,35 @@ end_at_mark(const LogMark *mark, const LogFile *now)
 	return 0;
 }
 
+static bool
+find_since(const LogMark *mark, const LogMark *now, Finder find, char *message, char *hint,
+		   size_t size)
+{
+	bool		found = false;
+
+	for (int i = 0; i < now->n && !found; i++)
+	{
+		const LogFile *log = &now->files[i];
+		FILE	   *file = fopen(log->path, "r");
+
+		if (file == NULL)
+			continue;
+		found = fseeko(file, end_at_mark(mark, log), SEEK_SET) == 0 &&
+			find(file, message, hint, size);
+		fclose(file);
+	}
+	return found;
+}
+
 bool
 log_failure(const LogMark *mark, char *message, char *hint, size_t size)
 {
 	LogMark    *now = log_mark(mark->log);
-	bool		found = false;
+	bool		found;
 
 	message[0] = hint[0] = '\0';
-	for (int i = 0; i < now->n && !found; i++)
-	{
-		const LogFile *file = &now->files[i];
-
-		found = file_failure(file->path, end_at_mark(mark, file), message, hint, size);
-	}
+	found = find_since(mark, now, find_shutdown, message, hint, size) ||
+		find_since(mark, now, find_failure, message, hint, size);
 	mark_free(now);
 	return found;
 }

@@ -30,8 +30,9 @@ extern LogMark *log_mark(const char *log);
 extern void log_rotate(const char *log);
 
 /*
- * First FATAL or PANIC line since the mark, with its first DETAIL, and its HINT
- * if there is one ("" if not); false if there is none.
+ * Why the server ended since the mark: that a compute ended itself, else the
+ * first FATAL or PANIC line; with the first DETAIL, and the HINT if there is
+ * one ("" if not).  False if the log does not say.
  */
 extern bool log_failure(const LogMark *mark, char *message, char *hint, size_t size);
 
