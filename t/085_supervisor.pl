@@ -99,6 +99,22 @@ $run->finish;
 is($run->full_result || 0, 0, 'endpoint run starts it again after a crash and stops it at Ctrl-C') or diag("$said\n$errors");
 is($t->postmaster_pid('main'), undef, 'nothing runs');
 
+# Ctrl-C while it is down and cannot be started
+($said, $errors) = ('', '');
+$run = do
+{
+	local %ENV = (%ENV, $t->env);
+	start([ 'neon', 'endpoint', 'run', 'main' ], '<', \undef, '>', \$said, '2>', \$errors, timeout(240));
+};
+$t->poll('main', 'SELECT count(*) FROM t', '2');
+$t->neon('pageserver', 'stop');
+$t->kill9('main', nowait => 1);
+$t->wait_for('a start that fails', sub { $run->pump_nb; $errors =~ /could not be started/ });
+$run->signal('INT');
+$run->finish;
+is($run->full_result || 0, 0, 'Ctrl-C while the endpoint is down ends it, too') or diag("$said\n$errors");
+$t->neon('start');
+
 $t->endpoint_start('main');
 $t->neon_ok([ 'stop', '-m', 'immediate' ], 'neon stop -m immediate');
 is_deeply([ $t->left_running ], [], 'nothing is left running');

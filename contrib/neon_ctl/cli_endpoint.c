@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * cli_endpoint.c
- *	  neon endpoint create, start, stop, restart.
+ *	  neon endpoint create, start, run, stop, restart.
  *
  *-------------------------------------------------------------------------
  */
@@ -418,25 +418,6 @@ cmd_endpoint_start(Invocation *inv)
 	return result;
 }
 
-int
-cmd_endpoint_run(Invocation *inv)
-{
-	Endpoint	ep;
-	bool		booted;
-	Invocation	stop = {0};
-
-	(void) start_endpoint(inv, inv->arg[0], NULL, &booted);
-	endpoint_load_existing(&ep, inv->arg[0]);
-	if (!supervise_here(&ep))
-	{
-		say("Endpoint %s has been stopped or started elsewhere", ep.name);
-		return EXIT_OK;
-	}
-	stop.nargs = 1;
-	stop.arg[0] = inv->arg[0];
-	return cmd_endpoint_stop(&stop);
-}
-
 /* ---- stop ---- */
 
 /*
@@ -504,19 +485,19 @@ end_supervisor(const char *name)
 	return runs;
 }
 
-int
-cmd_endpoint_stop(Invocation *inv)
+/* may_be_down: one that is not running is no mistake. */
+static int
+stop_named(const char *name, bool immediate, bool may_be_down)
 {
-	bool		immediate = option_immediate(inv);
-	bool		supervised = end_supervisor(inv->arg[0]);
-	int			lock = endpoint_lock(inv->arg[0], NULL);
+	bool		supervised = end_supervisor(name);
+	int			lock = endpoint_lock(name, NULL);
 	Endpoint	ep;
 	ServerInfo	info;
 
-	endpoint_load_existing(&ep, inv->arg[0]);
+	endpoint_load_existing(&ep, name);
 	server_info(endpoint_path(&ep, "pgdata"), &info);
 	if (info.state != SERVER_RUNNING && info.state != SERVER_ORPHANED && !supervised &&
-		(immediate || !needs_drain(&ep)) &&
+		!may_be_down && (immediate || !needs_drain(&ep)) &&
 		!(safekeeper_count() > 0 && info.state == SERVER_CRASHED))
 		die(EXIT_NOT_RUNNING, strf("Start it by \"neon endpoint start %s\".", ep.name),
 			"endpoint \"%s\" is not running", ep.name);
@@ -525,6 +506,29 @@ cmd_endpoint_stop(Invocation *inv)
 	print_endpoint(&ep, "stopped");
 	lock_release(lock);
 	return EXIT_OK;
+}
+
+int
+cmd_endpoint_stop(Invocation *inv)
+{
+	return stop_named(inv->arg[0], option_immediate(inv), false);
+}
+
+int
+cmd_endpoint_run(Invocation *inv)
+{
+	Endpoint	ep;
+	bool		booted;
+
+	(void) start_endpoint(inv, inv->arg[0], NULL, &booted);
+	endpoint_load_existing(&ep, inv->arg[0]);
+	if (!supervise_here(&ep))
+	{
+		say("Endpoint %s has been stopped or started elsewhere", ep.name);
+		return EXIT_OK;
+	}
+	/* it may be down between a crash and its next start */
+	return stop_named(ep.name, false, true);
 }
 
 int
