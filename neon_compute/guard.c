@@ -12,13 +12,12 @@
  */
 #include "postgres.h"
 
-#include <unistd.h>
-
 #include "access/htup_details.h"
 #include "access/rmgr.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
+#include "autoconf.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
@@ -32,10 +31,7 @@
 #include "quorum.h"
 #include "replication/slot.h"
 #include "replication/walsender.h"
-#include "storage/copydir.h"
-#include "storage/fd.h"
 #include "storage/lmgr.h"
-#include "storage/lwlock.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/fmgroids.h"
@@ -192,32 +188,6 @@ check_alter_system(const AlterSystemStmt *stmt)
 				 errhint("%s", hint)));
 }
 
-/*
- * The data directory does not outlive this boot, so the file that ALTER
- * SYSTEM wrote is copied to where the launcher takes it from.
- */
-static void
-keep_auto_conf(void)
-{
-	char		path[MAXPGPATH];
-	char		temp[MAXPGPATH];
-
-	if (neon_conf_dir[0] == '\0')
-		return;
-	snprintf(path, sizeof(path), "%s/%s", neon_conf_dir, PG_AUTOCONF_FILENAME);
-	snprintf(temp, sizeof(temp), "%s.tmp", path);
-
-	/* the lock of ALTER SYSTEM itself: the last file written is the one kept */
-	LWLockAcquire(AutoFileLock, LW_EXCLUSIVE);
-	if (unlink(temp) != 0 && errno != ENOENT)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not remove file \"%s\": %m", temp)));
-	copy_file(PG_AUTOCONF_FILENAME, temp);
-	durable_rename(temp, path, ERROR);
-	LWLockRelease(AutoFileLock);
-}
-
 /* ----------
  * Databases
  * ----------
@@ -372,8 +342,9 @@ static void
 run_alter_system(PlannedStmt *pstmt, const UtilityCall *call)
 {
 	check_alter_system(castNode(AlterSystemStmt, pstmt->utilityStmt));
+	autoconf_take_edits();
 	run_utility(pstmt, call);
-	keep_auto_conf();
+	autoconf_keep();
 }
 
 static void

@@ -30,7 +30,10 @@ is($t->psql('main', "SELECT string_agg(setting, ',' ORDER BY name) FROM pg_setti
 
 # ---- settings are kept ----
 
+sub append_auto { open my $f, '>>', $t->dir . '/endpoints/main/conf/postgresql.auto.conf' or die; print $f "$_[0]\n"; close $f }
+append_auto(q{geqo_effort = '7'});
 $t->psql('main', q{ALTER SYSTEM SET work_mem = '5MB'});
+append_auto(q{deadlock_timeout = '7s'});
 $t->neon('endpoint', 'config', 'main', q{maintenance_work_mem=17MB}, q{cluster_name=it's mine});
 $t->neon_fails([ 'endpoint', 'config', 'main', 'maintenance_work_mem=much' ], qr/refuses.*much/, qr/as before/, 'a value that makes no sense');
 $t->neon_fails([ 'endpoint', 'config', 'main', 'fsync=off' ], qr/fsync.*cannot be changed/, qr/./, 'a guarded setting');
@@ -54,6 +57,8 @@ close $hba;
 $t->neon_ok([ 'endpoint', 'restart', 'main' ], 'restart');
 is($t->psql('main', "SELECT current_setting('work_mem') || current_setting('maintenance_work_mem') || current_setting('cluster_name')"),
 	q{5MB17MBit's mine}, 'ALTER SYSTEM and endpoint config survive a boot');
+is($t->psql('main', "SELECT current_setting('geqo_effort') || current_setting('deadlock_timeout')"),
+	'77s', 'and so does what was written into postgresql.auto.conf by hand, before and after an ALTER SYSTEM');
 $t->neon('endpoint', 'config', 'main', 'maintenance_work_mem=', 'shared_preload_libraries=auto_explain');
 $t->neon('endpoint', 'restart', 'main');
 is($t->psql('main', 'SHOW shared_preload_libraries'), 'neon,auto_explain', 'libraries of the user come after ours');

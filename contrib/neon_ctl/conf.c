@@ -166,6 +166,20 @@ copy_if_different(const char *from, const char *to)
 	free(old);
 }
 
+static bool
+is_newer(const char *path, const char *than)
+{
+	struct stat a;
+	struct stat b;
+
+	if (stat(path, &a) < 0 || stat(than, &b) < 0)
+		return false;
+	if (a.st_mtim.tv_sec != b.st_mtim.tv_sec)
+		return a.st_mtim.tv_sec > b.st_mtim.tv_sec;
+	return a.st_mtim.tv_nsec > b.st_mtim.tv_nsec;
+}
+
+/* A kept file that is newer holds the same, or what somebody changed in it by hand. */
 void
 conf_save_auto(const char *endpoint_name, const char *pgdata)
 {
@@ -174,7 +188,7 @@ conf_save_auto(const char *endpoint_name, const char *pgdata)
 
 	make_path(from, "%s/postgresql.auto.conf", pgdata);
 	make_path(to, "%s", repo_path("endpoints/%s/conf/postgresql.auto.conf", endpoint_name));
-	if (is_directory(repo_path("endpoints/%s/conf", endpoint_name)))
+	if (is_directory(repo_path("endpoints/%s/conf", endpoint_name)) && !is_newer(to, from))
 		copy_if_different(from, to);
 }
 

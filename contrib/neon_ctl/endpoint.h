@@ -97,7 +97,7 @@ extern void conf_check(const Endpoint *ep, bool all_files);
 /* A line of a configuration file, the value in single quotes. */
 extern void conf_append_setting(PQExpBuffer buf, const char *name, const char *value);
 
-/* ALTER SYSTEM's file, from and to conf/. */
+/* ALTER SYSTEM's file, from and to conf/; a newer one there stays. */
 extern void conf_save_auto(const char *endpoint_name, const char *pgdata);
 extern void conf_restore_auto(const Endpoint *ep, const char *pgdata);
 
