@@ -387,6 +387,20 @@ put_positions(SkTimeline *tl, void *arg)
 	sql_put_row(arg, row.values, row.nulls);
 }
 
+/* Whom nobody needs to ask again. */
+static void
+put_deleted(const NeonId *tenant, const NeonId *timeline, FunctionCallInfo fcinfo)
+{
+	Row			row = {.n = 0};
+
+	memset(row.nulls, true, sizeof(row.nulls));
+	row.values[0] = sql_id_datum(tenant);
+	row.values[1] = sql_id_datum(timeline);
+	row.values[12] = CStringGetTextDatum("deleted");
+	row.nulls[0] = row.nulls[1] = row.nulls[12] = false;
+	sql_put_row(fcinfo, row.values, row.nulls);
+}
+
 static void
 put_if_active(SkTimeline *tl, void *arg)
 {
@@ -400,11 +414,14 @@ put_one(FunctionCallInfo fcinfo)
 	NeonId		tenant = sql_id_arg(fcinfo, 0, "tenant");
 	NeonId		timeline = sql_id_arg(fcinfo, 1, "timeline");
 	SkTimeline *tl;
+	bool		deleted;
 
 	sk_check_tenant_role(&tenant, true);
-	tl = sk_open_if_known(&tenant, &timeline);
+	tl = sk_open_unless_deleted(&tenant, &timeline, &deleted);
 	if (tl != NULL)
 		put_positions(tl, fcinfo);
+	else if (deleted)
+		put_deleted(&tenant, &timeline, fcinfo);
 }
 
 Datum

@@ -303,6 +303,7 @@ need_peers_of_files(SkTimeline *tl, void *arg)
 	char		dir[MAXPGPATH];
 	char	   *problem = NULL;
 
+	guarded(tl, sk_make_known);
 	if (skstate_read(sk_path(tl, NULL, dir), st, &problem) == SK_STATE_OK && !st->deleted)
 		need_config(&st->config, NULL);
 	pfree(st);
@@ -336,7 +337,7 @@ ask(PeerLink *link)
 					 " last_log_term, flush_lsn, commit_lsn, wal_start, counts, pageserver_lsn,"
 					 " CASE WHEN a.g IS NULL OR a.g < generation THEN"
 					 "  (SELECT c.config FROM neon_safekeeper.configuration(tenant_id, timeline_id) c) END,"
-					 " pageserver_durable_lsn"
+					 " pageserver_durable_lsn, state"
 					 " FROM (SELECT * FROM active UNION ALL SELECT * FROM wanted) p"
 					 " LEFT JOIN asked a ON a.t = tenant_id AND a.l = timeline_id",
 					 link->tenants.data ? link->tenants.data : "",
@@ -436,6 +437,7 @@ note_row(PGresult *result, int row, const PeerLink *link)
 	SkState	   *st;
 	SkPeer		peer;
 	SkPageserver ps;
+	bool		deleted;
 
 	/* another safekeeper may be at that address now */
 	if (!neon_id_parse(PQgetvalue(result, row, 0), &node) ||
@@ -443,7 +445,10 @@ note_row(PGresult *result, int row, const PeerLink *link)
 		!neon_id_parse(PQgetvalue(result, row, 1), &tenant) ||
 		!neon_id_parse(PQgetvalue(result, row, 2), &timeline))
 		return;
-	tl = sk_open_if_known(&tenant, &timeline);
+	/* who has deleted it has nothing to tell; the launcher tells who missed that */
+	if (strcmp(PQgetvalue(result, row, 13), "deleted") == 0)
+		return;
+	tl = sk_open_unless_deleted(&tenant, &timeline, &deleted);
 	if (tl == NULL)
 		return;
 	st = palloc(sizeof(SkState));
@@ -504,7 +509,7 @@ take_answer(PeerLink *link)
 			set_state(link, LINK_IDLE);
 			return;
 		}
-		if (PQresultStatus(result) == PGRES_TUPLES_OK && PQnfields(result) == 13)
+		if (PQresultStatus(result) == PGRES_TUPLES_OK && PQnfields(result) == 14)
 		{
 			for (int i = 0; i < PQntuples(result); i++)
 				note_row_guarded(result, i, link);

@@ -161,7 +161,9 @@ reset_slot(SkShared *s, const NeonId *tenant, const NeonId *timeline)
 	s->status = SK_UNOPENED;
 	s->detail[0] = s->problem[0] = '\0';
 	s->flush_lsn = s->written_lsn = InvalidXLogRecPtr;
-	s->opened = s->dirty = false;
+	s->unnamed = s->opened = s->dirty = false;
+	s->told_error = 0;
+	s->told_error_at = 0;
 	s->stop_term = 0;
 	s->op_pid = 0;
 	s->op_unsafe = false;
@@ -256,17 +258,22 @@ register_found(const char *path, const char *name, void *arg)
 	const NeonId *tenant = arg;
 	NeonId		timeline;
 	char		dir[MAXPGPATH];
+	bool		named;
+	int			i;
 
 	snprintf(dir, sizeof(dir), "%s/%s", path, name);
 	if (!neon_id_parse(name, &timeline) || !looks_alive(dir))
 		return;
-	if (take_slot(tenant, &timeline) < 0)
+	named = skknown_has(tenant, &timeline);
+	i = take_slot(tenant, &timeline);
+	if (i < 0)
 	{
 		warn_not_served(name);
 		return;
 	}
-	if (!skknown_has(tenant, &timeline))
-		skknown_add(tenant, &timeline);
+	SpinLockAcquire(&registry->slot[i].mutex);
+	registry->slot[i].unnamed = !named;
+	SpinLockRelease(&registry->slot[i].mutex);
 }
 
 static void
@@ -405,46 +412,65 @@ take_constants(SkTimeline *tl)
 	SpinLockRelease(&tl->shared->mutex);
 }
 
-static void pg_attribute_noreturn()
-report_deleted(const NeonId *timeline)
+void
+sk_make_known(SkTimeline *tl)
 {
-	char		hex[NEON_ID_HEXLEN + 1];
+	bool		unnamed;
 
-	ereport(ERROR,
-			(errcode(ERRCODE_NS_UNKNOWN),
-			 errmsg("timeline \"%s\" was deleted", neon_id_format(timeline, hex))));
+	SpinLockAcquire(&tl->shared->mutex);
+	unnamed = tl->shared->unnamed;
+	SpinLockRelease(&tl->shared->mutex);
+	if (!unnamed)
+		return;
+	skknown_add(&tl->tenant, &tl->timeline);
+	SpinLockAcquire(&tl->shared->mutex);
+	tl->shared->unnamed = false;
+	SpinLockRelease(&tl->shared->mutex);
 }
 
-/* A timeline without a slot: deleted ones are told from those never seen. */
+/* By the first process that needs it. */
 static void
-check_tombstone(const NeonId *tenant, const NeonId *timeline)
+open_slot(SkTimeline *tl)
 {
-	SkTimeline	tl = {.tenant = *tenant,.timeline = *timeline};
-
-	if (is_tombstone(&tl))
-		report_deleted(timeline);
+	sk_make_known(tl);
+	sk_lock(tl);
+	if (sk_status(tl) == SK_UNOPENED)
+		sk_open_from_disk(tl);
+	sk_unlock(tl);
 }
 
 SkTimeline *
-sk_open_if_known(const NeonId *tenant, const NeonId *timeline)
+sk_open_unless_deleted(const NeonId *tenant, const NeonId *timeline, bool *deleted)
 {
 	SkTimeline *tl = sk_lookup(tenant, timeline);
 
 	if (tl == NULL)
 	{
-		check_tombstone(tenant, timeline);
+		SkTimeline	gone = {.tenant = *tenant,.timeline = *timeline};
+
+		*deleted = is_tombstone(&gone);
 		return NULL;
 	}
 	if (sk_status(tl) == SK_UNOPENED)
-	{
-		sk_lock(tl);
-		if (sk_status(tl) == SK_UNOPENED)
-			sk_open_from_disk(tl);
-		sk_unlock(tl);
-	}
-	if (sk_status(tl) == SK_DELETED)
-		report_deleted(timeline);
+		open_slot(tl);
+	*deleted = sk_status(tl) == SK_DELETED;
+	if (*deleted)
+		return NULL;
 	take_constants(tl);
+	return tl;
+}
+
+SkTimeline *
+sk_open_if_known(const NeonId *tenant, const NeonId *timeline)
+{
+	bool		deleted;
+	SkTimeline *tl = sk_open_unless_deleted(tenant, timeline, &deleted);
+	char		hex[NEON_ID_HEXLEN + 1];
+
+	if (deleted)
+		ereport(ERROR,
+				(errcode(ERRCODE_NS_UNKNOWN),
+				 errmsg("timeline \"%s\" was deleted", neon_id_format(timeline, hex))));
 	return tl;
 }
 

@@ -91,6 +91,7 @@ typedef struct SkShared
 
 	XLogRecPtr	flush_lsn;		/* end of the last whole record that is durable */
 	XLogRecPtr	written_lsn;	/* bytes at and above this were never written */
+	bool		unnamed;		/* it lacks its name in known.c: see sk_make_known */
 	bool		opened;			/* once in this life of the instance: positions and lease are known */
 	bool		dirty;			/* something here is newer than in the file */
 
@@ -167,6 +168,16 @@ extern SkTimeline *sk_open(const NeonId *tenant, const NeonId *timeline);
 
 /* The same, or NULL if it is not here (a deleted one is an error all the same). */
 extern SkTimeline *sk_open_if_known(const NeonId *tenant, const NeonId *timeline);
+
+/* The same, NULL also if it was deleted: *deleted tells. */
+extern SkTimeline *sk_open_unless_deleted(const NeonId *tenant, const NeonId *timeline,
+										  bool *deleted);
+
+/*
+ * A timeline of before known.c gets its name; ereport(ERROR) if that cannot be
+ * written.  Opening one does it first: who has no name may not promise.
+ */
+extern void sk_make_known(SkTimeline *tl);
 
 /*
  * Calls f for each timeline of this node, opened ones only if opened_only; the

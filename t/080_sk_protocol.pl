@@ -133,6 +133,21 @@ for my $lost ('', '/state', '/wal')
 	$sk[2]->start;
 	is($sk[2]->positions, "2|1|$wal->{start}|$wal->{start}|f|active", 'back with its files');
 }
+# data of before there was a list of names, and no way to write it: only that timeline is refused
+my $second = '3' x 32;
+my $of_second = "'$NeonSafekeeper::tenant', '$second'";
+$sk[2]->sql("SELECT neon_safekeeper.timeline_create($of_second, $wal->{sysid}, $wal->{segsize}, 1, '$wal->{start}', 0, '[[0, \"$wal->{start}\"]]', $config)");
+$sk[2]->node->stop;
+my $names = $sk[2]->node->data_dir . "/neon/known/$NeonSafekeeper::tenant";
+unlink "$names/$NeonSafekeeper::timeline" or die "$names: $!";
+chmod 0500, $names or die "$names: $!";
+$sk[2]->start;
+is($sk[2]->sql("SELECT state FROM neon_safekeeper.positions($of_second)"), 'active', 'a timeline with its name is served');
+like($sk[2]->call_error('promise', 1, 9, "'x'"), qr/could not create file/, 'one without is refused');
+chmod 0700, $names or die "$names: $!";
+is($sk[2]->positions, "2|1|$wal->{start}|$wal->{start}|f|active", 'until its name can be written');
+ok(-e "$names/$NeonSafekeeper::timeline", 'which it is');
+$sk[2]->sql("SELECT neon_safekeeper.timeline_delete($of_second, 1)");
 $sk[2]->node->stop;
 flip($sk[2]->dir . '/state', 60);
 $sk[2]->start;
@@ -149,6 +164,7 @@ like($sk[0]->call_error('members', 1, $config), qr/NS002/, 'no way back');
 like($sk[0]->call_error('promise', 1, 8, "'x'"), qr/NS002/, 'the old generation does not get votes');
 $sk[0]->call('timeline_delete', 2);
 like($sk[0]->call_error('promise', 2, 8, "'x'"), qr/NS004.*deleted/, 'deleted');
+is($sk[0]->positions, '|||||deleted', 'which is what it answers to who asks for its position');
 $sk[0]->restart('immediate');
 like($sk[0]->call_error('timeline_create', $wal->{sysid}, $wal->{segsize}, 1, "'$wal->{start}'", 0, "'[[0, \"$wal->{start}\"]]'", $config),
 	qr/NS004.*deleted/, 'and never made again');

@@ -6,6 +6,7 @@ use warnings;
 use File::Path qw(remove_tree);
 use IO::Socket::INET;
 use JSON::PP;
+use NeonQuorum;
 use NeonTest;
 use Test::More;
 use Time::HiRes qw(sleep);
@@ -176,8 +177,8 @@ SKIP:
 	ok($receiver, 'the process of safekeeper 2 that receives') or diag(map { NeonTest::cmdline($_) . "\n" } safekeeper_processes(2));
 	$t->signal('STOP', $receiver);
 	insert('main') for 1 .. 3;
-	my @third = safekeeper_processes(3);
-	$t->signal('STOP', @third);
+	my @stopped = safekeeper_processes(3);
+	$t->signal('STOP', @stopped);
 	my ($rc, $out, $err) = $t->command([ 'neon', 'timeline', 'branch', '--branch-name', 'lagging' ]);
 	like($err, qr/\A(?:neon: error: .*not committed by a majority.*safekeeper 2 is at \S+ of term \d+.*safekeeper 3 does not answer.*\nHINT: .*\n)?\z/,
 		'a branch while a member lags is made, or says who lags');
@@ -186,7 +187,7 @@ SKIP:
 	$t->neon('timeline', 'branch', '--branch-name', 'lagging') if $rc != 0;
 	$t->endpoint_start('lagging', branch => 'lagging');
 	has_all('lagging', 'branch while a member lags');
-	$t->signal('CONT', @third);
+	$t->signal('CONT', @stopped);
 	$t->endpoint_stop('lagging');
 	wait_caught_up('main');
 }
@@ -201,6 +202,27 @@ for my $i (1 .. 3)
 	is($t->psql("safekeeper $i", "SELECT count(*) FROM neon_safekeeper.timelines WHERE timeline_id::text = '$id' AND state <> 'deleted'"),
 		'0', "is gone from safekeeper $i");
 }
+
+# a safekeeper that misses it asks the others what they know of the branch
+$t->neon('timeline', 'branch', '--branch-name', 'missed');
+$t->endpoint_start('missed', branch => 'missed');
+$t->psql('missed', 'CREATE TABLE m AS SELECT 1');
+$t->neon('endpoint', 'destroy', 'missed');
+$id = $t->timeline('missed');
+my @third = safekeeper_processes(3);
+$t->signal('STOP', @third);
+NeonQuorum::new_log($t, $_) for 1, 2;
+$t->neon_ok([ 'timeline', 'delete', 'missed' ], 'timeline delete without one safekeeper');
+$t->signal('CONT', @third);
+my $missed = "FROM neon_safekeeper.timelines WHERE timeline_id = '$id'";
+is($t->psql('safekeeper 3', "SELECT count(*) $missed"), '1', 'safekeeper 3 has missed it');
+insert('main');
+wait_caught_up('main');
+sleep 2;
+unlike(NeonQuorum::new_log($t, $_), qr/ERROR:.*was deleted/, "its questions are no errors at safekeeper $_") for 1, 2;
+like($t->neon('start'), qr/Deleted timeline '$id' on safekeeper 3/, 'the next start tells it');
+is($t->psql('safekeeper 3', "SELECT count(*) $missed"), '0', 'it is gone from there');
+ok(!-e $t->sk_pgdata(3) . '/neon/tenants/' . $t->tenant . "/timelines/$id/wal", 'and so is its WAL');
 
 # a safekeeper that the pageserver reads from is no writer
 $t->neon('timeline', 'branch', '--branch-name', 'read');

@@ -119,7 +119,7 @@ start_instance(void *arg)
 	return EXIT_OK;
 }
 
-/* A branch that was made while a safekeeper did not run is to be kept by it, too. */
+/* A branch that was made or deleted while a safekeeper did not run is to be so there, too. */
 static int
 complete_branches(void *arg)
 {
@@ -127,7 +127,7 @@ complete_branches(void *arg)
 
 	if (conn == NULL)
 		return EXIT_OK;			/* the next start of an endpoint does it */
-	election_create_missed(conn);
+	missed_catch_up(conn);
 	PQfinish(conn);
 	return EXIT_OK;
 }

@@ -80,10 +80,10 @@ extern XLogRecPtr election_sync(PGconn *ps, const TimelineInfo *tl, Quorum *q, u
 extern void election_create_timeline(PGconn *ps, const char *tenant, const char *timeline);
 
 /*
- * Creates what was created while a safekeeper did not run on that one, too.
- * One that answers has to; a branch without a majority is left for later.
+ * missed.c: what was created or deleted while a safekeeper did not run is, by
+ * now, on those that answer.  A branch without a majority is left for later.
  */
-extern void election_create_missed(PGconn *ps);
+extern void missed_catch_up(PGconn *ps);
 
 /* Dies unless so many safekeepers run that a timeline can be made.  Nothing in laptop mode. */
 extern void election_check_running(const char *what);

@@ -201,7 +201,7 @@ static int64
 known_generation(PGconn *conn, const TimelineInfo *tl)
 {
 	PGresult   *res = db_exec(conn, 30, NULL,
-							  "SELECT generation FROM neon_safekeeper.positions($1, $2)", 2,
+							  "SELECT generation FROM neon_safekeeper.positions($1, $2) WHERE state <> 'deleted'", 2,
 							  tl->tenant, tl->id);
 	int64		generation = PQntuples(res) == 1 ?
 		strtoll(db_value(res, 0, "generation"), NULL, 10) : 0;

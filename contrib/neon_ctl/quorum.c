@@ -462,6 +462,14 @@ fill_position(const Quorum *q, int i, Position *pos)
 	strlcpy(pos->state, state ? state : "", sizeof(pos->state));
 }
 
+static bool
+is_deleted(const Quorum *q, int i)
+{
+	const char *state = quorum_value(q, i, "state");
+
+	return state != NULL && strcmp(state, "deleted") == 0;
+}
+
 void
 quorum_positions(Quorum *q, Position *positions)
 {
@@ -479,6 +487,8 @@ quorum_positions(Quorum *q, Position *positions)
 		node = quorum_value(q, i, "node");
 		if (node == NULL || strcmp(node, q->set.member[i].node) != 0)
 			drop_member(&q->member[i], strf("another safekeeper (node %s) is there", node ? node : "?"));
+		else if (is_deleted(q, i))
+			set_problem(&q->member[i], "the timeline was deleted there");
 		else
 			fill_position(q, i, &positions[i]);
 	}
