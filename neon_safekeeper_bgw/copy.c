@@ -246,6 +246,15 @@ copy_usable_end(SkTimeline *tl, const SkHistory *donors, XLogRecPtr end)
 	return Min(common, end);
 }
 
+static bool
+no_space(Fetch *f)
+{
+	if (skwal_disk_has_space())
+		return false;
+	f->problem = pstrdup("the disk is nearly full");
+	return true;
+}
+
 /* One piece; false if the donor has nothing that helps. */
 static bool
 copy_piece(Fetch *f, Donor *d, WalWriter *writer, XLogRecPtr upto)
@@ -256,12 +265,8 @@ copy_piece(Fetch *f, Donor *d, WalWriter *writer, XLogRecPtr upto)
 	char	   *data;
 	size_t		len;
 
-	if (!skwal_disk_has_space())
-	{
-		f->problem = pstrdup("the disk is nearly full");
-		return false;
-	}
-	if (!ask_tail(f, d, from, Min(PIECE_BYTES, upto - from), history, &data, &len))
+	if (no_space(f) ||
+		!ask_tail(f, d, from, Min(PIECE_BYTES, upto - from), history, &data, &len))
 		return false;
 	end = Min(copy_usable_end(f->tl, history, from + len), upto);
 	if (end <= from)
@@ -316,6 +321,23 @@ worth_streaming(Fetch *f, Donor *d, WalWriter *writer)
 		(d->promised == f->order.term && d->commit_lsn > writer->flushed + STREAM_FROM);
 }
 
+/* Who cannot get on tries again each second, at the same place. */
+static void
+log_copying(Fetch *f, const Donor *d, XLogRecPtr from)
+{
+	SkShared   *s = f->tl->shared;
+	bool		news;
+
+	SpinLockAcquire(&s->mutex);
+	news = s->copy_told_lsn != from;
+	s->copy_told_lsn = from;
+	SpinLockRelease(&s->mutex);
+	if (news)
+		ereport(LOG,
+				(errmsg("copying WAL from %X/%X on from a peer", LSN_FORMAT_ARGS(from)),
+				 errdetail_internal("%s", d->conninfo)));
+}
+
 /* As much as this donor can give. */
 static void
 copy_from(Fetch *f, Donor *d, XLogRecPtr upto)
@@ -327,9 +349,7 @@ copy_from(Fetch *f, Donor *d, XLogRecPtr upto)
 	bool		more = true;
 
 	walwriter_begin(&writer, f->tl, f->order.term, d->conninfo);
-	ereport(LOG,
-			(errmsg("copying WAL from %X/%X on from a peer", LSN_FORMAT_ARGS(writer.flushed)),
-			 errdetail_internal("%s", d->conninfo)));
+	log_copying(f, d, writer.flushed);
 	if (worth_streaming(f, d, &writer))
 	{
 		copy_committed(f, d, &writer, upto);
@@ -356,6 +376,8 @@ copy_from_peers(Fetch *f, XLogRecPtr upto)
 {
 	PeerList   *list = copy_peers(f);
 
+	if (no_space(f))
+		return FETCH_FAILED;
 	for (int i = 0; i < list->n && sk_flush_lsn(f->tl) < upto; i++)
 	{
 		Donor		d;

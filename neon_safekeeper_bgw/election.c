@@ -101,7 +101,7 @@ common_end(SkTimeline *tl, const SkState *st, const SkHistory *history)
 
 	if (end < st->commit_lsn)
 	{
-		sk_set_problem(tl, "An election was refused whose history lacks committed WAL.");
+		(void) sk_set_problem(tl, "An election was refused whose history lacks committed WAL.");
 		ereport(ERROR,
 				(errcode(ERRCODE_NS_DAMAGED),
 				 errmsg("the elected history shares WAL up to %X/%X only, but it is committed up to %X/%X here",

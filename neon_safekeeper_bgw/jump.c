@@ -315,7 +315,8 @@ jump_to_peer(Fetch *f)
 		return false;
 	if (!sk_jump(f->tl, f->order.term, &b))
 		return false;
-	sk_set_problem(f->tl, psprintf("it was too far behind: its log began anew at %X/%X and is copied from a peer",
+	(void) sk_set_problem(f->tl,
+						  psprintf("it was too far behind: its log began anew at %X/%X and is copied from a peer",
 								   LSN_FORMAT_ARGS(b.wal_start)));
 	f->progress = true;
 	return true;

@@ -14,6 +14,7 @@
 #include "utils/timestamp.h"
 
 #define ACTIVE_MS	60000
+#define SAME_PROBLEM_MS	60000	/* between two messages of the same problem */
 
 /* ---- looking ---- */
 
@@ -328,12 +329,21 @@ sk_note_retention(SkTimeline *tl, XLogRecPtr keep_from, const char *retained_by)
 	SpinLockRelease(&tl->shared->mutex);
 }
 
-void
+bool
 sk_set_problem(SkTimeline *tl, const char *text)
 {
-	SpinLockAcquire(&tl->shared->mutex);
-	strlcpy(tl->shared->problem, text, sizeof(tl->shared->problem));
-	SpinLockRelease(&tl->shared->mutex);
+	SkShared   *s = tl->shared;
+	uint64		now = neon_boottime_ms();
+	bool		news;
+
+	SpinLockAcquire(&s->mutex);
+	news = strncmp(s->problem, text, sizeof(s->problem) - 1) != 0 ||
+		now - s->problem_told_at >= SAME_PROBLEM_MS;
+	strlcpy(s->problem, text, sizeof(s->problem));
+	if (news)
+		s->problem_told_at = now;
+	SpinLockRelease(&s->mutex);
+	return news;
 }
 
 /* ---- waiting ---- */

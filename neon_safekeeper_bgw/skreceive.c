@@ -37,7 +37,6 @@
 #define GONE_MS				10000	/* attempts without anything coming */
 #define FIRST_PAUSE_MS		100
 #define LONGEST_PAUSE_MS	1000
-#define SAME_PROBLEM_MS		60000	/* between two messages of the same problem */
 #define SUSPECT_AFTER		3		/* times that invalid WAL came at one position */
 #define FAR_BEHIND			(16 * 1024 * 1024)
 #define BOOT_RECORD_MAX		65536	/* bytes that are held until it is whole */
@@ -187,7 +186,7 @@ check_disk(Stream *s)
 	s->disk_full = full;
 	if (full)
 	{
-		sk_set_problem(s->writer->tl, "the disk is nearly full");
+		(void) sk_set_problem(s->writer->tl, "the disk is nearly full");
 		ereport(LOG,
 				(errcode(ERRCODE_DISK_FULL),
 				 errmsg("no more WAL is taken, because the disk is nearly full"),
@@ -196,7 +195,7 @@ check_disk(Stream *s)
 	}
 	else
 	{
-		sk_set_problem(s->writer->tl, "");
+		(void) sk_set_problem(s->writer->tl, "");
 		s->last_message = neon_boottime_ms();
 		ereport(LOG, (errmsg("WAL is taken again, because there is space on the disk")));
 	}
@@ -534,7 +533,7 @@ stream_with(Fetch *f, Receiver *receiver, WalWriter *writer, const char *slot)
 		if (result != FETCH_DONE)
 			return result;
 	}
-	sk_set_problem(f->tl, "");
+	(void) sk_set_problem(f->tl, "");
 	return fetch_stream(f, receiver, writer, InvalidXLogRecPtr);
 }
 
@@ -648,8 +647,6 @@ typedef struct Attempts
 {
 	uint64		failing_since;	/* 0: it works */
 	int			pause_ms;
-	char		last_problem[512];
-	uint64		last_logged;
 	XLogRecPtr	invalid_at;		/* where invalid WAL came, and how often */
 	int			invalid_times;
 } Attempts;
@@ -666,14 +663,9 @@ report_problem(Fetch *f, Attempts *a)
 		a->invalid_times = a->invalid_at == at ? a->invalid_times + 1 : 1;
 		a->invalid_at = at;
 	}
-	sk_set_problem(f->tl, problem);
-	if (strcmp(a->last_problem, problem) != 0 || ms_since(a->last_logged) >= SAME_PROBLEM_MS)
-	{
+	if (sk_set_problem(f->tl, problem))
 		ereport(LOG,
 				(errmsg("receiving WAL stopped at %X/%X: %s", LSN_FORMAT_ARGS(at), problem)));
-		strlcpy(a->last_problem, problem, sizeof(a->last_problem));
-		a->last_logged = neon_boottime_ms();
-	}
 	if (a->invalid_times == SUSPECT_AFTER)
 		ereport(LOG,
 				(errmsg("invalid WAL came %d times at %X/%X", SUSPECT_AFTER, LSN_FORMAT_ARGS(at)),
@@ -708,7 +700,7 @@ forget_problem(Fetch *f)
 
 	sk_get_positions(f->tl, &p);
 	if (p.promised == f->order.term && p.flush_lsn >= Max(f->order.upto, p.term_start))
-		sk_set_problem(f->tl, "");
+		(void) sk_set_problem(f->tl, "");
 }
 
 static void
@@ -793,7 +785,7 @@ carry_out_guarded(Fetch *f)
 		}
 		else
 		{
-			sk_set_problem(f->tl, error->message);
+			(void) sk_set_problem(f->tl, error->message);
 			sk_recover_from_error(f->tl, TopMemoryContext);
 		}
 		end_process(f);

@@ -160,6 +160,8 @@ reset_slot(SkShared *s, const NeonId *tenant, const NeonId *timeline)
 	s->st.timeline = *timeline;
 	s->status = SK_UNOPENED;
 	s->detail[0] = s->problem[0] = '\0';
+	s->problem_told_at = 0;
+	s->copy_told_lsn = InvalidXLogRecPtr;
 	s->flush_lsn = s->written_lsn = InvalidXLogRecPtr;
 	s->unnamed = s->opened = s->dirty = false;
 	s->told_error = 0;

@@ -86,6 +86,8 @@ typedef struct SkShared
 	SkState		st;				/* as on disk, but for commit_lsn and acked_lsn, which run ahead */
 	char		detail[SK_DETAIL_MAX];	/* why it is damaged */
 	char		problem[SK_DETAIL_MAX]; /* what was refused or failed last, for the view */
+	uint64		problem_told_at;	/* neon_boottime_ms() when it was news last; see sk_set_problem */
+	XLogRecPtr	copy_told_lsn;	/* where copying began that the log has told of last */
 	int			told_error;		/* SQLSTATE of the error that a worker logged last */
 	uint64		told_error_at;	/* neon_boottime_ms(); 0: none was */
 
@@ -270,8 +272,11 @@ extern bool sk_close_cleanly(SkTimeline *tl);
 /* Marks the timeline damaged, durably if the state file can be written. */
 extern void sk_set_damaged(SkTimeline *tl, const char *why);
 
-/* A line for the view's column "problem"; "" clears it. */
-extern void sk_set_problem(SkTimeline *tl, const char *text);
+/*
+ * A line for the view's column "problem"; "" clears it.  True if it is news:
+ * another problem, or for a minute the same.
+ */
+extern bool sk_set_problem(SkTimeline *tl, const char *text);
 
 /* ---- the right to write ---- */
 

@@ -124,13 +124,25 @@ make_space(1);
 NeonQuorum::wait_streaming($t, 'main', 3);
 pass('safekeeper 1 is back in the quorum');
 is($t->psql('main', 'SELECT count(*) FROM a'), $rows, 'all rows are there');
+
+# ---- it lacks what the others have, and no compute runs: it is told once ----
+$t->neon('safekeeper', 'stop', 1);
+$t->psql('main', insert_sql());
+$t->endpoint_stop('main');
+leave(1, 5000);
+NeonQuorum::new_log($t, 1);
+$t->neon('safekeeper', 'start', 1);
+$t->poll('safekeeper 1', 'SELECT problem FROM neon_safekeeper.timelines', 'the disk is nearly full');
+sleep 5;
+@complaints = grep { /copying WAL|receiving WAL stopped/ } split /\n/, NeonQuorum::new_log($t, 1);
+is(scalar(@complaints), 1, 'a member that cannot copy from the others says so once') or diag(join "\n", @complaints);
+make_space(1);
 for my $id (1 .. 3)
 {
 	my $log = NeonTest::Vanilla::slurp("$t->{dir}/safekeepers/$id/safekeeper.log");
 	$log .= NeonTest::Vanilla::slurp($_) for glob "$t->{dir}/safekeepers/$id/log/*.log";
 	unlike($log, qr/PANIC|is damaged/, "safekeeper $id has neither crashed nor damaged anything");
 }
-$t->endpoint_stop('main');
 $t->wait_for('equal positions',
 	sub { my %p = map { NeonQuorum::positions($t, 'main', $_, 'flush_lsn, commit_lsn') => 1 } 1 .. 3; keys %p == 1 });
 NeonQuorum::check_wal($t, 'main', 'at the end');
