@@ -190,8 +190,10 @@ sk_trylock(SkTimeline *tl)
 	register_callbacks();
 	if (!try_lock(tl))
 		return false;
-	check_still_there(tl);
-	return true;
+	if (sk_handle_current(tl))
+		return true;
+	release_lock();				/* it was deleted */
+	return false;
 }
 
 void

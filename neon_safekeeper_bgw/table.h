@@ -225,7 +225,8 @@ extern void sk_check_tenant_role(const NeonId *tenant, bool storage_allowed);
  * Taken for promise, elected, members, delete, tail and whatever writes the
  * state file.  Waits interruptibly, not reentrant, released by sk_unlock, by
  * the end of a transaction that failed, and by the end of the process.  A
- * worker that catches errors calls sk_release_all().
+ * worker that catches errors calls sk_release_all().  sk_trylock: false if
+ * somebody else has it, and if the timeline was deleted.
  */
 extern void sk_lock(SkTimeline *tl);
 extern bool sk_trylock(SkTimeline *tl);
