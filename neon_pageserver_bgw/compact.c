@@ -1,16 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * compact.c
- *	  Merging delta files of a timeline, so that reads ask few of them.
+ *	  Compaction of a timeline: who does it, and merges of wide files.
  *
- * Files with the same LSN interval and different keys are a *run*.  Four or
- * more runs that follow each other in time, none of them larger than the rest
- * together, are merged into one: so each version is written again a logarithmic
- * number of times.  A merge reads and writes front to back, with memory for a
- * block of each file.  Its outputs take the place of its inputs by one manifest
- * edit; a process that dies before has changed nothing.
+ * Wide files have keys of many partitions.  What they have goes into the
+ * partitions (partition.c); while there is too little of it for each, they are
+ * merged among themselves, so that reads ask few of them.  Files with the same
+ * LSN interval and different keys are a *run*.  Four or more runs that follow
+ * each other in time, none of them larger than the rest together, are merged
+ * into one: so each version is written again a logarithmic number of times.  A
+ * merge reads and writes front to back, with memory for a block of each file.
+ * Its outputs take the place of its inputs by one manifest edit; a process that
+ * dies before has changed nothing.
  *
- * What an import wrote stays as it is, and nothing is merged across its LSN:
+ * What an import wrote is not merged, and nothing is merged across its LSN:
  * its pages have no older versions, and a merged file is searched before it.
  *
  *-------------------------------------------------------------------------
@@ -19,21 +22,15 @@
 
 #include <unistd.h>
 
-#include "crashnote.h"
-#include "lib/binaryheap.h"
+#include "compact_private.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
-#include "nodes/pg_list.h"
-#include "pgstat.h"
 #include "storage/ipc.h"
-#include "storage/latch.h"
-#include "store_private.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 /* Most runs that one merge takes: each has a file open. */
 #define MAX_RUNS	32
-#define PACE_BYTES	(256 * 1024)
 
 static bool exit_registered = false;
 
@@ -51,8 +48,8 @@ typedef struct Run
 static int
 compare_by_lsn(const void *a, const void *b)
 {
-	const ManifestFile *x = a;
-	const ManifestFile *y = b;
+	const ManifestFile *x = *(ManifestFile *const *) a;
+	const ManifestFile *y = *(ManifestFile *const *) b;
 
 	if (x->lsn_hi != y->lsn_hi)
 		return x->lsn_hi < y->lsn_hi ? -1 : 1;
@@ -68,29 +65,30 @@ is_import(const ManifestFile *file)
 	return file->type == LAYER_IMAGE || file->lsn_hi - file->lsn_lo == 8;
 }
 
-/* The runs of a timeline, oldest first. */
+/* The runs of wide files, oldest first. */
 static Run *
-list_runs(const Manifest *m, int *n)
+list_runs(const LayerMap *map, int *n)
 {
-	Run		   *runs = palloc0(Max(m->nfiles, 1) * sizeof(Run));
+	ManifestFile **files = palloc(Max(map->nwide, 1) * sizeof(ManifestFile *));
+	Run		   *runs = palloc0(Max(map->nwide, 1) * sizeof(Run));
 	Run		   *run = NULL;
 
-	qsort(m->files, m->nfiles, sizeof(ManifestFile), compare_by_lsn);
+	for (int i = 0; i < map->nwide; i++)
+		files[i] = &map->files[map->wide[i]];
+	qsort(files, map->nwide, sizeof(ManifestFile *), compare_by_lsn);
 	*n = 0;
-	for (int i = 0; i < m->nfiles; i++)
+	for (int i = 0; i < map->nwide; i++)
 	{
-		ManifestFile *file = &m->files[i];
-
-		if (run == NULL || run->barrier || is_import(file) || run->lo != file->lsn_lo ||
-			run->hi != file->lsn_hi)
+		if (run == NULL || run->barrier || is_import(files[i]) || run->lo != files[i]->lsn_lo ||
+			run->hi != files[i]->lsn_hi)
 		{
 			run = &runs[(*n)++];
-			run->lo = file->lsn_lo;
-			run->hi = file->lsn_hi;
-			run->barrier = is_import(file);
+			run->lo = files[i]->lsn_lo;
+			run->hi = files[i]->lsn_hi;
+			run->barrier = is_import(files[i]);
 		}
-		run->bytes += file->bytes;
-		run->files = lappend(run->files, file);
+		run->bytes += files[i]->bytes;
+		run->files = lappend(run->files, files[i]);
 	}
 	return runs;
 }
@@ -140,75 +138,6 @@ choose_runs(const Run *runs, int nruns, int threshold, int *first)
 	return best;
 }
 
-/* ---- reading the inputs ---- */
-
-/* A run being read, one file after the other. */
-typedef struct Source
-{
-	Timeline   *tl;
-	ListCell   *next;			/* file */
-	const List *files;
-	LayerFile  *layer;
-	LayerScan  *scan;
-	NeonKey		key;			/* current */
-	StoreVersion version;
-} Source;
-
-static void
-open_next(Source *source)
-{
-	static const NeonKey lowest = {0};
-	NeonKey		highest = neon_key(255, PG_UINT32_MAX, PG_UINT32_MAX, PG_UINT32_MAX, 255,
-								   PG_UINT32_MAX);
-	const ManifestFile *file = lfirst(source->next);
-
-	source->layer = layer_open(source->tl, file);
-	if (source->layer == NULL)
-		layer_missing(source->tl, file);
-	source->scan = layer_scan_begin(source->layer, &lowest, &highest, PG_UINT64_MAX);
-	source->next = lnext(source->files, source->next);
-}
-
-static void
-close_source(Source *source)
-{
-	if (source->scan)
-		layer_scan_end(source->scan);
-	source->scan = NULL;
-	if (source->layer)
-		layer_close(source->layer);
-	source->layer = NULL;
-}
-
-/* To the next version; false at the end. */
-static bool
-advance(Source *source)
-{
-	for (;;)
-	{
-		if (source->scan != NULL &&
-			layer_scan_version(source->scan, &source->key, &source->version))
-			return true;
-		close_source(source);
-		if (source->next == NULL)
-			return false;
-		open_next(source);
-	}
-}
-
-/* binaryheap has the largest first. */
-static int
-compare_sources(Datum a, Datum b, void *arg)
-{
-	const Source *x = (const Source *) DatumGetPointer(a);
-	const Source *y = (const Source *) DatumGetPointer(b);
-	int			cmp = neon_key_cmp(&y->key, &x->key);
-
-	if (cmp != 0)
-		return cmp;
-	return x->version.lsn == y->version.lsn ? 0 : (x->version.lsn < y->version.lsn ? 1 : -1);
-}
-
 /* ---- merging ---- */
 
 typedef struct Merge
@@ -217,114 +146,33 @@ typedef struct Merge
 	Run		   *runs;			/* adjacent, oldest first */
 	int			nruns;
 	uint64		bytes_in;
-	uint64		bytes_out;
-	Source	   *sources;
-	LayerWriter *writer;
-	List	   *outputs;		/* ManifestFile, written and synced */
+	CompactInput *input;
+	CompactOutput output;
 	TimestampTz start;
-	uint64		paced;			/* bytes when the pace was looked at last */
-	uint64		versions;
 } Merge;
-
-static XLogRecPtr
-merge_lo(const Merge *merge)
-{
-	return merge->runs[0].lo;
-}
-
-static XLogRecPtr
-merge_hi(const Merge *merge)
-{
-	return merge->runs[merge->nruns - 1].hi;
-}
-
-/* Waits while more was written than neon_pageserver.maintenance_io_limit allows. */
-static void
-keep_pace(Merge *merge)
-{
-	uint64		bytes = merge->bytes_out + (merge->writer ? layer_writer_bytes(merge->writer) : 0);
-
-	if (bytes - merge->paced < PACE_BYTES)
-		return;
-	merge->paced = bytes;
-	for (;;)
-	{
-		long		elapsed = TimestampDifferenceMilliseconds(merge->start, neon_clock());
-		long		due = store_maintenance_io_limit > 0 ?
-		bytes / 1024 * 1000 / store_maintenance_io_limit : 0;
-
-		CHECK_FOR_INTERRUPTS();
-		timeline_check_writable(merge->tl);
-		if (elapsed >= due)
-			break;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(due - elapsed, 1000), PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-	}
-}
-
-static void
-finish_output(Merge *merge)
-{
-	ManifestFile *file = palloc(sizeof(ManifestFile));
-	LayerWriter *writer = merge->writer;
-
-	merge->writer = NULL;
-	if (!layer_writer_finish(writer, file))
-		store_sync_failed(merge->tl, file);
-	merge->bytes_out += file->bytes;
-	merge->outputs = lappend(merge->outputs, file);
-}
-
-static void
-add_version(Merge *merge, const NeonKey *last, const Source *source)
-{
-	bool		new_key = merge->versions == 0 || neon_key_cmp(last, &source->key) != 0;
-
-	if (new_key)
-	{
-		CHECK_FOR_INTERRUPTS();
-		crashnote_set(merge->tl, &source->key, source->version.lsn);
-		if (merge->writer != NULL &&
-			layer_writer_bytes(merge->writer) >= (uint64) store_compaction_target_size * 1024)
-			finish_output(merge);
-		keep_pace(merge);
-	}
-	if (merge->writer == NULL)
-		merge->writer = layer_writer_begin(&merge->tl->id, LAYER_DELTA,
-										   timeline_new_file_id(merge->tl), merge_lo(merge),
-										   merge_hi(merge));
-	layer_writer_add(merge->writer, &source->key, &source->version);
-	merge->versions++;
-}
 
 static void
 write_outputs(Merge *merge)
 {
-	binaryheap *heap = binaryheap_allocate(merge->nruns, compare_sources, NULL);
-	NeonKey		last = {0};
+	static const uint8 first_key[NEON_KEY_ENCODED_SIZE];
+	uint8		end_key[NEON_KEY_ENCODED_SIZE];
+	NeonKey		key;
+	StoreVersion version;
 
+	memset(end_key, 0xFF, sizeof(end_key));
+	merge->input = compact_input_begin(merge->tl, first_key, end_key);
 	for (int i = 0; i < merge->nruns; i++)
 	{
-		Source	   *source = &merge->sources[i];
-
-		if (advance(source))
-			binaryheap_add_unordered(heap, PointerGetDatum(source));
+		compact_input_add(merge->input, merge->runs[i].files, InvalidXLogRecPtr, PG_UINT64_MAX);
+		merge->bytes_in += merge->runs[i].bytes;
 	}
-	binaryheap_build(heap);
-	while (!binaryheap_empty(heap))
-	{
-		Source	   *source = (Source *) DatumGetPointer(binaryheap_first(heap));
-
-		add_version(merge, &last, source);
-		last = source->key;
-		if (advance(source))
-			binaryheap_replace_first(heap, PointerGetDatum(source));
-		else
-			(void) binaryheap_remove_first(heap);
-	}
-	finish_output(merge);
-	binaryheap_free(heap);
+	compact_output_begin(&merge->output, merge->tl, LAYER_DELTA, merge->runs[0].lo,
+						 merge->runs[merge->nruns - 1].hi,
+						 (uint64) store_compaction_target_size * 1024);
+	while (compact_input_next(merge->input, &key, &version))
+		compact_output_add(&merge->output, &key, &version);
+	compact_output_finish(&merge->output);
+	compact_input_end(merge->input);
 }
 
 static void
@@ -339,14 +187,14 @@ merge_edit(Merge *merge)
 		foreach(lc, merge->runs[i].files)
 			manifest_op_drop_file(&body, ((ManifestFile *) lfirst(lc))->id);
 	}
-	foreach(lc, merge->outputs)
+	foreach(lc, merge->output.files)
 		manifest_op_add_file(&body, lfirst(lc));
 	timeline_edit(merge->tl, body.data, body.len);
 	pfree(body.data);
 }
 
-static void
-remove_files(Timeline *tl, const List *files)
+void
+compact_remove_files(Timeline *tl, const List *files)
 {
 	char		path[MAXPGPATH];
 	ListCell   *lc;
@@ -369,9 +217,10 @@ log_merge(const Merge *merge)
 	ereport(LOG,
 			(errmsg("layers of timeline \"%s\" from %X/%X to %X/%X merged: %d runs, " UINT64_FORMAT
 					" bytes into %d files, " UINT64_FORMAT " versions, " UINT64_FORMAT " bytes in %ld ms",
-					neon_id_format(&merge->tl->id.timeline, hex), LSN_FORMAT_ARGS(merge_lo(merge)),
-					LSN_FORMAT_ARGS(merge_hi(merge)), merge->nruns, merge->bytes_in,
-					list_length(merge->outputs), merge->versions, merge->bytes_out,
+					neon_id_format(&merge->tl->id.timeline, hex),
+					LSN_FORMAT_ARGS(merge->output.lsn_lo), LSN_FORMAT_ARGS(merge->output.lsn_hi),
+					merge->nruns, merge->bytes_in, list_length(merge->output.files),
+					merge->output.versions, merge->output.bytes,
 					TimestampDifferenceMilliseconds(merge->start, neon_clock()))));
 }
 
@@ -382,9 +231,9 @@ replace_files(Merge *merge)
 	NEON_TEST_POINT("merge-written");
 	merge_edit(merge);
 	NEON_TEST_POINT("merge-in-manifest");
-	store_announce_merge(merge->tl, merge->bytes_out, merge->bytes_in);
+	store_announce_merge(merge->tl, merge->output.bytes, merge->bytes_in);
 	for (int i = 0; i < merge->nruns; i++)
-		remove_files(merge->tl, merge->runs[i].files);
+		compact_remove_files(merge->tl, merge->runs[i].files);
 	log_merge(merge);
 }
 
@@ -394,14 +243,6 @@ run_merge(Merge *merge)
 	volatile bool done = false;
 
 	merge->start = neon_clock();
-	merge->sources = palloc0(merge->nruns * sizeof(Source));
-	for (int i = 0; i < merge->nruns; i++)
-	{
-		merge->bytes_in += merge->runs[i].bytes;
-		merge->sources[i].tl = merge->tl;
-		merge->sources[i].files = merge->runs[i].files;
-		merge->sources[i].next = list_head(merge->runs[i].files);
-	}
 	PG_TRY();
 	{
 		write_outputs(merge);
@@ -410,13 +251,33 @@ run_merge(Merge *merge)
 	}
 	PG_FINALLY();
 	{
-		for (int i = 0; i < merge->nruns; i++)
-			close_source(&merge->sources[i]);
+		if (merge->input)
+			compact_input_end(merge->input);
 		/* After a failed sync the edit may be on disk all the same. */
 		if (!done && timeline_state(merge->tl) == TIMELINE_ACTIVE)
-			remove_files(merge->tl, merge->outputs);
+			compact_remove_files(merge->tl, merge->output.files);
 	}
 	PG_END_TRY();
+}
+
+/* Wide files that follow each other, if that is due. */
+static bool
+merge_wide(Timeline *tl)
+{
+	Merge		merge = {0};
+	LayerMap   *map = layermap_make(timeline_read_manifest(tl));
+	Run		   *runs;
+	int			nruns;
+	int			first = 0;
+
+	runs = list_runs(map, &nruns);
+	merge.nruns = choose_runs(runs, nruns, store_compaction_threshold, &first);
+	if (merge.nruns == 0)
+		return false;
+	merge.tl = tl;
+	merge.runs = &runs[first];
+	run_merge(&merge);
+	return true;
 }
 
 /* ---- claims ---- */
@@ -458,26 +319,6 @@ claim(TimelineShared *s)
 	return got;
 }
 
-/* The caller has the claim: nobody else takes files away. */
-static bool
-compact_claimed(Timeline *tl)
-{
-	Merge		merge = {0};
-	Manifest   *m = timeline_read_manifest(tl);
-	Run		   *runs;
-	int			nruns;
-	int			first = 0;
-
-	runs = list_runs(m, &nruns);
-	merge.nruns = choose_runs(runs, nruns, store_compaction_threshold, &first);
-	if (merge.nruns == 0)
-		return false;
-	merge.tl = tl;
-	merge.runs = &runs[first];
-	run_merge(&merge);
-	return true;
-}
-
 bool
 store_is_compacting(Timeline *tl)
 {
@@ -486,7 +327,7 @@ store_is_compacting(Timeline *tl)
 }
 
 bool
-store_compact_once(Timeline *tl)
+store_compact_once(Timeline *tl, bool forced)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context;
@@ -499,7 +340,8 @@ store_compact_once(Timeline *tl)
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		merged = compact_claimed(tl);
+		/* nobody else takes files away */
+		merged = partition_work(tl, forced) || merge_wide(tl);
 	}
 	PG_FINALLY();
 	{

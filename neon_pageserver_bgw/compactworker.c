@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "compact_private.h"
 #include "fmgr.h"
 #include "init.h"
 #include "miscadmin.h"
@@ -32,6 +33,7 @@
 typedef struct CompactShared
 {
 	ConditionVariable work_cv;
+	pg_atomic_uint64 paid_until;	/* neon_clock() when what was written is within the limit */
 } CompactShared;
 
 /* What this process knows of a slot. */
@@ -40,8 +42,8 @@ typedef struct SlotMemo
 	uint64		incarnation;
 	uint32		map_version;	/* at which there was nothing to do */
 	uint32		points_version; /* the same */
-	XLogRecPtr	cutoff;			/* the same */
-	bool		settled;		/* map_version counts */
+	XLogRecPtr	cutoff;			/* the horizon; the same */
+	bool		settled;		/* these count */
 	int			retry_ms;		/* after a failure; 0: none */
 	TimestampTz retry_at;
 } SlotMemo;
@@ -49,6 +51,7 @@ typedef struct SlotMemo
 static int	compaction_workers = 1;
 int			store_compaction_threshold = 4;
 int			store_compaction_target_size = 128 * 1024;	/* kB */
+int			store_compaction_image_chain = 18;
 int			store_maintenance_io_limit = 100 * 1024;	/* kB per second */
 
 static CompactShared *compact_shared = NULL;
@@ -71,8 +74,13 @@ compactworker_define_gucs(void)
 							"Size at which a merge goes on in another file.",
 							NULL, &store_compaction_target_size, 128 * 1024, 64, 4 * 1024 * 1024,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_pageserver.compaction_image_chain",
+							"WAL records of a page since its last image after which compaction adds one.",
+							"Zero adds none.",
+							&store_compaction_image_chain, 18, 0, 1000000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("neon_pageserver.maintenance_io_limit",
-							"Most that a merge writes per second.",
+							"Most that all compaction together writes per second.",
 							"Zero is no limit.",
 							&store_maintenance_io_limit, 100 * 1024, 0, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
@@ -91,7 +99,10 @@ compactworker_shmem_init(void)
 
 	compact_shared = ShmemInitStruct("neon compaction workers", sizeof(CompactShared), &found);
 	if (!found)
+	{
 		ConditionVariableInit(&compact_shared->work_cv);
+		pg_atomic_init_u64(&compact_shared->paid_until, 0);
+	}
 }
 
 void
@@ -113,6 +124,44 @@ compactworker_wake(void)
 	ConditionVariableBroadcast(&compact_shared->work_cv);
 }
 
+/* ---- the limit ---- */
+
+/* From when on bytes may be written; they count from now on. */
+static TimestampTz
+pay_for(uint64 bytes)
+{
+	uint64		cost = bytes * USECS_PER_SEC / ((uint64) store_maintenance_io_limit * 1024);
+	uint64		paid = pg_atomic_read_u64(&compact_shared->paid_until);
+	uint64		from;
+
+	do
+		from = Max(paid, (uint64) neon_clock());
+	while (!pg_atomic_compare_exchange_u64(&compact_shared->paid_until, &paid, from + cost));
+	return (TimestampTz) from;
+}
+
+void
+compact_pace(Timeline *tl, uint64 bytes)
+{
+	TimestampTz from;
+
+	if (store_maintenance_io_limit == 0)
+		return;
+	from = pay_for(bytes);
+	for (;;)
+	{
+		long		left = TimestampDifferenceMilliseconds(neon_clock(), from);
+
+		CHECK_FOR_INTERRUPTS();
+		timeline_check_writable(tl);
+		if (left <= 0)
+			break;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(left, 1000), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
+
 /* ---- one timeline ---- */
 
 /* True if something was merged. */
@@ -127,7 +176,7 @@ compact_guarded(const NeonId *tenant, const NeonId *timeline, SlotMemo *memo,
 		Timeline   *tl = timeline_open(tenant, timeline, true);
 
 		if (tl != NULL)
-			merged = store_compact_once(tl);
+			merged = store_compact_once(tl, false);
 		memo->retry_ms = 0;
 	}
 	PG_CATCH();
@@ -139,6 +188,16 @@ compact_guarded(const NeonId *tenant, const NeonId *timeline, SlotMemo *memo,
 	PG_END_TRY();
 	MemoryContextReset(context);
 	return merged;
+}
+
+/* Nothing changed since the last look? */
+static bool
+is_settled(TimelineShared *s, const SlotMemo *memo, uint32 version, uint32 points,
+		   XLogRecPtr cutoff)
+{
+	/* a horizon that moved is used when the readers of before are gone */
+	return memo->settled && memo->map_version == version && memo->points_version == points &&
+		memo->cutoff == cutoff && pg_atomic_read_u64(&s->gc_horizon) == cutoff;
 }
 
 /* Looks at a slot, unless nothing changed since the last look; true if it merged. */
@@ -160,8 +219,7 @@ compact_slot(TimelineShared *s, SlotMemo *memo, MemoryContext context)
 		memset(memo, 0, sizeof(*memo));
 		memo->incarnation = incarnation;
 	}
-	if ((memo->settled && memo->map_version == version && memo->points_version == points &&
-		 memo->cutoff == cutoff) ||
+	if (is_settled(s, memo, version, points, cutoff) ||
 		(memo->retry_ms > 0 && neon_clock() < memo->retry_at))
 		return false;
 	merged = compact_guarded(&tenant, &timeline, memo, context);
@@ -220,16 +278,31 @@ compactworker_main(Datum arg)
 
 /* ---- SQL ---- */
 
+/* More jobs than what there is now can need: what comes in meanwhile is not waited for. */
+static int
+most_jobs(Timeline *tl)
+{
+	Manifest   *m = timeline_read_manifest(tl);
+	uint64		n = 16 + 4 * (m->nfiles + m->npartitions);
+
+	/* and those that divide partitions */
+	for (int i = 0; i < m->nfiles; i++)
+		n += 4 * (m->files[i].bytes / ((uint64) store_compaction_target_size * 1024));
+	manifest_free(m);
+	return (int) Min(n, INT_MAX);
+}
+
 int
 compactworker_run(Timeline *tl)
 {
-	int			merges = 0;
+	int			most = most_jobs(tl);
+	int			jobs = 0;
 
-	for (;;)
+	while (jobs < most)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (store_compact_once(tl))
-			merges++;
+		if (store_compact_once(tl, true))
+			jobs++;
 		else if (!store_is_compacting(tl))
 			break;
 		else
@@ -240,12 +313,12 @@ compactworker_run(Timeline *tl)
 			ResetLatch(MyLatch);
 		}
 	}
-	return merges;
+	return jobs;
 }
 
 PG_FUNCTION_INFO_V1(neon_timeline_compact);
 
-/* timeline_compact(tenant, timeline) returns int: the number of merges */
+/* timeline_compact(tenant, timeline) returns int: the number of jobs done */
 Datum
 neon_timeline_compact(PG_FUNCTION_ARGS)
 {

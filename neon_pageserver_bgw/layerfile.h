@@ -68,6 +68,12 @@ extern bool layer_collect(LayerFile *layer, const NeonKey *key, VersionRange ran
  */
 extern uint64 layer_count_newer(LayerFile *layer, const NeonKey *key, bool *base);
 
+/* Does it have any key from first_key on, below end_key (both encoded)?  By the directory. */
+extern bool layer_has_keys(LayerFile *layer, const uint8 *first_key, const uint8 *end_key);
+
+/* About how many bytes of data the keys have, by the directory: to a block exact. */
+extern uint64 layer_bytes_between(LayerFile *layer, const uint8 *first_key, const uint8 *end_key);
+
 /*
  * Walk over the newest version <= upto of each key in [lo, hi], ascending.
  * Data is loaded by layer_scan_load only.
@@ -78,7 +84,12 @@ extern LayerScan *layer_scan_begin(LayerFile *layer, const NeonKey *lo, const Ne
 								   XLogRecPtr upto);
 extern bool layer_scan_next(LayerScan *scan, NeonKey *key, StoreVersion *version);
 
-/* Or over every version: the data is valid until the next call. */
+/*
+ * Or over every version of the keys from first_key on, without end_key (both
+ * encoded): the data is valid until the next call.
+ */
+extern LayerScan *layer_scan_begin_versions(LayerFile *layer, const uint8 *first_key,
+											const uint8 *end_key);
 extern bool layer_scan_version(LayerScan *scan, NeonKey *key, StoreVersion *version);
 extern void layer_scan_load(LayerScan *scan, StoreVersion *version);
 extern void layer_scan_end(LayerScan *scan);

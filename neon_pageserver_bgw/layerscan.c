@@ -28,6 +28,7 @@ struct LayerScan
 	LayerFile  *layer;
 	uint8		lo[NEON_KEY_ENCODED_SIZE];
 	uint8		hi[NEON_KEY_ENCODED_SIZE];
+	bool		without_hi;		/* hi itself is not in the range */
 	XLogRecPtr	upto;
 	bool		ended;
 	uint8	   *data;			/* copy of the block being read */
@@ -45,8 +46,16 @@ struct LayerScan
 	LayerDirectory directory;
 
 	PlacedEntry found;			/* what layer_scan_next delivered */
-	char	   *large;			/* what layer_scan_version delivered last */
+	char	   *large;			/* what layer_scan_version delivered last, if it was palloc'd */
 };
+
+static bool
+behind_range(const LayerScan *scan, const uint8 *key)
+{
+	int			cmp = memcmp(key, scan->hi, NEON_KEY_ENCODED_SIZE);
+
+	return scan->without_hi ? cmp >= 0 : cmp > 0;
+}
 
 /* ---- delta files ---- */
 
@@ -97,7 +106,7 @@ next_entry(LayerScan *scan, PlacedEntry *p)
 		}
 		if (memcmp(p->e.key, scan->lo, NEON_KEY_ENCODED_SIZE) < 0)
 			continue;
-		if (memcmp(p->e.key, scan->hi, NEON_KEY_ENCODED_SIZE) > 0)
+		if (behind_range(scan, p->e.key))
 			scan->ended = true;
 		else
 		{
@@ -198,7 +207,7 @@ next_in_image(LayerScan *scan)
 								(uint64) scan->number * LAYER_META_BLOCK, problem);
 			read_directory(scan, scan->number + 1);
 		}
-		else if (memcmp(place.key, scan->hi, NEON_KEY_ENCODED_SIZE) > 0)
+		else if (behind_range(scan, place.key))
 			scan->ended = true;
 		else if (memcmp(place.key, scan->lo, NEON_KEY_ENCODED_SIZE) >= 0 &&
 				 page_entry(scan, &place, &scan->found))
@@ -231,15 +240,16 @@ first_block(LayerScan *scan, int64 number)
 	return place.offset;
 }
 
-LayerScan *
-layer_scan_begin(LayerFile *layer, const NeonKey *lo, const NeonKey *hi, XLogRecPtr upto)
+static LayerScan *
+begin_scan(LayerFile *layer, const uint8 *lo, const uint8 *hi, bool without_hi, XLogRecPtr upto)
 {
 	LayerScan  *scan = palloc0(sizeof(LayerScan));
 	int64		number;
 
 	scan->layer = layer;
-	neon_key_encode(lo, scan->lo);
-	neon_key_encode(hi, scan->hi);
+	memcpy(scan->lo, lo, NEON_KEY_ENCODED_SIZE);
+	memcpy(scan->hi, hi, NEON_KEY_ENCODED_SIZE);
+	scan->without_hi = without_hi;
 	scan->upto = upto;
 	scan->datasize = LAYER_META_BLOCK;
 	scan->data = palloc(scan->datasize);
@@ -249,6 +259,71 @@ layer_scan_begin(LayerFile *layer, const NeonKey *lo, const NeonKey *hi, XLogRec
 	else
 		read_entries(scan, first_block(scan, number));
 	return scan;
+}
+
+/* The first key >= key; false if there is none. */
+static bool
+find_from(LayerFile *layer, const uint8 *key, LayerPlace *place)
+{
+	uint32		number = Max(layer_find_directory(layer, key), 0);
+
+	for (; number < layer->footer.directory_blocks; number++)
+	{
+		LayerDirectory it;
+		const char *problem;
+
+		layer_directory_seek(&it, layer_directory_at(layer, number), key);
+		while (layer_directory_next(&it, place, &problem))
+		{
+			if (memcmp(place->key, key, NEON_KEY_ENCODED_SIZE) >= 0)
+				return true;
+		}
+		if (problem)
+			layer_corrupted(layer, layer->footer.directory_offset +
+							(uint64) number * LAYER_META_BLOCK, problem);
+	}
+	return false;
+}
+
+bool
+layer_has_keys(LayerFile *layer, const uint8 *first_key, const uint8 *end_key)
+{
+	LayerPlace	place;
+
+	return find_from(layer, first_key, &place) &&
+		memcmp(place.key, end_key, NEON_KEY_ENCODED_SIZE) < 0;
+}
+
+/* Where the data of the first key >= key begins. */
+static uint64
+data_offset(LayerFile *layer, const uint8 *key)
+{
+	LayerPlace	place;
+
+	return find_from(layer, key, &place) ? place.offset : layer->footer.directory_offset;
+}
+
+uint64
+layer_bytes_between(LayerFile *layer, const uint8 *first_key, const uint8 *end_key)
+{
+	return data_offset(layer, end_key) - data_offset(layer, first_key);
+}
+
+LayerScan *
+layer_scan_begin(LayerFile *layer, const NeonKey *lo, const NeonKey *hi, XLogRecPtr upto)
+{
+	uint8		encoded_lo[NEON_KEY_ENCODED_SIZE];
+	uint8		encoded_hi[NEON_KEY_ENCODED_SIZE];
+
+	neon_key_encode(lo, encoded_lo);
+	neon_key_encode(hi, encoded_hi);
+	return begin_scan(layer, encoded_lo, encoded_hi, false, upto);
+}
+
+LayerScan *
+layer_scan_begin_versions(LayerFile *layer, const uint8 *first_key, const uint8 *end_key)
+{
+	return begin_scan(layer, first_key, end_key, true, PG_UINT64_MAX);
 }
 
 /* What was found, without its data. */
@@ -280,17 +355,23 @@ layer_scan_next(LayerScan *scan, NeonKey *key, StoreVersion *version)
 bool
 layer_scan_version(LayerScan *scan, NeonKey *key, StoreVersion *version)
 {
-	Assert(scan->layer->mf.type == LAYER_DELTA);
+	bool		image = scan->layer->mf.type == LAYER_IMAGE;
+
 	if (scan->large)
 		pfree(scan->large);
 	scan->large = NULL;
-	if (!next_entry(scan, &scan->found))
+	if (!(image ? next_in_image(scan) : next_entry(scan, &scan->found)))
 		return false;
 	deliver(scan, key, version);
-	version->data = (const char *) scan->found.e.bytes;
+	if (image)
+		layer_scan_load(scan, version);
+	else
+		version->data = (const char *) scan->found.e.bytes;
 	if (version->data == NULL)
-		version->data = scan->large = layer_load_large(scan->layer, scan->found.block +
-													   scan->found.block_len, version->len);
+		version->data = layer_load_large(scan->layer, scan->found.block + scan->found.block_len,
+										 version->len);
+	if (image || scan->found.e.bytes == NULL)
+		scan->large = unconstify(char *, version->data);
 	return true;
 }
 

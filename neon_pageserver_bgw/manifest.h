@@ -47,6 +47,21 @@ typedef struct ManifestPoint
 	uint64		length;			/* of a lease, in microseconds */
 } ManifestPoint;
 
+/*
+ * A range of keys, up to where the next one begins, with files of its own.
+ * They have all versions of its keys up to an LSN; what is newer is in files
+ * that no partition names.  A manifest without any means one of all keys.
+ */
+typedef struct ManifestPartition
+{
+	uint8		first_key[NEON_KEY_ENCODED_SIZE];
+	XLogRecPtr	upto;
+	XLogRecPtr	base_lsn;		/* horizon that its files were rewritten at; 0: never */
+	uint32		points;			/* checksum of the history points then */
+	uint32		nfiles;
+	uint64	   *files;			/* ids, in the order that they are searched in */
+} ManifestPartition;
+
 typedef struct Manifest
 {
 	TimelineIdentity identity;
@@ -69,6 +84,9 @@ typedef struct Manifest
 	int			npoints;
 	int			maxpoints;
 	ManifestPoint *points;
+	int			npartitions;
+	int			maxpartitions;
+	ManifestPartition *partitions;	/* by key */
 } Manifest;
 
 /* Where the log ends. */
@@ -99,6 +117,9 @@ extern void manifest_op_drop_file(StringInfo body, uint64 id);
 extern void manifest_op_add_point(StringInfo body, const ManifestPoint *point);
 extern void manifest_op_drop_point(StringInfo body, uint8 kind, const NeonId *id);
 extern void manifest_op_gc_cutoff(StringInfo body, XLogRecPtr cutoff, TimestampTz time);
+
+/* The partition that begins at its first key is this one from here on. */
+extern void manifest_op_partition(StringInfo body, const ManifestPartition *p);
 
 /* The body that makes the state from nothing. */
 extern void manifest_snapshot_body(const Manifest *m, StringInfo body);

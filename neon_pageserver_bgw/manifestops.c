@@ -30,6 +30,7 @@ typedef enum ManifestOp
 	OP_MEMBERS,
 	OP_DROP_FILE,
 	OP_GC_CUTOFF = 20,
+	OP_PARTITION = 30,
 } ManifestOp;
 
 static int
@@ -362,6 +363,76 @@ take_gc_cutoff(Cursor *c, Manifest *m)
 	m->gc_cutoff_time = time;
 }
 
+void
+manifest_op_partition(StringInfo body, const ManifestPartition *p)
+{
+	int			start = op_begin(body, OP_PARTITION);
+
+	codec_put_bytes(body, p->first_key, NEON_KEY_ENCODED_SIZE);
+	codec_put_u64(body, p->upto);
+	codec_put_u64(body, p->base_lsn);
+	codec_put_u32(body, p->points);
+	codec_put_u32(body, p->nfiles);
+	for (uint32 i = 0; i < p->nfiles; i++)
+		codec_put_u64(body, p->files[i]);
+	op_end(body, start);
+}
+
+/* The place of a partition that begins at the key, made if there is none. */
+static ManifestPartition *
+place_partition(Manifest *m, const uint8 *first_key)
+{
+	int			i = m->npartitions;
+
+	while (i > 0 && memcmp(m->partitions[i - 1].first_key, first_key, NEON_KEY_ENCODED_SIZE) > 0)
+		i--;
+	if (i > 0 && memcmp(m->partitions[i - 1].first_key, first_key, NEON_KEY_ENCODED_SIZE) == 0)
+	{
+		if (m->partitions[i - 1].files)
+			pfree(m->partitions[i - 1].files);
+		return &m->partitions[i - 1];
+	}
+	if (m->npartitions == m->maxpartitions)
+	{
+		m->maxpartitions = Max(16, m->maxpartitions * 2);
+		m->partitions = m->partitions ?
+			repalloc_huge(m->partitions, m->maxpartitions * sizeof(ManifestPartition)) :
+			palloc(m->maxpartitions * sizeof(ManifestPartition));
+	}
+	memmove(&m->partitions[i + 1], &m->partitions[i],
+			(m->npartitions - i) * sizeof(ManifestPartition));
+	m->npartitions++;
+	return &m->partitions[i];
+}
+
+static void
+take_partition(Cursor *c, Manifest *m)
+{
+	uint8		first_key[NEON_KEY_ENCODED_SIZE];
+	ManifestPartition *p;
+
+	cursor_copy(c, first_key, NEON_KEY_ENCODED_SIZE);
+	if (!c->ok)
+		return;
+	p = place_partition(m, first_key);
+	memcpy(p->first_key, first_key, NEON_KEY_ENCODED_SIZE);
+	p->upto = cursor_u64(c);
+	p->base_lsn = cursor_u64(c);
+	p->points = cursor_u32(c);
+	p->nfiles = cursor_u32(c);
+	p->files = NULL;
+	if (!c->ok || p->nfiles > cursor_left(c) / sizeof(uint64))
+	{
+		p->nfiles = 0;
+		c->ok = false;
+		return;
+	}
+	if (p->nfiles > 0)
+		p->files = palloc(p->nfiles * sizeof(uint64));
+	for (uint32 i = 0; i < p->nfiles; i++)
+		p->files[i] = cursor_u64(c);
+}
+
 static void
 apply_op(Manifest *m, uint8 op, Cursor *c)
 {
@@ -411,6 +482,9 @@ apply_op(Manifest *m, uint8 op, Cursor *c)
 		case OP_GC_CUTOFF:
 			take_gc_cutoff(c, m);
 			break;
+		case OP_PARTITION:
+			take_partition(c, m);
+			break;
 		default:
 			c->ok = false;
 	}
@@ -458,6 +532,8 @@ manifest_snapshot_body(const Manifest *m, StringInfo body)
 		manifest_op_add_file(body, &m->files[i]);
 	for (int i = 0; i < m->npoints; i++)
 		manifest_op_add_point(body, &m->points[i]);
+	for (int i = 0; i < m->npartitions; i++)
+		manifest_op_partition(body, &m->partitions[i]);
 }
 
 void
@@ -469,5 +545,12 @@ manifest_free(Manifest *m)
 		pfree(m->points);
 	if (m->members)
 		pfree(m->members);
+	for (int i = 0; i < m->npartitions; i++)
+	{
+		if (m->partitions[i].files)
+			pfree(m->partitions[i].files);
+	}
+	if (m->partitions)
+		pfree(m->partitions);
 	pfree(m);
 }

@@ -10,12 +10,16 @@
  */
 #include "postgres.h"
 
+#include "framecache.h"
 #include "read.h"
 #include "redopool.h"
 #include "service.h"
 #include "storage/bufpage.h"
 #include "storage/checksum.h"
 #include "utils/memutils.h"
+
+/* Chains of so many records and more are worth a frame of the page cache. */
+#define FRAME_RECORDS	4
 
 /* A page that needs redo: the WAL versions of its chain, newest first. */
 typedef struct ReadChain
@@ -214,6 +218,14 @@ read_pages(Timeline *tl, const NeonKey *keys, int n, XLogRecPtr lsn,
 			check_page_lsn(&keys[i], page, lsn, &results[i]);
 		if (results[i].ok)
 			finish_page(tl, &keys[i], page);
+	}
+	for (int i = 0; i < ntodo; i++)
+	{
+		int			at = todo[i].index;
+
+		if (results[at].ok && todo[i].nrecords >= FRAME_RECORDS)
+			framecache_put(tl, &keys[at], todo[i].chain->versions[0].lsn,
+						   pages + (size_t) at * BLCKSZ);
 	}
 	pfree(todo);
 	pfree(chains);

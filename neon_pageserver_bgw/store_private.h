@@ -9,6 +9,7 @@
 #define NEON_PS_STORE_PRIVATE_H
 
 #include "layerfile.h"
+#include "layermap.h"
 #include "neon_testpoint.h"
 #include "timeline_shared.h"
 
@@ -22,8 +23,10 @@ typedef struct StoreFile
 typedef struct StoreFiles
 {
 	uint32		version;		/* of the slot's map_version */
+	MemoryContext context;		/* of files and map; NULL: not loaded */
 	int			nfiles;
-	StoreFile  *files;			/* newest first */
+	StoreFile  *files;			/* as in the map, newest first */
+	LayerMap   *map;
 
 	/* of the owner: the last record that was put, to publish it if need be */
 	XLogRecPtr	put_start;
@@ -90,10 +93,11 @@ extern void store_announce_merge(Timeline *tl, uint64 bytes_added, uint64 bytes_
 /* ---- compaction ---- */
 
 /*
- * Merges files of the timeline where that is due, once; false if nothing is.
- * Also false while another process is at it.
+ * Does one piece of work on the files of the timeline, if one is due; forced:
+ * also what is not worth it yet.  False if there is none, and while another
+ * process is at it.
  */
-extern bool store_compact_once(Timeline *tl);
+extern bool store_compact_once(Timeline *tl, bool forced);
 
 /* Is any process at it? */
 extern bool store_is_compacting(Timeline *tl);
@@ -112,6 +116,7 @@ extern int	store_checkpoint_timeout;
 extern int	store_image_chain;
 extern int	store_compaction_threshold;
 extern int	store_compaction_target_size;
+extern int	store_compaction_image_chain;
 extern int	store_maintenance_io_limit;
 
 #endif							/* NEON_PS_STORE_PRIVATE_H */

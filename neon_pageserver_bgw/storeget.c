@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "crashnote.h"
+#include "framecache.h"
 #include "miscadmin.h"
 #include "nodes/pg_list.h"
 #include "storage/fd.h"
@@ -30,20 +31,6 @@ store_private(Timeline *tl)
 	if (tl->store_private == NULL)
 		tl->store_private = MemoryContextAllocZero(TopMemoryContext, sizeof(StoreFiles));
 	return tl->store_private;
-}
-
-static int
-newest_first(const void *a, const void *b)
-{
-	const ManifestFile *x = &((const StoreFile *) a)->mf;
-	const ManifestFile *y = &((const StoreFile *) b)->mf;
-
-	if (x->lsn_hi != y->lsn_hi)
-		return x->lsn_hi > y->lsn_hi ? -1 : 1;
-	/* An import's files are newer than what ended at its LSN. */
-	if (x->lsn_lo != y->lsn_lo)
-		return x->lsn_lo > y->lsn_lo ? -1 : 1;
-	return x->id > y->id ? -1 : (x->id < y->id ? 1 : 0);
 }
 
 /* Takes over a file that is open already. */
@@ -95,9 +82,11 @@ retire_files(StoreFiles *sf)
 	}
 	MemoryContextSwitchTo(old);
 	close_retired();
-	if (sf->files)
-		pfree(sf->files);
+	if (sf->context)
+		MemoryContextDelete(sf->context);
+	sf->context = NULL;
 	sf->files = NULL;
+	sf->map = NULL;
 	sf->nfiles = 0;
 }
 
@@ -118,21 +107,31 @@ static void
 reload_files(Timeline *tl, StoreFiles *sf)
 {
 	uint32		version = pg_atomic_read_u32(&tl->shared->map_version);
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "neon layer map",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old;
 	Manifest   *m;
+	LayerMap   *map;
 	StoreFile  *files;
 
 	pg_read_barrier();
+	MemoryContextSetParent(context, CurrentMemoryContext);	/* until it is complete */
 	m = timeline_read_manifest(tl);
-	files = MemoryContextAllocHuge(TopMemoryContext, Max(m->nfiles, 1) * sizeof(StoreFile));
-	for (int i = 0; i < m->nfiles; i++)
+	old = MemoryContextSwitchTo(context);
+	map = layermap_make(m);
+	files = MemoryContextAllocHuge(context, Max(map->nfiles, 1) * sizeof(StoreFile));
+	MemoryContextSwitchTo(old);
+	for (int i = 0; i < map->nfiles; i++)
 	{
-		files[i].mf = m->files[i];
-		files[i].open = already_open(sf, m->files[i].id);
+		files[i].mf = map->files[i];
+		files[i].open = already_open(sf, map->files[i].id);
 	}
-	qsort(files, m->nfiles, sizeof(StoreFile), newest_first);
+	MemoryContextSetParent(context, TopMemoryContext);
 	retire_files(sf);
+	sf->context = context;
 	sf->files = files;
-	sf->nfiles = m->nfiles;
+	sf->map = map;
+	sf->nfiles = map->nfiles;
 	sf->version = version;
 	manifest_free(m);
 }
@@ -183,6 +182,60 @@ key_in_file(const StoreFile *file, const uint8 *encoded)
 
 /* ---- one key ---- */
 
+/* Walk over the files that may have versions of a key, newest first. */
+typedef struct FilesOfKey
+{
+	StoreFiles *sf;
+	const uint8 *key;
+	VersionRange range;
+	const MapPartition *partition;
+	int			next_wide;
+	int			next_own;
+	XLogRecPtr	above;			/* versions of the file are wanted above this */
+} FilesOfKey;
+
+static FilesOfKey
+files_of_key(StoreFiles *sf, const uint8 *key, VersionRange range)
+{
+	FilesOfKey	it = {sf, key, range, layermap_find(sf->map, key)};
+
+	return it;
+}
+
+static bool
+file_may_have(const StoreFile *file, const FilesOfKey *it, XLogRecPtr upto)
+{
+	return file->mf.lsn_hi > it->above && store_file_reaches(file, upto) &&
+		key_in_file(file, it->key);
+}
+
+/* NULL at the end.  What wide files have up to the partition's upto, its own files have. */
+static StoreFile *
+next_file(FilesOfKey *it, XLogRecPtr upto)
+{
+	const LayerMap *map = it->sf->map;
+
+	it->above = Max(it->range.above, it->partition->upto);
+	while (it->next_wide < map->nwide)
+	{
+		StoreFile  *file = &it->sf->files[map->wide[it->next_wide++]];
+
+		if (file->mf.lsn_hi <= it->above)
+			it->next_wide = map->nwide;
+		else if (file_may_have(file, it, upto))
+			return file;
+	}
+	it->above = it->range.above;
+	while (it->next_own < it->partition->nfiles)
+	{
+		StoreFile  *file = &it->sf->files[it->partition->files[it->next_own++]];
+
+		if (file_may_have(file, it, upto))
+			return file;
+	}
+	return NULL;
+}
+
 /* The open and the frozen index: two layers that have no LSN in common. */
 static bool
 collect_open(Timeline *tl, const NeonKey *key, VersionRange range, VersionList *list)
@@ -219,26 +272,24 @@ try_collect_own(Timeline *tl, const NeonKey *key, VersionRange range, VersionLis
 	uint8		encoded[NEON_KEY_ENCODED_SIZE];
 	int			first = list->n;
 	StoreFiles *sf;
+	FilesOfKey	files;
+	StoreFile  *file;
 
 	if (collect_open(tl, key, range, list))
 		return true;
 	sf = store_files(tl);
 	neon_key_encode(key, encoded);
-	for (int i = 0; i < sf->nfiles; i++)
+	files = files_of_key(sf, encoded, range);
+	while ((file = next_file(&files, below_last(list, first, range.upto))) != NULL)
 	{
-		StoreFile  *file = &sf->files[i];
+		VersionRange wanted = {below_last(list, first, range.upto), files.above};
 
-		range.upto = below_last(list, first, range.upto);
-		if (file->mf.lsn_hi <= range.above)
-			return false;
-		if (!store_file_reaches(file, range.upto) || !key_in_file(file, encoded))
-			continue;
 		if (store_file_open(tl, file) == NULL)
 		{
 			*again = true;
 			return false;
 		}
-		if (layer_collect(file->open, key, range, list))
+		if (layer_collect(file->open, key, wanted, list))
 			return true;
 	}
 	return false;
@@ -278,14 +329,13 @@ store_collect(Timeline *tl, const NeonKey *key, VersionRange range, VersionList 
 
 /* Records of the key in a file up to an LSN; *base: the chain ends there. */
 static uint64
-count_in_file(LayerFile *layer, const StoreFile *file, const NeonKey *key, XLogRecPtr upto,
+count_in_file(LayerFile *layer, const StoreFile *file, const NeonKey *key, VersionRange range,
 			  bool *base)
 {
-	VersionRange range = {upto, InvalidXLogRecPtr};
 	VersionList list = {0};
 	uint64		n;
 
-	if (file->mf.lsn_hi <= upto)
+	if (file->mf.lsn_hi <= range.upto && file->mf.lsn_lo >= range.above)
 		return layer_count_newer(layer, key, base);
 	*base = layer_collect(layer, key, range, &list);
 	n = list.n - (*base ? 1 : 0);
@@ -298,22 +348,23 @@ static uint64
 try_count_own(Timeline *tl, const NeonKey *key, XLogRecPtr upto, bool *base, bool *again)
 {
 	StoreFiles *sf = store_files(tl);
+	VersionRange range = {upto, InvalidXLogRecPtr};
 	uint8		encoded[NEON_KEY_ENCODED_SIZE];
+	FilesOfKey	files;
+	StoreFile  *file;
 	uint64		n = 0;
 
 	neon_key_encode(key, encoded);
-	for (int i = 0; i < sf->nfiles && !*base; i++)
+	files = files_of_key(sf, encoded, range);
+	while (!*base && (file = next_file(&files, upto)) != NULL)
 	{
-		StoreFile  *file = &sf->files[i];
-
-		if (!store_file_reaches(file, upto) || !key_in_file(file, encoded))
-			continue;
 		if (store_file_open(tl, file) == NULL)
 		{
 			*again = true;
 			return 0;
 		}
-		n += count_in_file(file->open, file, key, upto, base);
+		range.above = files.above;
+		n += count_in_file(file->open, file, key, range, base);
 	}
 	return n;
 }
@@ -478,6 +529,38 @@ finish_chain(const NeonKey *key, bool ended, VersionList *list, StoreChain *chai
 		chain->found = key->kind == NEON_KEY_PAGE ? STORE_ZERO : STORE_MISSING;
 }
 
+/*
+ * The versions of a page: newer ones than the page that is in the cache, if one
+ * is, and that as their base.
+ */
+static bool
+collect_page(Timeline *tl, const NeonKey *key, VersionRange range, VersionList *list)
+{
+	static char page[BLCKSZ];
+	XLogRecPtr	lsn;
+	StoreVersion *v;
+	char	   *copy;
+
+	if (!framecache_get(tl, key, range.above, range.upto, page, &lsn))
+		return store_collect(tl, key, range, list);
+	copy = palloc(BLCKSZ);
+	memcpy(copy, page, BLCKSZ);
+	range.above = lsn;
+	if (store_collect(tl, key, range, list))
+	{
+		pfree(copy);
+		return true;
+	}
+	v = versions_add(list);
+	v->lsn = lsn;
+	v->value_kind = NEON_VALUE_IMAGE;
+	v->base = true;
+	v->len = BLCKSZ;
+	v->data = copy;
+	v->timeline = tl;
+	return true;
+}
+
 static void
 get_one(Timeline *tl, const NeonKey *key, XLogRecPtr lsn, SizeMemo *memo, StoreChain *chain)
 {
@@ -502,6 +585,8 @@ get_one(Timeline *tl, const NeonKey *key, XLogRecPtr lsn, SizeMemo *memo, StoreC
 			return;
 		}
 		range.above = relsize_floor(&memo->size, key->blk);
+		finish_chain(key, collect_page(tl, key, range, &list), &list, chain);
+		return;
 	}
 	do
 	{

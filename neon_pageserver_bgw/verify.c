@@ -98,6 +98,66 @@ try_manifest(Timeline *tl, Verify *v)
 	return m;
 }
 
+/* ---- partitions ---- */
+
+static const ManifestFile *
+find_file(const Manifest *m, uint64 id)
+{
+	for (int i = 0; i < m->nfiles; i++)
+	{
+		if (m->files[i].id == id)
+			return &m->files[i];
+	}
+	return NULL;
+}
+
+/* What is wrong with the order of a partition's files, or NULL: what is searched first is newer. */
+static const char *
+check_partition_files(const Manifest *m, const ManifestPartition *p)
+{
+	XLogRecPtr	lo = PG_UINT64_MAX;
+
+	for (uint32 i = 0; i < p->nfiles; i++)
+	{
+		const ManifestFile *file = find_file(m, p->files[i]);
+
+		if (file == NULL)
+			return psprintf("A partition names file " UINT64_FORMAT ", which does not exist.",
+							p->files[i]);
+		if (file->lsn_hi > p->upto && p->upto != InvalidXLogRecPtr)
+			return psprintf("File " UINT64_FORMAT " of a partition is newer than what it has.",
+							p->files[i]);
+		/* pages of an import at X are as old as its other values, in (X-8, X] */
+		if (file->lsn_hi - (file->type == LAYER_IMAGE ? 8 : 0) > lo)
+			return psprintf("File " UINT64_FORMAT " of a partition is searched too late.",
+							p->files[i]);
+		/* of an image file the upper end alone counts: what is older may lie below it */
+		lo = file->type == LAYER_IMAGE ? file->lsn_hi : file->lsn_lo;
+	}
+	return NULL;
+}
+
+static void
+verify_partitions(Verify *v, const Manifest *m)
+{
+	static const uint8 lowest[NEON_KEY_ENCODED_SIZE];
+	char		dir[MAXPGPATH];
+
+	timeline_path(&v->tl->id.tenant, &v->tl->id.timeline, NULL, dir);
+	for (int i = 0; i < m->npartitions; i++)
+	{
+		const ManifestPartition *p = &m->partitions[i];
+		const char *problem = check_partition_files(m, p);
+
+		if (i == 0 && memcmp(p->first_key, lowest, NEON_KEY_ENCODED_SIZE) != 0)
+			problem = "The first partition does not begin with the first key.";
+		if (p->upto > m->disk_consistent_lsn || p->base_lsn > p->upto)
+			problem = "A partition has what was not written yet.";
+		if (problem)
+			report(v, dir, -1, problem);
+	}
+}
+
 /* ---- layers ---- */
 
 static bool
@@ -291,6 +351,7 @@ neon_timeline_verify(PG_FUNCTION_ARGS)
 	m = try_manifest(v.tl, &v);
 	if (m == NULL)
 		return (Datum) 0;
+	verify_partitions(&v, m);
 	for (int i = 0; i < m->nfiles; i++)
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 use IPC::Run qw(start);
+use List::Util qw(shuffle);
 use NeonPageserver;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -19,6 +20,7 @@ my $ps = NeonPageserver->new('store', conf => <<'CONF');
 neon_pageserver.image_chain = 0
 neon_pageserver.compaction_threshold = 3
 neon_pageserver.compaction_target_size = 64kB
+neon_pageserver.compaction_image_chain = 0
 restart_after_crash = on
 CONF
 $ps->sql('CREATE EXTENSION neon_pageserver_test');
@@ -48,6 +50,7 @@ sub finish_off
 }
 
 sub model { return $ps->sql("SELECT neon_test.store_model($seed, $_[0], 1000) > $_[0]") }
+my $function = 'store_model';
 
 sub run_until_crash
 {
@@ -55,7 +58,7 @@ sub run_until_crash
 	my ($out, $err) = ('', '');
 	local $ENV{PGUSER} = 'cloud_admin';
 	my $h = start([ 'psql', '-XAtq', '-d', $ps->node->connstr('postgres'), '-c',
-			"SELECT neon_test.store_model($seed, $steps, 10)" ],
+			"SELECT neon_test.$function($seed, $steps, 10)" ],
 		'>', \$out, '2>', \$err, IPC::Run::timeout(120));
 	eval { $h->finish };
 	# a worker may come to the place a moment after the statement
@@ -68,17 +71,26 @@ sub run_until_crash
 }
 
 my $steps = 0;
-# Behind a colon: what begins a timeline, so such a run is a new one.  The others
+# gc: with a horizon that moves, by a session that compacts.  new: what begins a timeline, so such a run is a new one.  The others
 # go on with the same one, whose manifest is rewritten often in this build.
-for my $name (
-	'layer-written', 'layer-synced', 'layer-in-manifest', 'edit-written',
+my @points = (
+	'layer-written', 'layer-synced', 'layer-in-manifest', 'edit-written', 'partition-written', 'partition-in-manifest',
 	'merge-written', 'merge-in-manifest', 'snapshot-written', 'snapshot-synced',
-	'new:snapshot-written', 'new:snapshot-synced', 'new:branch-point', 'new:branch-directory', 'new:branch-manifest', 'new:directory-renamed')
+	'new:snapshot-written', 'new:snapshot-synced', 'new:branch-point', 'new:branch-directory', 'new:branch-manifest', 'new:directory-renamed',
+	'gc:partition-written', 'gc:partition-in-manifest');
+# The short run takes a few of them, others with each seed.
+my $long = $ENV{NEON_TEST_LONG} ? 1 : 0;
+srand($seed);
+@points = map { $points[$_] } sort { $a <=> $b } (shuffle(0 .. $#points))[ 0 .. 3 ] if !$long;
+for my $name (@points)
 {
-	my ($new, $point) = $name =~ /^(new:)?(.*)/;
+	my ($new, $point) = $name =~ /^(new:|gc:)?(.*)/;
+	my $gc = ($new // '') eq 'gc:';
 	$seed++ if $new;
-	$steps = $new ? 20000 : $steps + 3000;
-	$ps->node->append_conf('postgresql.conf', "neon_pageserver.test_crash_at = '$point'\n");
+	$steps = $gc ? 4000 : $new ? 20000 : $steps + 3000;
+	$function = $gc ? 'store_gc' : 'store_model';
+	$ps->node->append_conf('postgresql.conf', "neon_pageserver.test_crash_at = '$point'\n"
+		  . 'neon_pageserver.compaction_threshold = ' . ($gc ? 0 : 3) . "\n");
 	$ps->start;
 	my $died = run_until_crash($steps);
 	for (1 .. 5)
@@ -93,12 +105,14 @@ for my $name (
 	unlink "$pgdata/postmaster.pid", glob($ps->node->host . '/.s.PGSQL.*');
 	$ps->node->append_conf('postgresql.conf', "neon_pageserver.test_crash_at = ''\n");
 	$ps->start;
-	is(model($steps), 't', "$name: nothing that was flushed is lost, everything else can be done again");
+	my $right = $gc ? $ps->sql("SELECT neon_test.store_gc($seed, $steps, 1000) >= 0") : model($steps);
+	is($right, 't', "$name: nothing that was flushed is lost, everything else can be done again");
 	$ps->stop;
 }
 # ---- syncs that fail ----
+$ps->node->append_conf('postgresql.conf', "neon_pageserver.compaction_threshold = 3\n");
 $ps->start;
-for my $point ('layer-sync', 'edit-sync', 'snapshot-sync')
+for my $point ($long ? ('layer-sync', 'edit-sync', 'snapshot-sync') : ('layer-sync', 'edit-sync', 'snapshot-sync')[ rand 3 ])
 {
 	$seed++;
 	is(model(3000), 't', 'a timeline');

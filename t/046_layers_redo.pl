@@ -1,7 +1,7 @@
 # Pages from layer files against vanilla's: at several LSNs of a workload, all
 # pages of a database equal those of a copy that PostgreSQL recovered to that
 # LSN, while indexes are flushed every megabyte, images are written and files
-# are merged, and after it.
+# are compacted, after it, and at history points when the rest of the past is gone.
 use strict;
 use warnings;
 use IngestVanilla;
@@ -113,13 +113,27 @@ $ps->sql("SELECT neon_pageserver.timeline_checkpoint($t->{args})");
 $ps->sql("SELECT neon_pageserver.timeline_compact($t->{args})");
 my $log = slurp_file($ps->node->logfile);
 like($log, qr/layer of timeline .* written: \d+ keys, \d+ versions, [1-9]\d* images/, 'images were written');
-my $merges = () = $log =~ /layers of timeline .* merged: /g;
-cmp_ok($merges, '>', 0, "$merges merges");
+my $pulls = () = $log =~ /pull of partition/g;
+cmp_ok($pulls, '>', 0, "$pulls pulls");
 is($ps->sql("SELECT count(*) FROM neon_pageserver.timeline_verify($t->{args})"), 0, 'timeline_verify finds nothing');
 $node->stop('immediate');
 $ps->stop;
 $ps->start;
-compare_pages($copies[$_], $points[$_], 'after all merges, point ' . ($_ + 1)) for 1, $#points;
+compare_pages($copies[$_], $points[$_], 'after compaction, point ' . ($_ + 1)) for 1, $#points;
+
+# only these points are left of the past
+sub layer_bytes { return $ps->sql('SELECT sum(bytes) FROM neon_pageserver.layers') }
+my $bytes = layer_bytes();
+$ps->sql("SELECT neon_pageserver.lease_lsn($t->{args}, '$_')") for @points[ 1, 3 ];
+$ps->sql("SELECT neon_pageserver.tenant_configure('$t->{tenant}', '0', 0)");
+$ps->sql("SELECT neon_pageserver.timeline_gc($t->{args})");
+like(slurp_file($ps->node->logfile), qr/rebase of partition/, 'partitions were rewritten at the horizon');
+cmp_ok(layer_bytes(), '<', $bytes, "$bytes bytes before, fewer after it");
+is($ps->sql("SELECT count(*) FROM neon_pageserver.timeline_verify($t->{args})"), 0, 'timeline_verify finds nothing');
+like($ps->sql_error("SELECT neon_pageserver.get_page($t->{args}, 1663, $db, 1259, 0, 0, '$points[2]')"), qr/oldest/, 'another LSN of the past is refused');
+compare_pages($copies[$_], $points[$_], 'at a history point, point ' . ($_ + 1)) for 1, 3;
+$ps->sql("SELECT neon_pageserver.timeline_gc($t->{args})") for 1 .. 2;
+compare_pages($copies[3], $points[3], 'after another rewrite') if $long;
 $ps->stop;
 unlike(slurp_file($ps->node->logfile), qr/PANIC|TRAP|is corrupted|no image of block/, 'nothing is wrong in the log');
 done_testing();

@@ -1,88 +1,29 @@
 /*-------------------------------------------------------------------------
  *
  * store_test.c
- *	  The store against a model in memory, and its speed.
- *
- * A run is a list of steps that follows from a seed alone, so that it can be
- * repeated after a crash: what the store still has is skipped, the rest is put
- * again, and every version must then be what the model says.
+ *	  The store against a model in memory.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "common/hashfn.h"
-#include "common/pg_prng.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "neon_id.h"
-#include "portability/instr_time.h"
-#include "storage/condition_variable.h"
-#include "store.h"
-#include "testwal.h"
+#include "storemodel.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
-#define START_LSN	((XLogRecPtr) TEST_SEGMENT + 0x100)
-#define MAX_TIMELINES 6
-#define NRELS		3
-#define NFORKS		2
-#define NBLOCKS		150
-#define NBLOBS		12
-#define MAX_BLOB	100000
-#define BENCH_RECORD 90
-
 PG_FUNCTION_INFO_V1(neon_test_store_model);
 PG_FUNCTION_INFO_V1(neon_test_store_read);
-PG_FUNCTION_INFO_V1(neon_test_store_bench);
 
-/* One version in the model; of sizes the change, not the value. */
-typedef struct ModelVersion
-{
-	NeonKey		key;
-	XLogRecPtr	start;
-	XLogRecPtr	lsn;
-	uint8		kind;
-	bool		base;
-	uint32		len;			/* of the value */
-	uint32		fill;			/* its bytes follow from this */
-	uint32		wal_len;		/* of WAL: of the record */
-	bool		cut;			/* SIZE: a truncation or drop to blocks */
-	bool		dropped;
-	BlockNumber blocks;
-} ModelVersion;
-
-typedef struct ModelTimeline
-{
-	Timeline   *tl;
-	int			ancestor;		/* -1: none */
-	XLogRecPtr	ancestor_lsn;
-	XLogRecPtr	next;			/* start of the next record */
-	XLogRecPtr	last_start;
-	XLogRecPtr	durable;		/* what the store had when the run began */
-	int			n;
-	int			max;
-	ModelVersion *v;
-	RelSize		size[NRELS][NFORKS];
-} ModelTimeline;
-
-typedef struct Model
-{
-	pg_prng_state random;
-	NeonId		tenant;
-	uint64		seed;
-	bool		apply;			/* put into the store, or only into the model */
-	int			ntimelines;
-	ModelTimeline t[MAX_TIMELINES];
-} Model;
-
-static uint32
+uint32
 draw(Model *m, uint32 n)
 {
 	return (uint32) pg_prng_uint64_range(&m->random, 0, n - 1);
 }
 
-static NeonId
+NeonId
 make_id(uint64 seed, uint32 n)
 {
 	NeonId		id;
@@ -93,7 +34,7 @@ make_id(uint64 seed, uint32 n)
 	return id;
 }
 
-static char *
+char *
 make_bytes(uint32 fill, uint32 len)
 {
 	char	   *data = palloc(len + 1);
@@ -103,13 +44,13 @@ make_bytes(uint32 fill, uint32 len)
 	return data;
 }
 
-static NeonKey
+NeonKey
 page_key(uint32 rel, uint32 fork, BlockNumber blk)
 {
 	return neon_key(NEON_KEY_PAGE, 1663, 5, 1000 + rel, fork, blk);
 }
 
-static NeonKey
+NeonKey
 size_key(uint32 rel, uint32 fork)
 {
 	return neon_key(NEON_KEY_SIZE, 1663, 5, 1000 + rel, fork, 0);
@@ -142,8 +83,8 @@ add_version(ModelTimeline *t, NeonKey key, XLogRecPtr start, XLogRecPtr end)
 	return v;
 }
 
-/* What the model says of a fork: replays its changes from the root on. */
-static void
+/* Replays its changes from the root on. */
+void
 model_size(Model *m, int t, const NeonKey *key, XLogRecPtr lsn, BlockNumber *nblocks,
 		   bool *exists)
 {
@@ -162,8 +103,7 @@ model_size(Model *m, int t, const NeonKey *key, XLogRecPtr lsn, BlockNumber *nbl
 	}
 }
 
-/* LSN of the newest cut at or below a block. */
-static XLogRecPtr
+XLogRecPtr
 model_floor(Model *m, int t, const NeonKey *key, XLogRecPtr lsn, BlockNumber blk)
 {
 	ModelTimeline *mt = &m->t[t];
@@ -181,8 +121,7 @@ model_floor(Model *m, int t, const NeonKey *key, XLogRecPtr lsn, BlockNumber blk
 	return floor;
 }
 
-/* The newest version in (above, lsn], or NULL. */
-static ModelVersion *
+ModelVersion *
 model_newest(Model *m, int t, const NeonKey *key, XLogRecPtr above, XLogRecPtr lsn)
 {
 	ModelTimeline *mt = &m->t[t];
@@ -201,7 +140,7 @@ model_newest(Model *m, int t, const NeonKey *key, XLogRecPtr above, XLogRecPtr l
 
 /* ---- comparison ---- */
 
-static void
+void
 differs(const NeonKey *key, int t, XLogRecPtr lsn, const char *what)
 {
 	elog(ERROR, "key %02x %u/%u block %u of timeline %d at %X/%X: %s", key->kind, key->rel,
@@ -372,7 +311,7 @@ draw_lsn(Model *m, int t)
 	return START_LSN + (pg_prng_uint64_range(&m->random, 0, hi - START_LSN) & ~(uint64) 7);
 }
 
-static NeonKey
+NeonKey
 draw_key(Model *m)
 {
 	uint32		rel = draw(m, NRELS);
@@ -426,7 +365,7 @@ open_timeline(Model *m, int t)
 	mt->next = mt->ancestor >= 0 ? mt->ancestor_lsn : START_LSN;
 }
 
-static void
+void
 make_root(Model *m)
 {
 	TimelineIdentity id = {0};
@@ -632,13 +571,14 @@ one_step(Model *m, MemoryContext scratch)
 		make_branch(m, draw(m, m->ntimelines));
 }
 
-static Model *
-run_steps(uint64 seed, int steps, bool apply, bool check)
+Model *
+run_steps(uint64 seed, int steps, bool apply, bool check, void (*after_step) (Model *m, int i))
 {
 	Model	   *m = palloc0(sizeof(Model));
 
 	m->seed = seed;
 	m->apply = apply;
+	m->after_step = after_step;
 	m->tenant = make_id(seed, 0);
 	pg_prng_seed(&m->random, seed);
 	make_root(m);
@@ -646,6 +586,8 @@ run_steps(uint64 seed, int steps, bool apply, bool check)
 	{
 		CHECK_FOR_INTERRUPTS();
 		one_step(m, CurrentMemoryContext);
+		if (m->after_step)
+			m->after_step(m, i);
 		if (check && i % 500 == 499)
 		{
 			pg_prng_state saved = m->random;
@@ -667,7 +609,7 @@ neon_test_store_model(PG_FUNCTION_ARGS)
 	uint64		seed = PG_GETARG_INT64(0);
 	int			steps = PG_GETARG_INT32(1);
 	int			lookups = PG_GETARG_INT32(2);
-	Model	   *m = run_steps(seed, steps, true, true);
+	Model	   *m = run_steps(seed, steps, true, true, NULL);
 	int			n = 0;
 
 	check_some(m, lookups, 5);
@@ -686,116 +628,9 @@ neon_test_store_read(PG_FUNCTION_ARGS)
 	uint64		seed = PG_GETARG_INT64(0);
 	int			steps = PG_GETARG_INT32(1);
 	int			lookups = PG_GETARG_INT32(2);
-	Model	   *m = run_steps(seed, steps, false, false);
+	Model	   *m = run_steps(seed, steps, false, false, NULL);
 
 	pg_prng_seed(&m->random, seed ^ MyProcPid);
 	check_some(m, lookups, lookups / 100);
 	PG_RETURN_INT32(lookups);
-}
-
-/* ---- speed ---- */
-
-static double
-seconds_since(instr_time start)
-{
-	instr_time	now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, start);
-	return INSTR_TIME_GET_DOUBLE(now);
-}
-
-/* store_bench(seed, refs, pages): rates as text. */
-Datum
-neon_test_store_bench(PG_FUNCTION_ARGS)
-{
-	int			nrefs = PG_GETARG_INT32(1);
-	int			npages = PG_GETARG_INT32(2);
-	Model	   *m = palloc0(sizeof(Model));
-	StringInfoData out;
-	instr_time	start;
-	Timeline   *tl;
-	XLogRecPtr	lsn;
-	RelSize		size;
-	StringInfoData buf;
-	StorePut	put;
-	StoreChain	chain;
-	NeonKey		key;
-
-	initStringInfo(&out);
-	initStringInfo(&buf);
-	m->seed = PG_GETARG_INT64(0);
-	m->apply = true;
-	m->tenant = make_id(m->seed, 0);
-	pg_prng_seed(&m->random, m->seed);
-	make_root(m);
-	tl = m->t[0].tl;
-	lsn = timeline_last_record_lsn(tl);
-
-	relsize_init(&size);
-	(void) relsize_extend(&size, npages);
-	relsize_encode(&size, &buf);
-	put.key = size_key(0, 0);
-	put.value_kind = NEON_VALUE_SIZE;
-	put.base = true;
-	put.data = buf.data;
-	put.len = buf.len;
-	store_put(tl, lsn, lsn + 64, &put, 1);
-	lsn += 64;
-
-	put.value_kind = NEON_VALUE_WAL;
-	put.base = false;
-	put.data = NULL;
-	put.len = 0;
-	INSTR_TIME_SET_CURRENT(start);
-	for (int i = 0; i < nrefs; i++)
-	{
-		XLogRecPtr	from = behind_header(lsn);
-		uint32		fill = draw(m, 1000000) * 4;
-		XLogRecord *record;
-
-		put.key = page_key(0, 0, i % 8 == 0 ? 0 : draw(m, npages));
-		record = make_record(&put.key, fill, BENCH_RECORD);
-		store_wal(tl, from, (char *) record, BENCH_RECORD);
-		pfree(record);
-		lsn = end_of_record(from, BENCH_RECORD);
-		store_put(tl, from, lsn, &put, 1);
-		if (i % 100 == 0 || i == nrefs - 1)
-			store_publish(tl, from, lsn);
-	}
-	appendStringInfo(&out, "put %.2f M refs/s, ", nrefs / seconds_since(start) / 1e6);
-	for (int round = 0; round < 2; round++)
-	{
-		MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "bench",
-													  ALLOCSET_DEFAULT_SIZES);
-		MemoryContext old = MemoryContextSwitchTo(context);
-		uint64		versions = 0;
-
-		INSTR_TIME_SET_CURRENT(start);
-		for (int i = 0; i < 20000; i++)
-		{
-			key = page_key(0, 0, 1 + draw(m, npages - 1));
-			store_get(tl, &key, 1, lsn, &chain);
-			versions += chain.nversions;
-			MemoryContextReset(context);
-		}
-		appendStringInfo(&out, "get %.2f us (%.1f versions), ", seconds_since(start) / 20000 * 1e6,
-						 versions / 20000.0);
-		INSTR_TIME_SET_CURRENT(start);
-		key = page_key(0, 0, 0);
-		store_get(tl, &key, 1, lsn, &chain);
-		appendStringInfo(&out, "hot get %.0f us (%d versions)", seconds_since(start) * 1e6,
-						 chain.nversions);
-		MemoryContextSwitchTo(old);
-		MemoryContextDelete(context);
-		if (round == 0)
-		{
-			INSTR_TIME_SET_CURRENT(start);
-			store_flush(tl);
-			appendStringInfo(&out, "; flush %.2f s, " UINT64_FORMAT " bytes; ", seconds_since(start),
-							 store_physical_size(tl));
-		}
-	}
-	timeline_release_ownership(tl);
-	PG_RETURN_TEXT_P(cstring_to_text(out.data));
 }

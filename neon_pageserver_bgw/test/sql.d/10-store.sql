@@ -22,3 +22,13 @@ AS 'MODULE_PATHNAME', 'neon_test_layer_model' LANGUAGE C STRICT;
 CREATE FUNCTION neon_test.layer_flips(tenant text, timeline text, seed bigint, keys int, image bool)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'neon_test_layer_flips' LANGUAGE C STRICT;
+
+-- the same steps with compaction and a moving horizon between them: the number of jobs
+CREATE FUNCTION neon_test.store_gc(seed bigint, steps int, lookups int)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'neon_test_store_gc' LANGUAGE C STRICT;
+
+-- compares only
+CREATE FUNCTION neon_test.store_gc_read(seed bigint, steps int, lookups int)
+RETURNS int
+AS 'MODULE_PATHNAME', 'neon_test_store_gc_read' LANGUAGE C STRICT;

@@ -1,0 +1,36 @@
+/*-------------------------------------------------------------------------
+ *
+ * partition.h
+ *	  Jobs on partitions: partitionplan.c chooses, partition.c does them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_PS_PARTITION_H
+#define NEON_PS_PARTITION_H
+
+#include "history.h"
+#include "layermap.h"
+
+typedef enum PartitionJobKind
+{
+	PARTITION_PULL,
+	PARTITION_FOLD,
+	PARTITION_REBASE,
+} PartitionJobKind;
+
+typedef struct PartitionPlan
+{
+	PartitionJobKind kind;
+	int			partition;		/* its position in the map */
+	int			first;			/* its files that are read and replaced: from here */
+	int			n;				/* so many */
+	XLogRecPtr	upto;			/* its files have all versions up to here afterwards */
+	XLogRecPtr	horizon;		/* what is below is read at the points only; 0: none */
+	const RetentionSet *retention;
+	uint32		points;			/* checksum of them */
+} PartitionPlan;
+
+/* Does the job; the caller has the claim of the timeline's files. */
+extern void partition_run(Timeline *tl, const LayerMap *map, const PartitionPlan *plan);
+
+#endif							/* NEON_PS_PARTITION_H */

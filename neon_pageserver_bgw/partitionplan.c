@@ -1,0 +1,537 @@
+/*-------------------------------------------------------------------------
+ *
+ * partitionplan.c
+ *	  What is to be done next on a timeline's partitions.
+ *
+ * In this order: a pull, if wide files are so many that reads suffer; a rebase
+ * where much would go; a pull where wide files have much of one partition, or
+ * where they are many and few partitions have what is in them; a fold where
+ * delta files of a partition are of like size.  All of it follows from sizes of
+ * files and from their directories.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "compact_private.h"
+#include "miscadmin.h"
+#include "neon_clock.h"
+#include "partition.h"
+#include "port/pg_crc32c.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* A pull is worth it for this much of one partition. */
+#define PULL_BYTES		(4 * 1024 * 1024)
+
+/* Wide files are pulled rather than merged if a partition gets this much on average. */
+#define PULL_AVERAGE	(64 * 1024)
+
+/* Less is not worth a rewrite, unless it was asked for. */
+#define REBASE_BYTES	(1024 * 1024)
+
+/* Of so many wide files reads suffer. */
+#define MANY_RUNS		12
+
+#define FIRST_RETRY_MS	1000
+#define LAST_RETRY_MS	(3600 * 1000)
+
+typedef struct Planner
+{
+	Timeline   *tl;
+	const LayerMap *map;
+	XLogRecPtr	disk_consistent;
+	bool		forced;
+	const RetentionSet *retention;
+	uint32		points;
+	LayerFile **open;			/* by position, NULL: not opened */
+	uint64	   *slices;			/* by partition: bytes that wide files have of it */
+	int			runs;			/* of wide files */
+} Planner;
+
+/* ---- partitions that failed ---- */
+
+#define MAX_FAILED		64
+
+typedef struct FailedPartition
+{
+	NeonId		timeline;
+	uint8		first_key[NEON_KEY_ENCODED_SIZE];
+	int			retry_ms;		/* 0: unused */
+	TimestampTz retry_at;
+} FailedPartition;
+
+static FailedPartition failed[MAX_FAILED];
+
+static FailedPartition *
+find_failed(const Timeline *tl, const MapPartition *p)
+{
+	for (int i = 0; i < MAX_FAILED; i++)
+	{
+		if (failed[i].retry_ms > 0 && neon_id_equal(&failed[i].timeline, &tl->id.timeline) &&
+			memcmp(failed[i].first_key, p->first_key, NEON_KEY_ENCODED_SIZE) == 0)
+			return &failed[i];
+	}
+	return NULL;
+}
+
+static bool
+must_wait(const Timeline *tl, const MapPartition *p)
+{
+	const FailedPartition *f = find_failed(tl, p);
+
+	return f != NULL && neon_clock() < f->retry_at;
+}
+
+static void
+note_failure(const Timeline *tl, const MapPartition *p)
+{
+	FailedPartition *f = find_failed(tl, p);
+
+	for (int i = 0; i < MAX_FAILED && f == NULL; i++)
+	{
+		if (failed[i].retry_ms == 0)
+			f = &failed[i];
+	}
+	if (f == NULL)
+		f = &failed[p->first_key[NEON_KEY_ENCODED_SIZE - 1] % MAX_FAILED];
+	f->retry_ms = f->retry_ms ? Min(f->retry_ms * 2, LAST_RETRY_MS) : FIRST_RETRY_MS;
+	f->retry_at = TimestampTzPlusMilliseconds(neon_clock(), f->retry_ms);
+	f->timeline = tl->id.timeline;
+	memcpy(f->first_key, p->first_key, NEON_KEY_ENCODED_SIZE);
+}
+
+static void
+note_success(const Timeline *tl, const MapPartition *p)
+{
+	FailedPartition *f = find_failed(tl, p);
+
+	if (f)
+		f->retry_ms = 0;
+}
+
+/* ---- bytes of a partition in a file ---- */
+
+static LayerFile *
+open_file(Planner *planner, int position)
+{
+	if (planner->open[position] == NULL)
+		planner->open[position] = layer_open(planner->tl, &planner->map->files[position]);
+	if (planner->open[position] == NULL)
+		layer_missing(planner->tl, &planner->map->files[position]);
+	return planner->open[position];
+}
+
+static uint64
+bytes_in(Planner *planner, int position, const MapPartition *p)
+{
+	const ManifestFile *file = &planner->map->files[position];
+
+	if (memcmp(file->first_key, p->first_key, NEON_KEY_ENCODED_SIZE) >= 0 &&
+		memcmp(file->last_key, p->end_key, NEON_KEY_ENCODED_SIZE) < 0)
+		return file->bytes;
+	return layer_bytes_between(open_file(planner, position), p->first_key, p->end_key);
+}
+
+/* Bytes that wide files have for a partition; 0: no key of it. */
+static uint64
+slice_bytes(Planner *planner, const MapPartition *p)
+{
+	const LayerMap *map = planner->map;
+	uint64		bytes = 0;
+
+	for (int i = 0; i < map->nwide; i++)
+	{
+		int			position = map->wide[i];
+		const ManifestFile *file = &map->files[position];
+
+		if (file->lsn_hi <= p->upto)
+			break;
+		if (file->lsn_hi > planner->disk_consistent || !layermap_overlaps(file, p) ||
+			!layer_has_keys(open_file(planner, position), p->first_key, p->end_key))
+			continue;
+		bytes += 1 + bytes_in(planner, position, p);
+	}
+	return bytes;
+}
+
+/* ---- pull ---- */
+
+/* Different LSN intervals of the wide files: so many may have a key. */
+static int
+wide_runs(const Planner *planner)
+{
+	const LayerMap *map = planner->map;
+	XLogRecPtr	hi = InvalidXLogRecPtr;
+	int			n = 0;
+
+	for (int i = 0; i < map->nwide; i++)
+	{
+		const ManifestFile *file = &map->files[map->wide[i]];
+
+		if (file->lsn_hi > planner->disk_consistent || file->lsn_hi == hi)
+			continue;
+		hi = file->lsn_hi;
+		n++;
+	}
+	return n;
+}
+
+static bool
+plan_pull(Planner *planner, PartitionPlan *plan)
+{
+	uint64		total = 0;
+	uint64		most = 0;
+	int			touched = 0;
+
+	for (int i = 0; i < planner->map->npartitions; i++)
+	{
+		uint64		bytes = planner->slices[i];
+
+		if (bytes == 0)
+			continue;
+		total += bytes;
+		touched++;
+		if (bytes > most && !must_wait(planner->tl, &planner->map->partitions[i]))
+		{
+			most = bytes;
+			plan->partition = i;
+		}
+	}
+	plan->kind = PARTITION_PULL;
+	plan->upto = planner->disk_consistent;
+	if (most == 0)
+		return false;
+	return most >= PULL_BYTES || planner->forced ||
+		(planner->runs >= store_compaction_threshold &&
+		 (touched == 1 || total / touched >= PULL_AVERAGE));
+}
+
+/* ---- fold ---- */
+
+/*
+ * Delta files of a partition that follow each other, none larger than the
+ * others together: the cheapest per file that goes.  Those below its base stay.
+ */
+static bool
+plan_fold_of(Planner *planner, int partition, PartitionPlan *plan)
+{
+	const MapPartition *p = &planner->map->partitions[partition];
+	double		best = 0;
+	bool		found = false;
+
+	for (int i = 0; i < p->nfiles; i++)
+	{
+		uint64		total = 0;
+		uint64		largest = 0;
+
+		for (int k = i; k < p->nfiles; k++)
+		{
+			const ManifestFile *file = &planner->map->files[p->files[k]];
+			uint64		bytes;
+			int			n = k - i + 1;
+
+			if (file->type != LAYER_DELTA || file->lsn_hi <= p->base_lsn)
+				break;
+			bytes = bytes_in(planner, p->files[k], p);
+			total += bytes;
+			largest = Max(largest, bytes);
+			if (n < Max(store_compaction_threshold, 2) || largest > total - largest ||
+				(found && (double) total / (n - 1) >= best))
+				continue;
+			found = true;
+			best = (double) total / (n - 1);
+			plan->partition = partition;
+			plan->first = i;
+			plan->n = n;
+		}
+	}
+	return found;
+}
+
+static bool
+plan_fold(Planner *planner, PartitionPlan *plan)
+{
+	plan->kind = PARTITION_FOLD;
+	for (int i = 0; i < planner->map->npartitions; i++)
+	{
+		if (planner->map->partitions[i].nfiles >= Max(store_compaction_threshold, 2) &&
+			!must_wait(planner->tl, &planner->map->partitions[i]) &&
+			plan_fold_of(planner, i, plan))
+			return true;
+	}
+	return false;
+}
+
+/* ---- rebase ---- */
+
+/* What wide files have of a partition begins above this. */
+static XLogRecPtr
+own_upto(const Planner *planner, int partition)
+{
+	XLogRecPtr	upto = planner->map->partitions[partition].upto;
+
+	return planner->slices[partition] == 0 ? Max(upto, planner->disk_consistent) : upto;
+}
+
+/* Bytes that a rewrite at the horizon may make go, and those of pages that stay. */
+static void
+weigh(Planner *planner, const MapPartition *p, XLogRecPtr horizon, uint64 *newer, uint64 *base,
+	  uint64 *kept)
+{
+	*newer = *base = *kept = 0;
+	for (int i = 0; i < p->nfiles; i++)
+	{
+		const ManifestFile *file = &planner->map->files[p->files[i]];
+		uint64		bytes = bytes_in(planner, p->files[i], p);
+		XLogRecPtr	lo = Max(file->lsn_lo, p->base_lsn);
+
+		if (file->type == LAYER_IMAGE)
+			*base += bytes;
+		else if (file->lsn_hi <= p->base_lsn)
+			*kept += bytes;
+		else if (lo < horizon)
+			*newer += bytes * ((double) (Min(file->lsn_hi, horizon) - lo) /
+							   (file->lsn_hi - file->lsn_lo));
+	}
+}
+
+static bool
+is_worth_it(Planner *planner, const MapPartition *p, XLogRecPtr horizon)
+{
+	uint64		newer;
+	uint64		base;
+	uint64		kept;
+
+	weigh(planner, p, horizon, &newer, &base, &kept);
+	if (planner->points == p->points)
+		kept = 0;				/* it was weighed with these points */
+	if (planner->forced)
+		return newer + kept > 0;
+	return newer + kept >= Max(base / 2, REBASE_BYTES);
+}
+
+/* Files from the first one that reaches below the horizon. */
+static void
+set_rebase(Planner *planner, int partition, XLogRecPtr upto, XLogRecPtr horizon,
+		   PartitionPlan *plan)
+{
+	const MapPartition *p = &planner->map->partitions[partition];
+
+	plan->kind = PARTITION_REBASE;
+	plan->partition = partition;
+	plan->upto = upto;
+	plan->horizon = horizon;
+	plan->first = 0;
+	while (plan->first < p->nfiles)
+	{
+		const ManifestFile *file = &planner->map->files[p->files[plan->first]];
+
+		if (file->type == LAYER_IMAGE || file->lsn_lo < horizon)
+			break;
+		plan->first++;
+	}
+	plan->n = p->nfiles - plan->first;
+}
+
+static bool
+plan_rebase(Planner *planner, PartitionPlan *plan)
+{
+	if (planner->retention->horizon == InvalidXLogRecPtr)
+		return false;
+	for (int i = 0; i < planner->map->npartitions; i++)
+	{
+		const MapPartition *p = &planner->map->partitions[i];
+		XLogRecPtr	horizon = planner->retention->horizon;
+		XLogRecPtr	upto = own_upto(planner, i);
+
+		CHECK_FOR_INTERRUPTS();
+		if (p->nfiles == 0 || horizon < p->base_lsn || must_wait(planner->tl, p) ||
+			(horizon == p->base_lsn && planner->points == p->points) ||
+			!is_worth_it(planner, p, horizon))
+			continue;
+		if (upto >= horizon)
+			set_rebase(planner, i, upto, horizon, plan);
+		else
+		{
+			/* what is at the horizon must be there first */
+			plan->kind = PARTITION_PULL;
+			plan->partition = i;
+			plan->upto = planner->disk_consistent;
+		}
+		return true;
+	}
+	return false;
+}
+
+/* ---- pages that are gone ---- */
+
+/* Bytes of base images that a truncation or drop below the horizon made useless. */
+typedef struct CutBytes
+{
+	Planner    *planner;
+	uint64	   *bytes;			/* by partition */
+} CutBytes;
+
+static void
+count_cut(CutBytes *cut, const NeonKey *size_key, const SizeCut *c)
+{
+	const LayerMap *map = cut->planner->map;
+	NeonKey		from = neon_key(NEON_KEY_PAGE, size_key->spc, size_key->db, size_key->rel,
+								size_key->fork, c->blocks);
+	NeonKey		to = from;
+	uint8		first_key[NEON_KEY_ENCODED_SIZE];
+	uint8		end_key[NEON_KEY_ENCODED_SIZE];
+
+	to.blk = InvalidBlockNumber;
+	neon_key_encode(&from, first_key);
+	neon_key_encode(&to, end_key);
+	for (int i = layermap_find(map, first_key) - map->partitions; i < map->npartitions &&
+		 memcmp(map->partitions[i].first_key, end_key, NEON_KEY_ENCODED_SIZE) < 0; i++)
+	{
+		const MapPartition *p = &map->partitions[i];
+
+		for (int k = 0; k < p->nfiles && c->lsn > p->base_lsn; k++)
+		{
+			const ManifestFile *file = &map->files[p->files[k]];
+
+			if (file->type == LAYER_IMAGE && layermap_overlaps(file, p))
+				cut->bytes[i] += layer_bytes_between(open_file(cut->planner, p->files[k]),
+													 first_key, end_key);
+		}
+	}
+}
+
+static bool
+count_cuts(const NeonKey *key, const StoreVersion *newest, void *arg)
+{
+	CutBytes   *cut = arg;
+	RelSize		size;
+
+	if (newest->value_kind == NEON_VALUE_SIZE && relsize_decode(newest->data, newest->len, &size))
+	{
+		/* the lowest one of those that may count says it all */
+		for (int i = 0; i < size.ncuts; i++)
+			count_cut(cut, key, &size.cuts[i]);
+	}
+	return true;
+}
+
+static bool
+plan_rebase_of_gone(Planner *planner, PartitionPlan *plan)
+{
+	CutBytes	cut = {planner};
+	NeonKey		lo = neon_key(NEON_KEY_SIZE, 0, 0, 0, 0, 0);
+	NeonKey		hi = neon_key(NEON_KEY_SIZE, PG_UINT32_MAX, PG_UINT32_MAX, PG_UINT32_MAX,
+							  MAX_FORKNUM, PG_UINT32_MAX);
+
+	if (planner->retention->horizon == InvalidXLogRecPtr)
+		return false;
+	cut.bytes = palloc0(planner->map->npartitions * sizeof(uint64));
+	store_scan(planner->tl, &lo, &hi, planner->retention->horizon, count_cuts, &cut);
+	for (int i = 0; i < planner->map->npartitions; i++)
+	{
+		const MapPartition *p = &planner->map->partitions[i];
+		uint64		newer;
+		uint64		base;
+		uint64		kept;
+		XLogRecPtr	upto;
+
+		if (cut.bytes[i] == 0 || must_wait(planner->tl, p))
+			continue;
+		upto = own_upto(planner, i);
+		weigh(planner, p, upto, &newer, &base, &kept);
+		if (upto < planner->retention->horizon || planner->retention->horizon <= p->base_lsn ||
+			(!planner->forced && cut.bytes[i] < Max(base / 2, REBASE_BYTES)))
+			continue;
+		set_rebase(planner, i, upto, planner->retention->horizon, plan);
+		return true;
+	}
+	return false;
+}
+
+/* ---- the choice ---- */
+
+static uint32
+checksum_points(const RetentionSet *retention)
+{
+	pg_crc32c	crc;
+
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, retention->points, retention->npoints * sizeof(XLogRecPtr));
+	FIN_CRC32C(crc);
+	return crc;
+}
+
+static bool
+plan_work(Planner *planner, PartitionPlan *plan)
+{
+	memset(plan, 0, sizeof(*plan));
+	plan->retention = planner->retention;
+	plan->points = planner->points;
+	plan->horizon = planner->retention->horizon;
+	if (store_compaction_threshold == 0)
+		return false;
+	planner->runs = wide_runs(planner);
+	planner->slices = palloc0(planner->map->npartitions * sizeof(uint64));
+	for (int i = 0; i < planner->map->npartitions && planner->runs > 0; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		planner->slices[i] = slice_bytes(planner, &planner->map->partitions[i]);
+	}
+	if (planner->runs >= MANY_RUNS && plan_pull(planner, plan))
+		return true;
+	return plan_rebase(planner, plan) || plan_pull(planner, plan) || plan_fold(planner, plan) ||
+		plan_rebase_of_gone(planner, plan);
+}
+
+static void
+close_files(Planner *planner)
+{
+	for (int i = 0; i < planner->map->nfiles; i++)
+	{
+		if (planner->open[i])
+			layer_close(planner->open[i]);
+		planner->open[i] = NULL;
+	}
+}
+
+bool
+partition_work(Timeline *tl, bool forced)
+{
+	Planner		planner = {tl};
+	PartitionPlan plan;
+	RetentionSet *retention = history_retention(tl);
+	Manifest   *m = timeline_read_manifest(tl);
+	volatile bool found = false;
+
+	planner.map = layermap_make(m);
+	planner.disk_consistent = m->disk_consistent_lsn;
+	planner.forced = forced;
+	planner.retention = retention;
+	planner.points = checksum_points(retention);
+	planner.open = palloc0(Max(planner.map->nfiles, 1) * sizeof(LayerFile *));
+	PG_TRY();
+	{
+		found = plan_work(&planner, &plan);
+	}
+	PG_FINALLY();
+	{
+		close_files(&planner);
+	}
+	PG_END_TRY();
+	if (!found)
+		return false;
+	PG_TRY();
+	{
+		partition_run(tl, planner.map, &plan);
+	}
+	PG_CATCH();
+	{
+		note_failure(tl, &planner.map->partitions[plan.partition]);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	note_success(tl, &planner.map->partitions[plan.partition]);
+	return true;
+}

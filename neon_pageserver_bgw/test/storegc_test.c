@@ -1,0 +1,360 @@
+/*-------------------------------------------------------------------------
+ *
+ * storegc_test.c
+ *	  Compaction and a moving horizon against the model: pages as a whole, as
+ *	  their versions are replaced by images.
+ *
+ * The records of the model are no PostgreSQL records; what one does to a page
+ * is defined here, and compaction in this process uses that.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "compact_private.h"
+#include "fmgr.h"
+#include "historygc.h"
+#include "miscadmin.h"
+#include "storemodel.h"
+#include "utils/memutils.h"
+
+PG_FUNCTION_INFO_V1(neon_test_store_gc);
+PG_FUNCTION_INFO_V1(neon_test_store_gc_read);
+
+static pg_prng_state gc_random;
+static uint64 jobs;
+
+static uint32
+draw_gc(uint32 n)
+{
+	return (uint32) pg_prng_uint64_range(&gc_random, 0, n - 1);
+}
+
+/* ---- what a record does ---- */
+
+static void
+apply_fill(uint32 fill, char *page)
+{
+	uint32		before = hash_bytes((unsigned char *) page, BLCKSZ);
+	char	   *bytes = make_bytes(before ^ (fill * 7919), BLCKSZ);
+
+	memcpy(page, bytes, BLCKSZ);
+	pfree(bytes);
+}
+
+static bool
+apply_records(Timeline *tl, const NeonKey *key, const char *base, const StoreVersion *records,
+			  int n, char *page)
+{
+	if (base)
+		memcpy(page, base, BLCKSZ);
+	else
+		memset(page, 0, BLCKSZ);
+	for (int i = 0; i < n; i++)
+	{
+		XLogRecord *record;
+
+		/* one that makes the page anew */
+		if (records[i].base)
+			memset(page, 0, BLCKSZ);
+		record = store_record(key, &records[i]);
+		apply_fill(record->xl_xid, page);
+		pfree(record);
+	}
+	return true;
+}
+
+static void
+page_of_chain(const NeonKey *key, const StoreChain *chain, char *page)
+{
+	memset(page, 0, BLCKSZ);
+	if (chain->found != STORE_FOUND)
+		return;
+	for (int i = chain->nversions - 1; i >= 0; i--)
+	{
+		const StoreVersion *v = &chain->versions[i];
+		char		before[BLCKSZ];
+
+		memcpy(before, page, BLCKSZ);
+		if (v->value_kind == NEON_VALUE_IMAGE)
+			memcpy(page, v->data, BLCKSZ);
+		else
+			apply_records(NULL, key, before, v, 1, page);
+	}
+}
+
+static void
+read_model_pages(Timeline *tl, const NeonKey *keys, int n, XLogRecPtr lsn, char *pages,
+				 PageResult *results)
+{
+	StoreChain *chains = palloc(n * sizeof(StoreChain));
+
+	store_get(tl, keys, n, lsn, chains);
+	for (int i = 0; i < n; i++)
+	{
+		page_of_chain(&keys[i], &chains[i], pages + (Size) i * BLCKSZ);
+		results[i].ok = true;
+	}
+}
+
+/* ---- comparison ---- */
+
+static void
+model_page(Model *m, int t, const NeonKey *key, XLogRecPtr lsn, char *page)
+{
+	NeonKey		sk = neon_key(NEON_KEY_SIZE, key->spc, key->db, key->rel, key->fork, 0);
+	XLogRecPtr	above = model_floor(m, t, &sk, lsn, key->blk);
+	BlockNumber nblocks = 0;
+	bool		exists = false;
+	List	   *chain = NIL;
+	ListCell   *lc;
+	ModelVersion *v;
+
+	memset(page, 0, BLCKSZ);
+	model_size(m, t, &sk, lsn, &nblocks, &exists);
+	if (!exists || key->blk >= nblocks)
+		return;
+	while (lsn > above && (v = model_newest(m, t, key, above, lsn)) != NULL)
+	{
+		chain = lcons(v, chain);
+		if (v->base)
+			break;
+		lsn = v->lsn - 1;
+	}
+	foreach(lc, chain)
+	{
+		v = lfirst(lc);
+		if (v->kind == NEON_VALUE_IMAGE)
+			memcpy(page, make_bytes(v->fill, BLCKSZ), BLCKSZ);
+		else
+			apply_fill(v->fill, page);
+	}
+}
+
+static void
+check_page(Model *m, int t, const NeonKey *key, XLogRecPtr lsn)
+{
+	char	   *want = palloc(BLCKSZ);
+	char	   *got = palloc(BLCKSZ);
+	StoreChain	chain;
+
+	model_page(m, t, key, lsn, want);
+	store_get(m->t[t].tl, key, 1, lsn, &chain);
+	page_of_chain(key, &chain, got);
+	if (memcmp(want, got, BLCKSZ) != 0)
+		differs(key, t, lsn, psprintf("another page, made from %d versions (found %d, base %d)",
+									  chain.nversions, chain.found, chain.has_base));
+}
+
+static void
+check_blob(Model *m, int t, const NeonKey *key, XLogRecPtr lsn)
+{
+	ModelVersion *want = model_newest(m, t, key, 0, lsn);
+	StoreChain	chain;
+
+	store_get(m->t[t].tl, key, 1, lsn, &chain);
+	if (want == NULL || want->kind == NEON_VALUE_TOMBSTONE)
+	{
+		if (chain.found != STORE_MISSING)
+			differs(key, t, lsn, "is there, and should not be");
+	}
+	else if (chain.found != STORE_FOUND || chain.versions[0].len != want->len ||
+			 memcmp(chain.versions[0].data, make_bytes(want->fill, want->len), want->len) != 0)
+		differs(key, t, lsn, "another value");
+}
+
+static void
+check_size(Model *m, int t, const NeonKey *key, XLogRecPtr lsn)
+{
+	NeonKey		sk = neon_key(NEON_KEY_SIZE, key->spc, key->db, key->rel, key->fork, 0);
+	BlockNumber nblocks = 0;
+	bool		exists = false;
+	RelSize		size;
+
+	model_size(m, t, &sk, lsn, &nblocks, &exists);
+	if (store_size_at(m->t[t].tl, &sk, lsn, &size) != exists ||
+		(exists && size.nblocks != nblocks))
+		differs(&sk, t, lsn, "another size");
+}
+
+/*
+ * The timeline that has an LSN of t's history as its own, and whether it may be
+ * read there; *lsn: drawn.
+ */
+static bool
+draw_readable(Model *m, int t, XLogRecPtr *lsn)
+{
+	ModelTimeline *mt = &m->t[t];
+	RetentionSet *set = history_retention(mt->tl);
+	XLogRecPtr	horizon = Max(history_cutoff(mt->tl, NULL), START_LSN);
+	XLogRecPtr	last = Min(timeline_last_record_lsn(mt->tl), mt->next);
+
+	if (mt->ancestor >= 0)
+		horizon = Max(horizon, mt->ancestor_lsn);
+	*lsn = last;
+	if (last < horizon)
+		return false;
+	switch (draw_gc(4))
+	{
+		case 0:
+			return true;
+		case 1:
+			if (set->npoints == 0)
+				return true;
+			*lsn = set->points[draw_gc(set->npoints)];
+			return mt->ancestor < 0 || *lsn >= mt->ancestor_lsn;
+		case 2:
+			*lsn = horizon;
+			return true;
+		default:
+			*lsn = horizon + (pg_prng_uint64_range(&gc_random, 0, last - horizon) & ~(uint64) 7);
+			return true;
+	}
+}
+
+static void
+check_one(Model *m)
+{
+	int			t = draw_gc(m->ntimelines);
+	pg_prng_state saved = m->random;
+	XLogRecPtr	lsn;
+	NeonKey		key;
+
+	m->random = gc_random;
+	key = draw_key(m);
+	gc_random = m->random;
+	m->random = saved;
+	(void) history_read_begin(m->t[t].tl);
+	if (draw_readable(m, t, &lsn))
+	{
+		if (key.kind == NEON_KEY_PAGE)
+		{
+			check_page(m, t, &key, lsn);
+			check_size(m, t, &key, lsn);
+		}
+		else
+			check_blob(m, t, &key, lsn);
+	}
+	history_read_end();
+}
+
+static void
+check_some(Model *m, int lookups)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "check",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	for (int i = 0; i < lookups; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		check_one(m);
+		MemoryContextReset(context);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+/* ---- the horizon and compaction between the steps ---- */
+
+static void
+move_horizon(Model *m, int t)
+{
+	Timeline   *tl = m->t[t].tl;
+	XLogRecPtr	lo = Max(history_cutoff(tl, NULL), tl->id.start_lsn);
+	XLogRecPtr	hi = timeline_disk_consistent_lsn(tl);
+
+	if (hi <= lo)
+		return;
+	(void) history_publish(tl, lo + 8 + (pg_prng_uint64_range(&gc_random, 0, hi - lo - 8) & ~(uint64) 7), 1);
+}
+
+static void
+make_point(Model *m, int t)
+{
+	Timeline   *tl = m->t[t].tl;
+	XLogRecPtr	lo = Max(history_cutoff(tl, NULL), tl->id.start_lsn);
+	XLogRecPtr	hi = timeline_last_record_lsn(tl);
+	NeonId		id = make_id(pg_prng_uint64(&gc_random), draw_gc(1000));
+
+	if (hi > lo)
+		history_lease(tl, &id, lo + (pg_prng_uint64_range(&gc_random, 0, hi - lo) & ~(uint64) 7),
+					  INT64CONST(3600) * 1000000);
+}
+
+static void
+between_steps(Model *m, int i)
+{
+	int			t = draw_gc(m->ntimelines);
+	uint32		what = draw_gc(400);
+
+	if (what == 0)
+		move_horizon(m, t);
+	else if (what == 1)
+		make_point(m, t);
+	else if (what == 2)
+		store_flush(m->t[t].tl);
+	else if (what < 6)
+	{
+		bool		forced = draw_gc(2) == 0;
+
+		for (int n = draw_gc(6); n > 0 && store_compact_once(m->t[t].tl, forced); n--)
+			jobs++;
+	}
+	if (i % 500 == 499)
+		check_some(m, 100);
+}
+
+/*
+ * store_gc(seed, steps, lookups): runs the steps, with compaction and a horizon
+ * that moves between them, and compares; the number of jobs.  The server's
+ * own compaction must be off: its pages are PostgreSQL's.
+ */
+Datum
+neon_test_store_gc(PG_FUNCTION_ARGS)
+{
+	uint64		seed = PG_GETARG_INT64(0);
+	int			steps = PG_GETARG_INT32(1);
+	int			lookups = PG_GETARG_INT32(2);
+	CompactPages saved = compact_pages;
+	int			saved_threshold = store_compaction_threshold;
+	int			saved_bytes = compact_history_bytes;
+	Model	   *m;
+
+	jobs = 0;
+	pg_prng_seed(&gc_random, seed + steps);
+	compact_pages.read = read_model_pages;
+	compact_pages.apply = apply_records;
+	store_compaction_threshold = 3;
+	compact_history_bytes = 1500;
+	PG_TRY();
+	{
+		m = run_steps(seed, steps, true, false, between_steps);
+		check_some(m, lookups);
+		for (int t = 0; t < m->ntimelines; t++)
+			timeline_release_ownership(m->t[t].tl);
+	}
+	PG_FINALLY();
+	{
+		compact_pages = saved;
+		store_compaction_threshold = saved_threshold;
+		compact_history_bytes = saved_bytes;
+	}
+	PG_END_TRY();
+	PG_RETURN_INT64(jobs);
+}
+
+/* store_gc_read(seed, steps, lookups): compares only, while another session runs the steps. */
+Datum
+neon_test_store_gc_read(PG_FUNCTION_ARGS)
+{
+	uint64		seed = PG_GETARG_INT64(0);
+	int			steps = PG_GETARG_INT32(1);
+	int			lookups = PG_GETARG_INT32(2);
+	Model	   *m = run_steps(seed, steps, false, false, NULL);
+
+	pg_prng_seed(&gc_random, seed ^ MyProcPid);
+	check_some(m, lookups);
+	PG_RETURN_INT32(lookups);
+}

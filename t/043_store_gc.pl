@@ -1,0 +1,87 @@
+# Compaction into partitions and a horizon that moves, against the model: at
+# every LSN that is still readable the pages, sizes and values are those of the
+# model, with kills in between and readers beside it.
+use strict;
+use warnings;
+use IPC::Run qw(start);
+use NeonPageserver;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(usleep);
+
+my $long = $ENV{NEON_TEST_LONG} ? 1 : 0;
+my $seed = $ENV{NEON_TEST_SEED} || int(rand(2**30));
+note("NEON_TEST_SEED=$seed");
+
+# The model's records are no PostgreSQL records: only the sessions that know
+# what they do to a page may compact.
+my $ps = NeonPageserver->new('store', conf => <<'CONF');
+neon_pageserver.image_chain = 0
+neon_pageserver.compaction_threshold = 0
+neon_pageserver.compaction_target_size = 64kB
+neon_pageserver.maintenance_io_limit = 0
+neon_pageserver.pitr_interval = 0
+restart_after_crash = on
+CONF
+$ps->sql('CREATE EXTENSION neon_pageserver_test');
+my $steps = $long ? 40000 : 8000;
+
+sub gc { return $ps->sql("SELECT neon_test.store_gc($_[0], $_[1], @{[ $_[2] // 2000 ]})") }
+
+sub background
+{
+	my ($sql) = @_;
+	my ($out, $err) = ('', '');
+	local $ENV{PGUSER} = 'cloud_admin';
+	my $h = start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $ps->node->connstr('postgres'), '-c', $sql ],
+		'>', \$out, '2>', \$err, IPC::Run::timeout(600));
+	return { h => $h, out => \$out, err => \$err };
+}
+
+sub finished
+{
+	my ($job) = @_;
+	eval { $job->{h}->finish; 1 } or return "not finished: $@";
+	return ${ $job->{out} } . ${ $job->{err} };
+}
+
+# What timeline_verify says of layers and manifests: the model's WAL is no chain.
+sub problems
+{
+	return $ps->sql(<<'SQL');
+SELECT string_agg(format('%s at %s: %s', file, byte_offset, problem), E'\n')
+FROM neon_pageserver.timelines, neon_pageserver.timeline_verify(tenant_id, timeline_id)
+WHERE file !~ '/wal/'
+SQL
+}
+
+cmp_ok(gc($seed, $steps), '>', 10, 'a run with compaction: all that is readable is what the model says');
+is(problems(), '', 'files and partitions are in order');
+my $log = slurp_file($ps->node->logfile);
+like($log, qr/$_ of partition \d+ of \d+/, "there was a $_") for qw(pull fold rebase);
+like($log, qr/which is divided/, 'partitions were divided');
+gc($seed, $steps);
+$ps->restart;
+cmp_ok(gc($seed, $steps), '>=', 0, 'and after a restart');
+
+# readers beside it
+my $other = $seed + 1;
+my @jobs = (background("SELECT neon_test.store_gc($other, $steps, 500) > 0"),
+	background("SELECT neon_test.store_gc_read($other, $steps, @{[ $long ? 20000 : 3000 ]}) > 0"));
+is(finished($_), "t\n", 'a run, and a reader beside it') for @jobs;
+
+# kills
+for my $round (1 .. ($long ? 20 : 3))
+{
+	my $n = $round * ($long ? 4000 : 2500);
+	my $job = background("SELECT neon_test.store_gc(@{[ $seed + 2 ]}, $n, 10)");
+	usleep(200_000 + int(rand(1_500_000)));
+	$ps->stop('immediate');
+	finished($job);
+	$ps->start;
+	cmp_ok(gc($seed + 2, $n, 1000), '>=', 0, "after kill $round what is readable is what it was");
+}
+is(problems(), '', 'files and partitions are in order');
+$ps->stop;
+unlike(slurp_file($ps->node->logfile), qr/PANIC|TRAP|terminated by signal 6/, 'no panic in the log');
+done_testing();
