@@ -60,7 +60,7 @@ typedef struct HandleEntry
 	Timeline   *tl;
 } HandleEntry;
 
-static int	max_timelines = 1000;
+static int	max_timelines = 4000;
 static Registry *registry = NULL;
 static HTAB *slots_by_id = NULL;
 static HTAB *handles = NULL;
@@ -74,7 +74,7 @@ timeline_define_gucs(void)
 {
 	DefineCustomIntVariable("neon_pageserver.max_timelines",
 							"Number of timelines that this pageserver can hold.",
-							NULL, &max_timelines, 1000, 1, 100000,
+							NULL, &max_timelines, 4000, 1, 100000,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
 }
 

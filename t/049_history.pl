@@ -139,6 +139,10 @@ $t->neon('timeline', 'delete', 'old');
 $t->poll('pageserver', "SELECT count(*) FROM $f.history_points", '0');
 ok(!-e $t->ps_pgdata . "/neon/tenants/$tenant/timelines/$old_id", 'so does its directory');
 
+# ---- the command
+like($t->neon('storage', 'gc', '--branch-name', 'main'), qr{^ *main +[0-9A-F]+/[0-9A-F]+ +20}m, 'neon storage gc');
+like($t->neon('storage', 'verify'), qr/1 branch verified, no problem found/, 'neon storage verify');
+
 # ---- a settings file that is damaged stops the horizon, and says so
 my $file = $t->ps_pgdata . "/neon/tenants/$tenant/settings";
 my $bytes = NeonTest::Vanilla::slurp($file);

@@ -10,7 +10,7 @@ my $t = NeonTest->new;
 # ---- help: every verb of the overview has a page with an example ----
 
 my $overview = $t->neon_ok(['--help'], 'help');
-my @verbs = $overview =~ /^  neon ((?:(?:pageserver|safekeeper|tenant|timeline|endpoint|layer) )?[a-z-]+)\b.* {2,}/mg;
+my @verbs = $overview =~ /^  neon ((?:(?:pageserver|safekeeper|tenant|timeline|endpoint|storage|layer) )?[a-z-]+)\b.* {2,}/mg;
 cmp_ok(scalar(@verbs), '>=', 24, 'the overview lists the commands');
 for my $verb (@verbs)
 {

@@ -78,4 +78,8 @@ extern int	cmd_endpoint_config(Invocation *inv);
 /* cli_layer.c */
 extern int	cmd_layer_dump(Invocation *inv);
 
+/* cli_storage.c */
+extern int	cmd_storage_verify(Invocation *inv);
+extern int	cmd_storage_gc(Invocation *inv);
+
 #endif							/* NEON_CTL_CLI_H */

@@ -135,6 +135,13 @@ static const Command commands[] = {
 		"  neon endpoint config main work_mem=64MB shared_preload_libraries=pg_stat_statements\n"
 		"  neon endpoint config main work_mem=\n", cmd_endpoint_config},
 
+	{"storage", "verify", "", 0, 0, TENANT | OPT_BIT(OPT_BRANCH_NAME), true,
+		"Read all that is stored of a branch, or of all, and report what is damaged.",
+		"  neon storage verify\n  neon storage verify --branch-name main\n", cmd_storage_verify},
+	{"storage", "gc", "", 0, 0, TENANT | OPT_BIT(OPT_BRANCH_NAME), true,
+		"Let go of the history of a branch, or of all, that is older than is kept, and compact the rest.",
+		"  neon storage gc\n  neon storage gc --branch-name main\n", cmd_storage_gc},
+
 	{"layer", "dump", "FILE", 1, 1, OPT_BIT(OPT_KEYS) | OPT_BIT(OPT_VERSIONS), false,
 		"Read a whole layer file of the pageserver, verify it, and show what is in it.",
 		"  neon layer dump 0000000000000007-00000001.delta\n"
