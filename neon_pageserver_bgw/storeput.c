@@ -265,17 +265,19 @@ store_publish(Timeline *tl, XLogRecPtr last_record_start, XLogRecPtr last_record
 		ConditionVariableBroadcast(&s->lsn_cv);
 }
 
-/* Is so much waiting above the frozen index that it is time, or more than time? */
+/*
+ * Is so much WAL in no file, or so much memory taken, that it is time, or more
+ * than time?  A restart has to decode that WAL again.
+ */
 static bool
 is_due(Timeline *tl, int factor)
 {
 	TimelineShared *s = tl->shared;
-	XLogRecPtr	last = timeline_last_record_lsn(tl);
-	XLogRecPtr	frozen = s->has_frozen ? s->frozen_cut : timeline_disk_consistent_lsn(tl);
+	uint64		waiting = timeline_last_record_lsn(tl) - timeline_disk_consistent_lsn(tl);
 	uint64		total = openpool_total_bytes();
 	uint64		own = openlayer_bytes(&s->open);
 
-	return last - frozen >= (uint64) factor * store_checkpoint_distance * 1024 * 1024 ||
+	return waiting >= (uint64) factor * store_checkpoint_distance * 1024 * 1024 ||
 		own > factor * (total / LARGE_PART) ||
 		(factor == 1 && openpressure_is_over(s));
 }

@@ -12,7 +12,7 @@ my $seed = $ENV{NEON_TEST_SEED} || int(rand(2**31));
 srand $seed;
 note("NEON_TEST_SEED=$seed");
 my $f = 'neon_pageserver';
-my $ps = NeonPageserver->new('ps');
+my $ps = NeonPageserver->new('ps', conf => "neon_pageserver.wal_keep = 10GB\n");
 my $t = $ps->tenant('{"segsize": 1, "checksums": true}');
 
 sub query

@@ -11,7 +11,7 @@ use Test::More;
 
 my $long = $ENV{NEON_TEST_LONG} ? 1 : 0;
 
-my $ps = NeonPageserver->new('pageserver');
+my $ps = NeonPageserver->new('pageserver', conf => "neon_pageserver.wal_keep = 10GB\n");
 $ps->sql('CREATE EXTENSION neon_pageserver_test');
 my $node = new_vanilla('vanilla', <<'CONF');
 track_commit_timestamp = on

@@ -13,7 +13,7 @@ use Time::HiRes qw(sleep);
 my $lib = $ENV{NEON_TESTING_LIBDIR};
 plan skip_all => 'no build with test points' if !$lib || !-e "$lib/neon_pageserver.so";
 
-my $ps = NeonPageserver->new('pageserver');
+my $ps = NeonPageserver->new('pageserver', conf => "neon_pageserver.wal_keep = 10GB\n");
 $ps->sql('CREATE EXTENSION neon_pageserver_test');
 $ps->stop;
 $ps->node->append_conf('postgresql.conf', "dynamic_library_path = '$lib:\$libdir'\n");

@@ -10,6 +10,7 @@ my $points = 5;
 my $seconds = $NeonTest::long ? 90 : 15;
 my $t = NeonTest->new;
 $t->quickstart(no_endpoint => 1);
+$t->keep_wal;
 $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
 $t->neon('endpoint', 'config', 'main', 'max_prepared_transactions=20', 'checkpoint_timeout=30s',
 	'autovacuum_naptime=1s', 'shared_buffers=16MB');

@@ -8,6 +8,7 @@ use Test::More;
 
 my $t = NeonTest->new;
 $t->quickstart(tenant => [ '--wal-segsize', '1' ]);
+$t->keep_wal;
 
 sub waldump
 {

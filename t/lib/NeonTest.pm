@@ -367,6 +367,15 @@ sub wal_dir
 	return $self->ps_pgdata . '/neon/tenants/' . $self->tenant . '/timelines/' . $self->timeline($branch) . '/wal';
 }
 
+# The pageserver keeps all WAL from now on, for those who compare with it.
+sub keep_wal
+{
+	my ($self) = @_;
+	$self->psql('pageserver', "ALTER SYSTEM SET neon_pageserver.wal_keep = '100GB'");
+	$self->psql('pageserver', 'SELECT pg_reload_conf()');
+	return;
+}
+
 # The end of the last record.
 sub insert_lsn { return record_end($_[0]->psql($_[1], 'SELECT pg_current_wal_insert_lsn()')) }
 
