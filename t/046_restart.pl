@@ -97,6 +97,14 @@ my $wal = 0;
 $wal += -s $_ for glob $ps->node->data_dir . "/neon/tenants/$t->{tenant}/timelines/$t->{timeline}/wal/0*";
 cmp_ok($wal, '<', (2 * 256 + 64 + 64) * 1024 * 1024, 'stored WAL is bounded: ' . int($wal / 1048576) . ' MB');
 
+# ---- times ----
+my $times = "generate_series(to_timestamp($started) + interval '1 s', clock_timestamp(), (clock_timestamp() - to_timestamp($started)) / 100) x";
+my $searching = time;
+cmp_ok($ps->sql("SELECT count($f.lsn_for_timestamp($t->{args}, x)) FROM $times"), '>', 90, 'times of this history have LSNs');
+my $each = 10 * (time - $searching);
+note(sprintf 'an LSN is found in %.1f ms', $each);
+cmp_ok($each, '<', 500, 'and soon');
+
 my ($rel) = split /\|/, $node->safe_psql('postgres', "SELECT pg_relation_filepath('pgbench_accounts')");
 my ($db, $file) = $rel =~ m{base/(\d+)/(\d+)};
 my $end = caught_up();
