@@ -37,6 +37,7 @@ struct FlushImages
 	PageResult	results[IMAGE_BATCH];
 	char	   *pages;
 	uint32		made;
+	MemoryContext context;		/* of a batch, reset before the next one */
 };
 
 typedef struct ChainCount
@@ -119,6 +120,8 @@ flush_images_begin(Timeline *tl, const OpenLayer *frozen, FlushKey *keys, uint32
 	images->nkeys = nkeys;
 	images->cut = cut;
 	images->pages = palloc(IMAGE_BATCH * BLCKSZ);
+	images->context = AllocSetContextCreate(CurrentMemoryContext, "neon flush images",
+											ALLOCSET_DEFAULT_SIZES);
 	for (uint32 i = 0; i < nkeys && store_image_chain > 0; i++)
 	{
 		if (wants_image(images, &keys[i]))
@@ -136,6 +139,8 @@ load_batch(FlushImages *images, uint32 i)
 	MemoryContext context = CurrentMemoryContext;
 	NeonKey		keys[IMAGE_BATCH];
 
+	/* the chains of the batch before, with all their records */
+	MemoryContextReset(images->context);
 	images->nbatch = 0;
 	for (; i < images->nkeys && images->nbatch < IMAGE_BATCH; i++)
 	{
@@ -146,8 +151,10 @@ load_batch(FlushImages *images, uint32 i)
 	}
 	PG_TRY();
 	{
+		MemoryContextSwitchTo(images->context);
 		read_pages(images->tl, keys, images->nbatch, images->cut, images->pages,
 				   images->results);
+		MemoryContextSwitchTo(context);
 	}
 	PG_CATCH();
 	{
@@ -203,6 +210,7 @@ flush_images_made(FlushImages *images)
 void
 flush_images_end(FlushImages *images)
 {
+	MemoryContextDelete(images->context);
 	pfree(images->pages);
 	pfree(images);
 }
