@@ -142,7 +142,8 @@ sub commits
 sub segments
 {
 	my ($t) = @_;
-	return sort map { s{.*/}{}r } glob $ps->node->data_dir . "/neon/tenants/$t->{tenant}/timelines/$t->{timeline}/wal/0*";
+	my @names = sort map { s{.*/}{}r } glob $ps->node->data_dir . "/neon/tenants/$t->{tenant}/timelines/$t->{timeline}/wal/0*";
+	return @names;
 }
 
 sub checkpoint { return $ps->sql("SELECT $f.timeline_checkpoint($_[0]{args})") }
@@ -151,10 +152,10 @@ my $t = $ps->tenant('{"segsize": 1}');
 $t->{args} = "'$t->{tenant}', '$t->{timeline}'";
 my $node = writer('writer', $t, $t->{lsn}, 1);
 my (@all, $before);
-my $rounds = $long ? 6 : 2;
+my $rounds = $long ? 4 : 2;
 for my $round (1 .. $rounds)
 {
-	work($node, $long ? 20 : 4);
+	work($node, $long ? 10 : 4);
 	my $end = caught_up($t, $node);
 	my @found = grep { $_->[0] <= lsn($end) } transactions($node->data_dir, $t->{lsn});
 	@all = map { text($_->[0]) } @found;
@@ -255,14 +256,16 @@ if ($long && $lib && -e "$lib/neon_pageserver.so")
 	for my $point ('layer-synced', 'layer-in-manifest', 'wal-removed')
 	{
 		follow($ps, $t, $node);
-		work($node, 20);
+		work($node, 5);
 		my $end = caught_up($t, $node);
 		@places = map { text($_->[0]) } grep { $_->[0] <= lsn($end) } transactions($node->data_dir, $t->{lsn});
 		my $want = states($t, @places);
 		my $n = segments($t);
+		$ps->stop;
 		$set->($point);
-		$ps->node->reload;
-		eval { checkpoint($t) } for 1 .. 3;
+		$ps->start;
+		wait_for_lsn($ps, $t, $end);
+		eval { checkpoint($t) };
 		my $postmaster = (split /\n/, slurp_file($ps->node->data_dir . '/postmaster.pid'))[0];
 		ok(!(grep { $_ == $postmaster } attached()), "the server died at $point");
 		kill 'KILL', attached();
