@@ -19,8 +19,14 @@ my $replaced = WalModel->new(LAUNCHERS => 4, LENGTH => 2, REPLACED => '');
 $replaced->holds;
 $replaced->fails_without($_) for qw(DONORBLIND COPYFINAL GOSSIPLLT);
 
+my $jump = WalModel->new(LAUNCHERS => 2, LENGTH => 2, JUMP => '');
+$jump->holds;
+ok($jump->search(without => 'JUMPED')->{errors}, 'who has jumped gets to report');
+$jump->fails_without($_) for qw(KEEPSTORED JUMPBEHIND JUMPCOUNTS JUMPELECTED JUMPSTART);
+
 if ($ENV{NEON_TEST_LONG})
 {
+	WalModel->new(LAUNCHERS => 3, LENGTH => 1, JUMP => '', -optimize => 1)->holds;
 	WalModel->new(LAUNCHERS => 2, LENGTH => 2, TAIL => '', -optimize => 1)->holds;
 	WalModel->new(LAUNCHERS => 3, LENGTH => 2, MEMBERS => 1)->holds;
 	WalModel->new(LAUNCHERS => 4, LENGTH => 2, FIGURE8 => '', -optimize => 1)->fails_without('NOXGUARD', hash_bits => 24);

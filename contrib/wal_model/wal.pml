@@ -18,7 +18,9 @@
  * violated assertion.
  *
  * -DLAUNCHERS, -DLENGTH, -DMEMBERS are the bounds.  -DTAIL: bytes that were
- * written and never reported are found at a restart.  -DFIGURE8 and -DREPLACED
+ * written and never reported are found at a restart.  -DJUMP: WAL that the
+ * pageserver has is removed, and members that lack it jump (the entries stay in
+ * log[], for the assertions; nothing reads them).  -DFIGURE8 and -DREPLACED
  * begin in the middle.  -DTRACE prints random walks for the replay (trace.pml).
  *
  *-------------------------------------------------------------------------
@@ -67,6 +69,13 @@ byte without;
 #define RESUME		25	/* R14: a compute is started once in a term */
 #define WIPE		26	/* a member that lost its disk is another member */
 
+#define KEEPSTORED	27	/* JUMP: only what the pageserver has durably is removed */
+#define JUMPBEHIND	28	/* JUMP: only a member that lacks what is removed jumps */
+#define JUMPCOUNTS	29	/* JUMP: to the log of a donor that counts for the promised term */
+#define JUMPELECTED	30	/* JUMP: and only if it knows that term's election itself */
+#define JUMPSTART	31	/* JUMP: to where that log begins, not to its end */
+
+#define JUMPED		98	/* no rule: a member that has jumped must get to report */
 #define GOAL		99	/* no rule: something must get done, or all of this proves nothing */
 
 /* ---- the state ---- */
@@ -78,6 +87,9 @@ typedef Member {
 	byte flush;		/* flush_lsn */
 	byte synced;		/* what a crash leaves: flush, unless WITHOUT(ACKNOSYNC) */
 	byte commit;		/* the greatest commit_lsn that it ever had, and served */
+#ifdef JUMP
+	byte kept;		/* wal_start: what lies below is removed */
+#endif
 	byte cut_for;		/* 1 + whose elected() has cut, and not persisted the history */
 	byte cut_to		/* WITHOUT(HISTFIRST) only */
 }
@@ -105,6 +117,12 @@ Member m[MEMBERS];
 Launcher c[LAUNCHERS];
 byte acknowledged[LENGTH];	/* to clients: who wrote the entry */
 bit wiped;			/* WITHOUT(WIPE) only */
+#ifdef JUMP
+byte stored;			/* what the pageserver has durably */
+#define HAS_NEXT(a, d)	(m[d].kept <= m[a].flush)
+#else
+#define HAS_NEXT(a, d)	true
+#endif
 
 hidden byte i, j, k, n, p, r, e1, e2, a_, from;
 
@@ -229,6 +247,17 @@ inline check_logs_match() {
 	   :: else -> break od
 }
 
+/* What a member reports and the pageserver lacks is there. */
+#ifdef JUMP
+inline check_kept() {
+	a_ = 0;
+	do :: a_ < MEMBERS -> assert(m[a_].kept <= stored && m[a_].kept <= m[a_].commit); a_++
+	   :: else -> break od
+}
+#else
+#define check_kept()
+#endif
+
 inline settle() {
 	count_reports();
 	j = 0;
@@ -242,6 +271,7 @@ inline settle() {
 	assert(!WITHOUT(GOAL) || !(acknowledged[0] == 1 && acknowledged[LENGTH - 1] == 2));
 	check_served();
 	check_logs_match();
+	check_kept();
 	i = 0; j = 0; k = 0; n = 0; p = 0; r = 0; e1 = 0; e2 = 0; a_ = 0; from = 0;
 	STEP
 }
@@ -373,7 +403,8 @@ inline copied(l, a, d) {
 	SAY(say_copy(l, a, d, 1))
 }
 
-#define COPIES(l, a, d)	(RIGHT_TERM(l, a) && ELECTED_HERE(l, a) && m[a].flush < c[l].x && m[d].flush > m[a].flush)
+#define COPIES(l, a, d) \
+	(RIGHT_TERM(l, a) && ELECTED_HERE(l, a) && m[a].flush < c[l].x && m[d].flush > m[a].flush && HAS_NEXT(a, d))
 
 /* copy_piece(), with the donor's tail() */
 #define COPY_TAIL(l, a, d) \
@@ -387,6 +418,44 @@ inline copied(l, a, d) {
 	:: d_step { GO && COPIES(l, a, d) && m[d].commit > m[a].flush && \
 		(m[d].promised == c[l].term || WITHOUT(COPYFINAL)) -> \
 		copied(l, a, d) }
+
+/* ---- retention, and a member that is too far behind: retain.c, jump.c ---- */
+
+#ifdef JUMP
+/* the pageserver takes what is served */
+#define STORE(a) \
+	:: d_step { stored < m[a].commit -> stored++ }
+
+/* a limit by size does not ask who lacks it */
+#define RETAIN(a) \
+	:: d_step { m[a].kept < m[a].commit && (m[a].kept < stored || WITHOUT(KEEPSTORED)) -> m[a].kept++ }
+
+#define COUNTS(a, t) \
+	(m[a].promised == t && HAS_TERM(a, t) && m[a].start[t] <= m[a].flush + 1 && m[a].cut_for == 0)
+
+/* jump_locked(): the log becomes the donor's up to there, as if it had been copied and then removed */
+inline begin_anew(l, a, d) {
+	r = m[d].kept;
+	if :: WITHOUT(JUMPSTART) -> r = m[d].flush :: else fi;
+	i = 0;
+	do :: i < LENGTH -> if :: i < r -> m[a].log[i] = m[d].log[i] :: else -> m[a].log[i] = 0 fi; i++
+	   :: else -> break od;
+	m[a].flush = r; m[a].synced = r; m[a].kept = r;
+	if :: m[a].commit < r -> m[a].commit = r :: else fi;
+	if :: AT_X(l, a) -> report(l, a); assert(!WITHOUT(JUMPED)) :: else fi
+}
+
+/* sk_jump(), sk_read_beginning() */
+#define JUMP_TO(l, a, d) \
+	:: d_step { RIGHT_TERM(l, a) && (ELECTED_HERE(l, a) || WITHOUT(JUMPELECTED)) && \
+		(m[a].flush < m[d].kept || (WITHOUT(JUMPBEHIND) && m[d].kept > 0 && m[d].kept < m[a].flush)) && \
+		(COUNTS(d, c[l].term) || WITHOUT(JUMPCOUNTS)) -> \
+		begin_anew(l, a, d) }
+#else
+#define STORE(a)
+#define RETAIN(a)
+#define JUMP_TO(l, a, d)
+#endif
 
 /* ---- streaming: stream_with(), walwriter_take(), walwriter_settle() ---- */
 
@@ -459,7 +528,7 @@ inline reopen(a) {
 	START(l, a) PROMISE(l, a) PROMISE_LOST(l, a) PROMISE_LATE(l, a) \
 	ELECTED_CUT(l, a) ELECTED_HISTORY(l, a) ELECTED_WRONG(l, a) ELECTED_AGAIN(l, a) \
 	STREAM(l, a) WRITE(l, a) TRACED(l, a)
-#define COPY(l, a, d)	COPY_TAIL(l, a, d) COPY_COMMITTED(l, a, d)
+#define COPY(l, a, d)	COPY_TAIL(l, a, d) COPY_COMMITTED(l, a, d) JUMP_TO(l, a, d)
 #ifdef TRACE
 #undef COPY_COMMITTED	/* goes by the replication protocol */
 #define COPY_COMMITTED(l, a, d)
@@ -485,7 +554,7 @@ inline reopen(a) {
 #endif
 
 #define LAUNCHER(l)	WIN(l) APPEND(l) START_AGAIN(l) ALL_MESSAGES(l)
-#define MEMBER(a)	CRASH(a) SYNC(a) LOSE_DISK(a) TRACED_MEMBER(a)
+#define MEMBER(a)	CRASH(a) SYNC(a) LOSE_DISK(a) STORE(a) RETAIN(a) TRACED_MEMBER(a)
 
 /* ---- where it begins ---- */
 
