@@ -139,6 +139,51 @@ $t->neon('timeline', 'delete', 'old');
 $t->poll('pageserver', "SELECT count(*) FROM $f.history_points", '0');
 ok(!-e $t->ps_pgdata . "/neon/tenants/$tenant/timelines/$old_id", 'so does its directory');
 
+# ---- branches and leases that are made while the horizon moves past their LSNs
+# are refused or right: pages of each equal what the parent had at that LSN
+my ($db, $rel) = split /\|/, $t->psql('main', "SELECT oid, pg_relation_filenode('h') FROM pg_database WHERE datname = 'postgres'");
+sub pages
+{
+	my ($timeline, $lsn) = @_;
+	return ps("SELECT md5(string_agg($f.get_page('$tenant', '$timeline', 1663, $db, $rel, 0, b, '$lsn'), NULL ORDER BY b)) FROM generate_series(0, 199, 7) b");
+}
+my ($made, $refused) = (0, 0);
+for my $round (1 .. ($NeonTest::long ? 8 : 2))
+{
+	my @want;
+	for my $n (1 .. 6)
+	{
+		my $lsn = $t->psql('main', "UPDATE h SET i = i + $n; SELECT pg_current_wal_insert_lsn()");
+		$t->wait_ingest('main');
+		$lsn = ps("SELECT $f.round_lsn('$tenant', '$main', '$lsn')");
+		push @want, { lsn => $lsn, pages => pages($main, $lsn) };
+	}
+	my ($collector, $brancher) = map { $t->session('pageserver') } 1 .. 2;
+	$collector->send("SELECT $f.timeline_gc('$tenant', '$main')");
+	$brancher->send(join(";\n", map { "SELECT lsn, timeline_id FROM $f.branch_create('$tenant', 'r${round}_$_', 'main', '$want[$_]{lsn}')" } reverse 0 .. 5));
+	my %got = map { split /\|/ } split /\n/, $brancher->answer;
+	my @errors = split /\n/, $brancher->error;
+	$collector->answer;
+	is(scalar(grep { /ERROR/ && $_ !~ $old } @errors), 0, "round $round: nothing but refusals") or diag(join "\n", @errors);
+	ps("SELECT $f.timeline_gc('$tenant', '$main')");
+	for my $w (@want)
+	{
+		my $id = $got{ $w->{lsn} };
+		$id ? $made++ : $refused++;
+		is(pages($id, $w->{lsn}), $w->{pages}, "round $round: the branch at $w->{lsn}") if $id;
+		ps("SELECT $f.timeline_delete('$tenant', '$id')") if $id;
+	}
+}
+note("$made branches made, $refused refused while the horizon moved");
+cmp_ok($made, '>', 0, 'some branches were made');
+
+# ---- when nothing retains the past, its space is free
+$t->poll('pageserver', "SELECT count(*) FROM $f.history_points", '0');
+ps("SELECT $f.timeline_gc('$tenant', '$main')");
+is(ps("SELECT count(*) FROM $f.layers WHERE timeline_id = '$main' AND lsn_hi < (SELECT gc_cutoff FROM $f.timelines WHERE timeline_id = '$main') AND type = 'delta'"),
+	'0', 'no delta file of before the horizon is left');
+is(ps("SELECT count(*) FROM $f.timeline_verify('$tenant', '$main')"), '0', 'timeline_verify finds nothing wrong');
+
 # ---- the command
 like($t->neon('storage', 'gc', '--branch-name', 'main'), qr{^ *main +[0-9A-F]+/[0-9A-F]+ +20}m, 'neon storage gc');
 like($t->neon('storage', 'verify'), qr/1 branch verified, no problem found/, 'neon storage verify');
