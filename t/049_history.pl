@@ -148,7 +148,9 @@ sub pages
 	return ps("SELECT md5(string_agg($f.get_page('$tenant', '$timeline', 1663, $db, $rel, 0, b, '$lsn'), NULL ORDER BY b)) FROM generate_series(0, 199, 7) b");
 }
 my ($made, $refused) = (0, 0);
-for my $round (1 .. ($NeonTest::long ? 8 : 2))
+ps("SELECT $f.lease_lsn('$tenant', '$main', last_record_lsn, '1 second') FROM $f.timelines WHERE timeline_id = '$main'");
+is(points('lease'), 1, 'a short lease, which will have ended by the end of this part');
+for my $round (1 .. ($NeonTest::long ? 8 : 1))
 {
 	my @want;
 	for my $n (1 .. 6)
@@ -160,7 +162,7 @@ for my $round (1 .. ($NeonTest::long ? 8 : 2))
 	}
 	my ($collector, $brancher) = map { $t->session('pageserver') } 1 .. 2;
 	$collector->send("SELECT $f.timeline_gc('$tenant', '$main')");
-	$brancher->send(join(";\n", map { "SELECT lsn, timeline_id FROM $f.branch_create('$tenant', 'r${round}_$_', 'main', '$want[$_]{lsn}')" } reverse 0 .. 5));
+	$brancher->send(join(";\nDO 'BEGIN PERFORM pg_sleep(random() * 0.2); END';\n", map { "SELECT lsn, timeline_id FROM $f.branch_create('$tenant', 'r${round}_$_', 'main', '$want[$_]{lsn}')" } reverse 0 .. 5));
 	my %got = map { split /\|/ } split /\n/, $brancher->answer;
 	my @errors = split /\n/, $brancher->error;
 	$collector->answer;
