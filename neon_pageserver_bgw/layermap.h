@@ -20,7 +20,7 @@ typedef struct MapPartition
 	uint8		end_key[NEON_KEY_ENCODED_SIZE]; /* of the last one above all keys */
 	XLogRecPtr	upto;			/* its files have all versions up to here */
 	XLogRecPtr	base_lsn;		/* horizon of the last rewrite; 0: none */
-	uint32		points;			/* checksum of the history points then */
+	uint32		points;			/* checksum of the history points below it then */
 	int			nfiles;
 	int		   *files;			/* positions, in the order of searching */
 } MapPartition;

@@ -57,7 +57,7 @@ typedef struct ManifestPartition
 	uint8		first_key[NEON_KEY_ENCODED_SIZE];
 	XLogRecPtr	upto;
 	XLogRecPtr	base_lsn;		/* horizon that its files were rewritten at; 0: never */
-	uint32		points;			/* checksum of the history points then */
+	uint32		points;			/* checksum of the history points below it then */
 	uint32		nfiles;
 	uint64	   *files;			/* ids, in the order that they are searched in */
 } ManifestPartition;

@@ -27,7 +27,7 @@ typedef struct PartitionPlan
 	XLogRecPtr	upto;			/* its files have all versions up to here afterwards */
 	XLogRecPtr	horizon;		/* what is below is read at the points only; 0: none */
 	const RetentionSet *retention;
-	uint32		points;			/* checksum of them */
+	uint32		points;			/* checksum of those below the horizon */
 } PartitionPlan;
 
 /* Does the job; the caller has the claim of the timeline's files. */

@@ -43,7 +43,6 @@ typedef struct Planner
 	XLogRecPtr	disk_consistent;
 	bool		forced;
 	const RetentionSet *retention;
-	uint32		points;
 	LayerFile **open;			/* by position, NULL: not opened */
 	uint64	   *slices;			/* by partition: bytes that wide files have of it */
 	int			runs;			/* of wide files */
@@ -274,6 +273,29 @@ own_upto(const Planner *planner, int partition)
 	return planner->slices[partition] == 0 ? Max(upto, planner->disk_consistent) : upto;
 }
 
+/* Of the points below an LSN. */
+static uint32
+checksum_points(const RetentionSet *retention, XLogRecPtr below)
+{
+	pg_crc32c	crc;
+	int			n = 0;
+
+	while (n < retention->npoints && retention->points[n] < below)
+		n++;
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, retention->points, n * sizeof(XLogRecPtr));
+	FIN_CRC32C(crc);
+	return crc;
+}
+
+/* New points lie above the horizon of the last rewrite: one below it can only go. */
+static bool
+point_is_gone(const Planner *planner, const MapPartition *p)
+{
+	return p->base_lsn != InvalidXLogRecPtr &&
+		checksum_points(planner->retention, p->base_lsn) != p->points;
+}
+
 /* Bytes that a rewrite at the horizon may make go, and those of pages that stay. */
 static void
 weigh(Planner *planner, const MapPartition *p, XLogRecPtr horizon, uint64 *newer, uint64 *base,
@@ -304,8 +326,8 @@ is_worth_it(Planner *planner, const MapPartition *p, XLogRecPtr horizon)
 	uint64		kept;
 
 	weigh(planner, p, horizon, &newer, &base, &kept);
-	if (planner->points == p->points)
-		kept = 0;				/* it was weighed with these points */
+	if (!point_is_gone(planner, p))
+		kept = 0;				/* all of it is still wanted */
 	if (planner->forced)
 		return newer + kept > 0;
 	return newer + kept >= Max(base / 2, REBASE_BYTES);
@@ -322,6 +344,7 @@ set_rebase(Planner *planner, int partition, XLogRecPtr upto, XLogRecPtr horizon,
 	plan->partition = partition;
 	plan->upto = upto;
 	plan->horizon = horizon;
+	plan->points = checksum_points(planner->retention, horizon);
 	plan->first = 0;
 	while (plan->first < p->nfiles)
 	{
@@ -347,7 +370,7 @@ plan_rebase(Planner *planner, PartitionPlan *plan)
 
 		CHECK_FOR_INTERRUPTS();
 		if (p->nfiles == 0 || horizon < p->base_lsn || must_wait(planner->tl, p) ||
-			(horizon == p->base_lsn && planner->points == p->points) ||
+			(horizon == p->base_lsn && !point_is_gone(planner, p)) ||
 			!is_worth_it(planner, p, horizon))
 			continue;
 		if (upto >= horizon)
@@ -452,23 +475,11 @@ plan_rebase_of_gone(Planner *planner, PartitionPlan *plan)
 
 /* ---- the choice ---- */
 
-static uint32
-checksum_points(const RetentionSet *retention)
-{
-	pg_crc32c	crc;
-
-	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, retention->points, retention->npoints * sizeof(XLogRecPtr));
-	FIN_CRC32C(crc);
-	return crc;
-}
-
 static bool
 plan_work(Planner *planner, PartitionPlan *plan)
 {
 	memset(plan, 0, sizeof(*plan));
 	plan->retention = planner->retention;
-	plan->points = planner->points;
 	plan->horizon = planner->retention->horizon;
 	if (store_compaction_threshold == 0)
 		return false;
@@ -509,7 +520,6 @@ partition_work(Timeline *tl, bool forced)
 	planner.disk_consistent = m->disk_consistent_lsn;
 	planner.forced = forced;
 	planner.retention = retention;
-	planner.points = checksum_points(retention);
 	planner.open = palloc0(Max(planner.map->nfiles, 1) * sizeof(LayerFile *));
 	PG_TRY();
 	{
