@@ -22,8 +22,18 @@
 PG_FUNCTION_INFO_V1(neon_test_store_gc);
 PG_FUNCTION_INFO_V1(neon_test_store_gc_read);
 
+#define MAX_LEASES	32
+
+typedef struct Lease
+{
+	int			t;
+	NeonId		id;
+} Lease;
+
 static pg_prng_state gc_random;
 static uint64 jobs;
+static Lease leases[MAX_LEASES];
+static int	nleases;
 
 static uint32
 draw_gc(uint32 n)
@@ -213,11 +223,35 @@ draw_readable(Model *m, int t, XLogRecPtr *lsn)
 	}
 }
 
+/* A point may be gone since it was drawn; what is readable stays so while it is read. */
+static bool
+is_readable(Timeline *tl, XLogRecPtr lsn, XLogRecPtr cutoff)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool readable = false;
+
+	PG_TRY();
+	{
+		history_check(tl, lsn, cutoff, ERRCODE_INVALID_PARAMETER_VALUE);
+		readable = true;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		if (geterrcode() != ERRCODE_INVALID_PARAMETER_VALUE)
+			PG_RE_THROW();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return readable;
+}
+
 static void
 check_one(Model *m)
 {
 	int			t = draw_gc(m->ntimelines);
 	pg_prng_state saved = m->random;
+	XLogRecPtr	cutoff;
 	XLogRecPtr	lsn;
 	NeonKey		key;
 
@@ -225,8 +259,8 @@ check_one(Model *m)
 	key = draw_key(m);
 	gc_random = m->random;
 	m->random = saved;
-	(void) history_read_begin(m->t[t].tl);
-	if (draw_readable(m, t, &lsn))
+	cutoff = history_read_begin(m->t[t].tl);
+	if (draw_readable(m, t, &lsn) && is_readable(m->t[t].tl, lsn, cutoff))
 	{
 		if (key.kind == NEON_KEY_PAGE)
 		{
@@ -278,9 +312,24 @@ make_point(Model *m, int t)
 	XLogRecPtr	hi = timeline_last_record_lsn(tl);
 	NeonId		id = make_id(pg_prng_uint64(&gc_random), draw_gc(1000));
 
-	if (hi > lo)
-		history_lease(tl, &id, lo + (pg_prng_uint64_range(&gc_random, 0, hi - lo) & ~(uint64) 7),
-					  INT64CONST(3600) * 1000000);
+	if (hi <= lo || nleases == MAX_LEASES)
+		return;
+	leases[nleases].t = t;
+	leases[nleases++].id = id;
+	history_lease(tl, &id, lo + (pg_prng_uint64_range(&gc_random, 0, hi - lo) & ~(uint64) 7),
+				  INT64CONST(3600) * 1000000);
+}
+
+static void
+drop_point(Model *m)
+{
+	int			i;
+
+	if (nleases == 0)
+		return;
+	i = draw_gc(nleases);
+	(void) history_release_lease(m->t[leases[i].t].tl, &leases[i].id);
+	leases[i] = leases[--nleases];
 }
 
 static void
@@ -295,7 +344,9 @@ between_steps(Model *m, int i)
 		make_point(m, t);
 	else if (what == 2)
 		store_flush(m->t[t].tl);
-	else if (what < 6)
+	else if (what == 3 && draw_gc(2) == 0)
+		drop_point(m);
+	else if (what < 7)
 	{
 		bool		forced = draw_gc(2) == 0;
 
@@ -323,6 +374,7 @@ neon_test_store_gc(PG_FUNCTION_ARGS)
 	Model	   *m;
 
 	jobs = 0;
+	nleases = 0;
 	pg_prng_seed(&gc_random, seed + steps);
 	compact_pages.read = read_model_pages;
 	compact_pages.apply = apply_records;
