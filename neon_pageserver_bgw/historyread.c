@@ -251,6 +251,8 @@ refuse(Timeline *tl, const char *what, int sqlstate)
 					what, name, LSN_FORMAT_ARGS(cutoff),
 					time ? timestamptz_to_str(time) : "the start of the branch"),
 			 errdetail("Older versions are kept only where a branch, or a lease that has not ended, needs them."),
+			 sqlstate == ERRCODE_SNAPSHOT_TOO_OLD ?
+			 errhint("The lease that kept it has ended. Start the endpoint anew at a newer LSN.") :
 			 errhint("Choose a newer LSN or time. More history is kept from now on if the tenant's pitr_interval or gc_horizon is increased.")));
 }
 

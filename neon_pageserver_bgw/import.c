@@ -245,7 +245,34 @@ check_page(ImportJob *job, char *page, BlockNumber blk, const char *path)
 				 errmsg("block %u in file \"%s\" is newer than the end of the WAL", blk, path)));
 }
 
-/* Stores one segment file's pages; returns how many there are. */
+/* A page of nothing but zeros is what a block without a version is read as. */
+static bool
+is_zero_page(const char *page)
+{
+	return page[0] == '\0' && memcmp(page, page + 1, BLCKSZ - 1) == 0;
+}
+
+/*
+ * Goes to where a hole of the file that begins at its next block ends, and
+ * returns how many whole blocks that are.  A file system that cannot tell has none.
+ */
+static BlockNumber
+skip_hole(int fd, const char *path)
+{
+	off_t		at = lseek(fd, 0, SEEK_CUR);
+	off_t		data = lseek(fd, at, SEEK_DATA);
+	BlockNumber blocks = 0;
+
+	if (data < 0 && errno == ENXIO)
+		data = lseek(fd, 0, SEEK_END);
+	if (data > at)
+		blocks = (data - at) / BLCKSZ;
+	if (at < 0 || lseek(fd, at + (off_t) blocks * BLCKSZ, SEEK_SET) < 0)
+		report_file_error("seek in", path);
+	return blocks;
+}
+
+/* Stores one segment file's pages; returns how many there are, zeros included. */
 static BlockNumber
 import_segment(ImportJob *job, RelFileNode rnode, ForkNumber fork, BlockNumber first,
 			   const char *path)
@@ -260,9 +287,14 @@ import_segment(ImportJob *job, RelFileNode rnode, ForkNumber fork, BlockNumber f
 		NeonKey		key = neon_page_key(rnode, fork, blk);
 
 		CHECK_FOR_INTERRUPTS();
-		check_page(job, page.data, blk, path);
-		store_import_put(job->store, &key, NEON_VALUE_IMAGE, page.data, BLCKSZ);
 		blk++;
+		if (is_zero_page(page.data))
+		{
+			blk += skip_hole(fd, path);
+			continue;
+		}
+		check_page(job, page.data, key.blk, path);
+		store_import_put(job->store, &key, NEON_VALUE_IMAGE, page.data, BLCKSZ);
 	}
 	if (n != 0)
 		ereport(ERROR,

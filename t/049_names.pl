@@ -1,8 +1,9 @@
-# Many names: branches of one tenant and relations.  Listing, branching and a
+# Many names: branches of one tenant, relations, and blocks without contents.  Listing, branching and a
 # restart must not need work for each of them; idle branches have no process.
 use strict;
 use warnings;
 use NeonTest;
+use PostgreSQL::Test::Cluster;
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -82,5 +83,28 @@ is($t->children_of($t->postmaster_pid('pageserver'), qr/./), $before, 'and none 
 note("endpoint start with $relations relations: $ms ms");
 is($t->psql('c2', "SELECT count(*), (SELECT a FROM marks) FROM pg_class WHERE relname ~ '^r[0-9]+\$'"), "$relations|42", 'its relations are those of main');
 $t->endpoint_stop('c2');
+
+# ---- a relation of 50 GB, nearly all of it a hole
+my $source = PostgreSQL::Test::Cluster->new('source');
+$source->init(extra => ['--no-sync']);
+$source->start;
+$source->safe_psql('postgres', 'CREATE TABLE sparse(i int); INSERT INTO sparse VALUES (1); CHECKPOINT');
+my $file = $source->data_dir . '/' . $source->safe_psql('postgres', "SELECT pg_relation_filepath('sparse')");
+$source->stop('fast');
+for my $segment ($file, map { "$file.$_" } 1 .. 49)
+{
+	open my $f, '>>', $segment or die "$segment: $!";
+	truncate $f, 1 << 30 or die "$segment: $!";
+	close $f;
+}
+(undef, $ms) = timed(sub { $t->neon('tenant', 'create', '--set-default', '--pgdata', $source->data_dir) });
+note("import of a sparse relation of 50 GB: $ms ms");
+(undef, $ms) = timed(sub { $t->endpoint_start('sparse') });
+note("endpoint start: $ms ms");
+is($t->psql('sparse', "SELECT i, pg_relation_size('sparse') FROM sparse WHERE ctid = '(0,1)'"), '1|' . (50 << 30), 'its only row is there');
+is($t->psql('sparse', "SELECT count(*) FROM sparse TABLESAMPLE system (0.0005)") <= 1, 1, 'and blocks without rows');
+$t->endpoint_stop('sparse');
+(undef, $ms) = timed(sub { $t->neon('timeline', 'branch', '--branch-name', 'b') });
+note("neon timeline branch: $ms ms");
 $t->neon('stop');
 done_testing();
