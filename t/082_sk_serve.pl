@@ -323,7 +323,7 @@ $c = client();
 my $lost = refused(sub { $c->start($text->($start + 3 * $mb), slot => 'lag') });
 like($lost, qr/^55000 .*"lag".*; .*max_retained/, 'as does the error');
 $c->close;
-is($sk->sql("SELECT wal_start >= '@{[ $text->($held - $held % $mb - $mb) ]}' FROM neon_safekeeper.timelines"), 't', 'its WAL is gone');
+is(eventually("SELECT wal_start >= '@{[ $text->($held - $held % $mb - $mb) ]}' FROM neon_safekeeper.timelines", 't'), 't', 'its WAL is gone');
 $sk->restart('immediate');
 is($sk->sql("SELECT wal_status FROM neon_safekeeper.replication_slots WHERE slot_name = 'lag'"), 'lost', 'that survives a crash');
 $sk->sql("SELECT neon_safekeeper.drop_replication_slot('$tenant', '$timeline', 'lag')");
