@@ -109,8 +109,19 @@ is($t->psql('b3', 'SELECT sum(i) FROM h'), $state[2]{sum}, 'a branch made at the
 $t->endpoint_stop($_) for 'old', 'b3';
 
 # ---- a lease that ends
+my $short = 'abcdef0123456789abcdef0123456780';
+ps("SELECT $f.lease_lsn('$tenant', '$main', '$leased', '1 minute', '$short')") if $NeonTest::long;
 is(ps("SELECT $f.lease_release('$tenant', '$main', '$lease')"), 't', 'a lease is released');
 ps("SELECT $f.timeline_delete('$tenant', '" . $t->timeline('b3') . "')");
+if ($NeonTest::long)
+{
+	# its holder cannot renew it while the pageserver is away
+	$t->neon('pageserver', 'stop');
+	sleep 61;
+	$t->neon('pageserver', 'start');
+	is(ps("SELECT length($f.get_page('$tenant', '$main', 1663, 1, 1259, 0, 0, '$leased'))"), '8192',
+		'after a start a lease holds for its whole length again');
+}
 $t->poll('pageserver', "SELECT count(*) FROM $f.history_points WHERE lsn = '$leased'", '0');
 ps_fails("SELECT $f.get_page('$tenant', '$main', 1663, 1, 1259, 0, 0, '$leased')", $old, 'the LSN is refused then');
 
