@@ -15,7 +15,7 @@ $t->neon_fails([ 'tenant', 'create' ], qr/./, qr/neon (pageserver )?start/, 'ten
 
 # somebody else has the pageserver's port
 {
-	my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $t->{ps_port}, Listen => 1, Proto => 'tcp')
+	my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $t->{ps_port}, Listen => 1, Proto => 'tcp', ReuseAddr => 1)
 	  or die "cannot bind: $!";
 	$t->neon_fails(['start'], qr/$t->{ps_port}/, qr/./, "the pageserver's port is in use");
 	close $s;
@@ -48,7 +48,7 @@ $t->neon_fails([ 'start', '--frobnicate' ], qr/frobnicate/, qr/./, 'an unknown o
 
 {
 	my $p = $t->free_port;
-	my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $p, Listen => 1, Proto => 'tcp')
+	my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $p, Listen => 1, Proto => 'tcp', ReuseAddr => 1)
 	  or die "cannot bind: $!";
 	$t->neon('timeline', 'branch', '--branch-name', 'pb');
 	$t->neon_fails([ 'endpoint', 'start', 'pb', '--branch-name', 'pb', '--port', $p ], qr/$p/, qr/./, "an endpoint's port is in use");

@@ -30,7 +30,7 @@ my $u = NeonTest->new(name => 'unreachable');
 $u->{dir} = "$private/state";
 $u->neon_fails([ 'init', '--safekeepers', '0', '--pageserver-port', $u->free_port ],
 	qr/postgres/, qr{/var/lib/neon}, 'a directory out of reach for postgres');
-my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $u->free_port, Listen => 1, Proto => 'tcp') or die;
+my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $u->free_port, Listen => 1, Proto => 'tcp', ReuseAddr => 1) or die;
 $u->{dir} = $u->tmp . '/new';
 $u->neon_fails([ 'init', '--pageserver-port', $s->sockport ], qr/in use/, qr/--pageserver-port/, 'init with a port in use');
 ok(!-e $u->dir, 'leaves no directory behind');
