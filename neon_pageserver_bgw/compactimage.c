@@ -148,6 +148,15 @@ image_inside(ChainState *s)
 	s->state_lsn = s->last_lsn;
 }
 
+/* From here on the key's state is known. */
+static void
+know_state(ChainState *s, XLogRecPtr lsn)
+{
+	s->known = true;
+	s->hopeless = store_compaction_image_chain == 0;
+	s->state_lsn = lsn;
+}
+
 static void
 add_record(ChainState *s, const StoreVersion *v)
 {
@@ -161,9 +170,7 @@ add_record(ChainState *s, const StoreVersion *v)
 	if (v->base)
 	{
 		forget_records(s);
-		s->known = true;
-		s->hopeless = false;
-		s->state_lsn = v->lsn - 1;
+		know_state(s, v->lsn - 1);
 	}
 	if (s->hopeless)
 		return;
@@ -186,9 +193,7 @@ add_image(ChainState *s, const StoreVersion *v)
 	forget_records(s);
 	s->state = MemoryContextAlloc(s->context, BLCKSZ);
 	memcpy(s->state, v->data, BLCKSZ);
-	s->known = true;
-	s->hopeless = false;
-	s->state_lsn = v->lsn;
+	know_state(s, v->lsn);
 }
 
 /* Records of the key in older files of the partition, down to a base. */

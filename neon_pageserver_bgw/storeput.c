@@ -26,6 +26,10 @@
 #define ROOM_TIMEOUT_MS		60000
 /* Blocks that stay for further puts of the same record. */
 #define RECORD_RESERVE		2
+/* Room is made for so many puts at a time: its upper bound is far above what they take. */
+#define PUT_SLICE			32
+/* A record with more than this (a drop of many relations) begins in an empty index. */
+#define LARGE_RECORD		1024
 #define MAX_WAL_DISTANCE	(UINT64CONST(8) * 1024 * 1024 * 1024)
 
 int			store_checkpoint_distance = 256;	/* MB */
@@ -212,10 +216,20 @@ put_versions(Timeline *tl, XLogRecPtr start, XLogRecPtr end, const StorePut *put
 {
 	TimelineShared *s = tl->shared;
 
-	lock_with_room(tl, puts, nputs, in_record);
-	for (int i = 0; i < nputs; i++)
-		openlayer_add(&s->open, start, end, &puts[i]);
-	LWLockRelease(&s->index_lock);
+	if (!in_record && nputs > LARGE_RECORD && s->open.nkeys > 0)
+	{
+		store_publish_put(tl);
+		store_flush(tl);
+	}
+	for (int done = 0; done < nputs; done += PUT_SLICE)
+	{
+		int			n = Min(nputs - done, PUT_SLICE);
+
+		lock_with_room(tl, puts + done, n, in_record || done > 0);
+		for (int i = done; i < done + n; i++)
+			openlayer_add(&s->open, start, end, &puts[i]);
+		LWLockRelease(&s->index_lock);
+	}
 	if (s->opened_at == 0)
 		s->opened_at = neon_clock();
 }

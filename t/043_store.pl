@@ -116,6 +116,9 @@ is(join('', map { finished($_) } @jobs), "t\n" x $many, "$many writers, none of 
 $ps->node->append_conf('postgresql.conf', "neon_pageserver.open_layer_memory = 32MB\n");
 
 # ---- merges ----
+# what is due by now, whatever the workers came to
+$ps->sql("SELECT neon_pageserver.timeline_compact('$_->[0]', '$_->[1]')")
+  for map { [ split /\|/ ] } split /\n/, $ps->sql('SELECT tenant_id, timeline_id FROM neon_pageserver.layers GROUP BY 1, 2 ORDER BY count(*) DESC LIMIT 4');
 my $log = slurp_file($ps->node->logfile);
 like($log, qr/pull of partition 2 of \d+ of timeline/, 'files were pulled into several partitions meanwhile');
 like($log, qr/layers of timeline "\w+" from \S+ to \S+ merged: \d+ runs/, 'and wide files merged');

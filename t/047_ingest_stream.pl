@@ -9,7 +9,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep time);
 
-my $ps = NeonPageserver->new('pageserver', conf => "neon_pageserver.source_timeout = 2s\nrestart_after_crash = on\n");
+my $ps = NeonPageserver->new('pageserver', conf => "neon_pageserver.source_timeout = 2s\nneon_pageserver.open_layer_memory = 4MB\nrestart_after_crash = on\n");
 $ps->sql('CREATE EXTENSION neon_pageserver_test');
 $ENV{PGUSER} = 'cloud_admin';
 
@@ -180,10 +180,23 @@ $ps->sql(source($t, 3));
 work(34_000, 35_000);
 caught_up('the right source again');
 
+# ---- one record with hundreds of changes, and little memory ----
+$node->safe_psql('postgres', 'CREATE DATABASE many');
+$node->safe_psql('postgres', 'DROP DATABASE many');
+caught_up('a database was dropped');
+
 # ---- a layer while it streams; never more reported than is durable ----
 is($ps->sql("SELECT neon_pageserver.timeline_checkpoint($t->{args}) >= '" . $ps->last_lsn($t) . "'"), 't', 'a layer');
-is($node->safe_psql('postgres', "SELECT restart_lsn FROM pg_replication_slots"),
-	$ps->sql("SELECT reported_lsn FROM neon_pageserver.sources"), 'the slot is where the flush is');
+# the report is on its way for a moment
+my ($slot, $reported);
+for (1 .. 300)
+{
+	$slot = $node->safe_psql('postgres', 'SELECT restart_lsn FROM pg_replication_slots');
+	$reported = $ps->sql('SELECT reported_lsn FROM neon_pageserver.sources');
+	last if $slot eq $reported;
+	sleep 0.1;
+}
+is($slot, $reported, 'the slot is where the flush is');
 
 # ---- drained, and what is stored ----
 my $end = $node->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');

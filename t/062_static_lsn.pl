@@ -6,8 +6,8 @@ use NeonTest;
 use RichWorkload;
 use Test::More;
 
-my $points = 5;
-my $seconds = $NeonTest::long ? 90 : 15;
+my $points = $NeonTest::long ? 5 : 3;
+my $seconds = $NeonTest::long ? 90 : 10;
 my $t = NeonTest->new;
 $t->quickstart(no_endpoint => 1);
 $t->keep_wal;
