@@ -113,6 +113,18 @@ neon_wait_lsn(PG_FUNCTION_ARGS)
 				   timeline_wait_lsn(tl, lsn, Min(ms, PG_INT32_MAX)));
 }
 
+/* A lease holds the timeline's own history; what is older is its ancestor's. */
+static void
+check_lease_lsn(const Timeline *tl, XLogRecPtr lsn)
+{
+	if (lsn < tl->id.start_lsn)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("LSN %X/%X is before the start of the branch", LSN_FORMAT_ARGS(lsn)),
+				 errdetail("It starts at %X/%X.", LSN_FORMAT_ARGS(tl->id.start_lsn)),
+				 errhint("Lease the LSN of the branch that it comes from.")));
+}
+
 /* Returns until when the LSN stays readable. */
 Datum
 neon_lease_lsn(PG_FUNCTION_ARGS)
@@ -131,6 +143,7 @@ neon_lease_lsn(PG_FUNCTION_ARGS)
 	timeline_check_readable(tl);
 	ingest_catch_up(tl);
 	check_in_history(tl, lsn);
+	check_lease_lsn(tl, lsn);
 	length = sql_interval_us(PG_GETARG_INTERVAL_P(3), "duration");
 	if (!PG_ARGISNULL(4))
 		id = sql_id_arg(fcinfo, 4, "lease");

@@ -83,6 +83,8 @@ ps_fails("SELECT $f.lease_lsn('$tenant', '$main', '$state[3]{lsn}')", $old, 'lea
 ps_fails("SELECT $f.lsn_for_timestamp('$tenant', '$main', '$state[3]{when}')", $old, 'lsn_for_timestamp');
 ps_fails("SELECT $f.get_page('$tenant', '$main', 1663, 1, 1259, 0, 0, '$state[3]{lsn}')", $old, 'get_page');
 ps_fails("CALL $f.basebackup('$tenant', '$main', '$state[3]{lsn}', 0, 'static')", $old, 'base backup');
+ps_fails("SELECT $f.lease_lsn('$tenant', timeline_id, ancestor_lsn - 8) FROM $f.timelines WHERE name = 'old'",
+	qr/is before the start of the branch.*HINT:  Lease/s, "a lease on a branch does not hold what is its ancestor's");
 is($t->psql('pageserver', "\\set VERBOSITY sqlstate\n\\set ON_ERROR_STOP off\nSELECT $f.get_page('$tenant', '$main', 1663, 1, 1259, 0, 0, '$state[3]{lsn}');\n\\echo :SQLSTATE"),
 	'22023', 'SQLSTATE of a refusal');
 

@@ -224,6 +224,14 @@ like($t->neon('start'), qr/Deleted timeline '$id' on safekeeper 3/, 'the next st
 is($t->psql('safekeeper 3', "SELECT count(*) $missed"), '0', 'it is gone from there');
 ok(!-e $t->sk_pgdata(3) . '/neon/tenants/' . $t->tenant . "/timelines/$id/wal", 'and so is its WAL');
 
+# a branch on which no compute was ever elected
+$t->neon('timeline', 'branch', '--branch-name', 'fresh');
+$t->neon_ok([ 'timeline', 'branch', '--branch-name', 'fresher', '--ancestor-branch-name', 'fresh' ], 'a branch of a branch that nobody has written');
+$t->endpoint_start('look', branch => 'fresh', ephemeral => 1);
+is($t->psql('look', 'SELECT 1'), '1', 'an ephemeral endpoint there');
+$t->neon('endpoint', 'destroy', 'look');
+$t->neon('timeline', 'delete', $_) for 'fresher', 'fresh';
+
 # a safekeeper that the pageserver reads from is no writer
 $t->neon('timeline', 'branch', '--branch-name', 'read');
 $t->endpoint_start('read', branch => 'read');

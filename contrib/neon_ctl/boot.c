@@ -504,7 +504,9 @@ quorum_sync(PGconn *conn, TimelineInfo *tl, bool with_insert, XLogRecPtr *insert
 	quorum_open(conn, tl, &q);
 	election_create(conn, tl, &q);
 	lsn = election_sync(conn, tl, &q, &term);
-	election_set_source(conn, tl, &q, term);
+	/* term 0: no compute was ever elected on it, there is nothing to receive */
+	if (term > 0)
+		election_set_source(conn, tl, &q, term);
 	quorum_close(&q);
 	ps_wait_lsn(conn, tl, lsn, SYNC_TIMEOUT);
 	ps_refresh(conn, tl);

@@ -337,11 +337,12 @@ void
 check_no_endpoints(const char *tenant, const char *timeline, const char *what)
 {
 	int			n;
-	char	  **names = endpoint_names(&n);
+	char	  **names;
 	char		owner[256];
 
-	/* strf() texts do not last while endpoints are loaded */
+	/* strf() texts do not last while endpoints are listed and loaded */
 	strlcpy(owner, what, sizeof(owner));
+	names = endpoint_names(&n);
 	for (int i = 0; i < n; i++)
 	{
 		Endpoint	ep;
