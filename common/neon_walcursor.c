@@ -16,20 +16,22 @@
 #include "utils/memutils.h"
 
 /*
- * Has the record that goes on in a segment's first page arrived as far as this
- * page holds it?  The reader asks for it piece by piece, and of the last piece,
- * behind a long page header, does not notice that it could not get it: it would
- * find a wrong CRC.
+ * Has enough of a page arrived for the reader?  It does not see itself that the
+ * header of a record which begins the page is not there yet, nor, behind a long
+ * page header, the last piece of a record that goes on: it would find a wrong
+ * xl_prev or CRC.
  */
 static bool
-has_rest_of_record(const char *page, int len)
+has_first_record(const char *page, int len, bool long_header)
 {
 	const XLogPageHeaderData *header = (const XLogPageHeaderData *) page;
+	int			size = long_header ? SizeOfXLogLongPHD : SizeOfXLogShortPHD;
 
-	if (len < (int) SizeOfXLogLongPHD)
+	if (len < size)
 		return false;
-	return (header->xlp_info & XLP_FIRST_IS_CONTRECORD) == 0 ||
-		(uint64) len >= Min((uint64) header->xlp_rem_len + SizeOfXLogLongPHD, XLOG_BLCKSZ);
+	if ((header->xlp_info & XLP_FIRST_IS_CONTRECORD) == 0)
+		return len >= size + (int) SizeOfXLogRecord;
+	return !long_header || (uint64) len >= Min((uint64) header->xlp_rem_len + size, XLOG_BLCKSZ);
 }
 
 /* Bytes of the page that lie below the limit; -1 if fewer than the reader needs. */
@@ -49,7 +51,7 @@ read_page_below_limit(XLogReaderState *reader, XLogRecPtr page, int wanted,
 	if (len == XLOG_BLCKSZ)
 		return len;
 	memset(buf + len, 0, XLOG_BLCKSZ - len);
-	if (XLogSegmentOffset(page, cursor->segsize) == 0 && !has_rest_of_record(buf, len))
+	if (!has_first_record(buf, len, XLogSegmentOffset(page, cursor->segsize) == 0))
 		return -1;
 	return len;
 }

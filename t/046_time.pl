@@ -65,6 +65,14 @@ sub transactions
 	return @found;
 }
 
+# Pages whose first record begins there: LSNs of the pages.
+sub page_begins
+{
+	my ($dir, $from) = @_;
+	my ($out) = run_command([ 'pg_waldump', '-p', "$dir/pg_wal", '-s', $from ]);
+	return map { $_ - 24 } grep { $_ % 8192 == 24 } map { lsn($_) } $out =~ m{^rmgr: .*? lsn: (\S+), prev }mg;
+}
+
 my $sequence = 0;
 
 sub work
@@ -174,6 +182,10 @@ for my $round (1 .. $rounds)
 		$wrong++ if $lines[$i] !~ m{^lsn=\Q@{[ text($found[$i][0]) ]}\E prev=\Q@{[ text($found[$i][1]) ]}\E };
 	}
 	is($wrong, 0, "round $round: " . @found . " ends of transactions are where pg_waldump sees them");
+	# an LSN within the first record's header, of a page that begins with a record
+	my @pages = grep { $_ + 8192 < lsn($end) } page_begins($node->data_dir, $t->{lsn});
+	like($ps->sql_error("SELECT neon_test.control_at($t->{args}, '@{[ text($_ + 26) ]}')"), qr/is not the end of a WAL record/, 'within the first record of a page')
+	  for @pages > 3 ? @pages[ -3 .. -1 ] : @pages;
 	compare_times($t, $commits, "round $round, not flushed");
 	checkpoint($t);
 	is(states($t, @all), $now, "round $round: flushed, the states are the same");
