@@ -92,3 +92,16 @@ library_worker(BackgroundWorker *worker, const char *library, const char *functi
 	strlcpy(worker->bgw_name, name, BGW_MAXLEN);
 	strlcpy(worker->bgw_type, name, BGW_MAXLEN);
 }
+
+void
+library_register_workers(const char *library, const char *function, const char *name, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		BackgroundWorker worker;
+
+		library_worker(&worker, library, function, name);
+		snprintf(worker.bgw_name, BGW_MAXLEN, "%s %d", name, i + 1);
+		RegisterBackgroundWorker(&worker);
+	}
+}

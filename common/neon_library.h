@@ -46,4 +46,8 @@ extern void library_init(const char *name, const LibraryPart *parts, int nparts)
 extern void library_worker(BackgroundWorker *worker, const char *library, const char *function,
 						   const char *name);
 
+/* Registers n such workers, whose names end in a number from 1 on. */
+extern void library_register_workers(const char *library, const char *function, const char *name,
+									 int n);
+
 #endif							/* NEON_LIBRARY_H */

@@ -108,14 +108,7 @@ compactworker_shmem_init(void)
 void
 compactworker_register_workers(void)
 {
-	for (int i = 0; i < compaction_workers; i++)
-	{
-		BackgroundWorker worker;
-
-		library_worker(&worker, "neon_pageserver", "compactworker_main", "neon compaction");
-		snprintf(worker.bgw_name, BGW_MAXLEN, "neon compaction %d", i + 1);
-		RegisterBackgroundWorker(&worker);
-	}
+	library_register_workers("neon_pageserver", "compactworker_main", "neon compaction", compaction_workers);
 }
 
 void

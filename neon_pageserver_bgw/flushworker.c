@@ -63,14 +63,7 @@ flushworker_shmem_init(void)
 void
 flushworker_register_workers(void)
 {
-	for (int i = 0; i < flush_workers; i++)
-	{
-		BackgroundWorker worker;
-
-		library_worker(&worker, "neon_pageserver", "flushworker_main", "neon layer writer");
-		snprintf(worker.bgw_name, BGW_MAXLEN, "neon layer writer %d", i + 1);
-		RegisterBackgroundWorker(&worker);
-	}
+	library_register_workers("neon_pageserver", "flushworker_main", "neon layer writer", flush_workers);
 }
 
 void

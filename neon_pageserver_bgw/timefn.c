@@ -14,6 +14,7 @@
 #include "ingest_private.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
+#include "neon_lsn.h"
 #include "neon_receive.h"
 #include "pgstat.h"
 #include "source.h"
@@ -97,20 +98,19 @@ ingest_current_lsn(Timeline *tl)
 	Receiver   *receiver;
 	char	   *problem = NULL;
 	char	   *text = NULL;
-	uint32		hi;
-	uint32		lo;
+	XLogRecPtr	lsn;
 
 	if (!ingest_source_connected(tl) || !source_get_target(tl, &target))
 		return InvalidXLogRecPtr;
 	receiver = receiver_connect(target.conninfo[0], &options, SOURCE_QUERY_TIMEOUT_MS, &problem);
 	if (receiver)
 		text = query_and_close(receiver, CURRENT_LSN_SQL, &problem);
-	if (text == NULL || sscanf(text, "%X/%X", &hi, &lo) != 2)
+	if (!neon_lsn_parse(text, &lsn))
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("could not ask the writer of the timeline for its position"),
 				 errdetail_internal("%s", text ? text : problem)));
-	return ((XLogRecPtr) hi << 32) | lo;
+	return lsn;
 }
 
 /* ---- timeline_checkpoint ---- */

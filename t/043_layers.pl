@@ -14,7 +14,11 @@ my $long = $ENV{NEON_TEST_LONG} ? 1 : 0;
 my $seed = $ENV{NEON_TEST_SEED} || int(rand(2**30));
 note("NEON_TEST_SEED=$seed");
 
-my $ps = NeonPageserver->new('layers');
+# the model's records are not redone: no images of them
+my $ps = NeonPageserver->new('layers', conf => <<'CONF');
+neon_pageserver.image_chain = 0
+neon_pageserver.compaction_image_chain = 0
+CONF
 $ps->sql('CREATE EXTENSION neon_pageserver_test');
 my $t = $ps->tenant;
 my $of = "'$t->{tenant}', '$t->{timeline}'";

@@ -230,6 +230,14 @@ db_sqlstate(const PGresult *result)
 }
 
 const char *
+db_primary(const PGresult *result)
+{
+	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+
+	return primary ? primary : "no result";
+}
+
+const char *
 db_value(const PGresult *result, int row, const char *column)
 {
 	int			number = PQfnumber(result, column);

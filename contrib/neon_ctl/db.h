@@ -49,6 +49,9 @@ extern void db_check(PGconn *conn, PGresult *result, const char *fallback_hint);
 /* SQLSTATE of a failed result, "" if there is none (connection lost). */
 extern const char *db_sqlstate(const PGresult *result);
 
+/* Message of a failed result; never NULL. */
+extern const char *db_primary(const PGresult *result);
+
 /*
  * Waits until the socket is ready and input is consumed; dies at the
  * deadline (milliseconds of now_ms) or when the connection is lost.

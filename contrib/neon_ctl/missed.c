@@ -165,7 +165,7 @@ delete_missed(const Members *m, int which, const char *tenant, const char *timel
 			m->inst[which].name);
 	else
 		warn("timeline %s, which was deleted, is not deleted on %s: %s", timeline,
-			 m->inst[which].name, PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY));
+			 m->inst[which].name, db_primary(res));
 	PQclear(res);
 }
 

@@ -260,7 +260,7 @@ ps_feed(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer,
 
 	if (strcmp(db_sqlstate(res), SQLSTATE_DATA_CORRUPTED) == 0)
 	{
-		*problem = strf("%s", PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY));
+		*problem = strf("%s", db_primary(res));
 		PQclear(res);
 		return start;
 	}

@@ -83,16 +83,14 @@ drive_answer(QuorumMember *m)
 static void
 note_error(QuorumMember *m)
 {
-	const char *primary;
 	const char *detail;
 
 	if (m->res == NULL || PQresultStatus(m->res) == PGRES_TUPLES_OK ||
 		PQresultStatus(m->res) == PGRES_COMMAND_OK)
 		return;
-	primary = PQresultErrorField(m->res, PG_DIAG_MESSAGE_PRIMARY);
 	detail = PQresultErrorField(m->res, PG_DIAG_MESSAGE_DETAIL);
 	if (m->problem[0] == '\0')
-		snprintf(m->problem, sizeof(m->problem), "%s%s%s%s", primary ? primary : "no result",
+		snprintf(m->problem, sizeof(m->problem), "%s%s%s%s", db_primary(m->res),
 				 detail ? " (" : "", detail ? detail : "", detail ? ")" : "");
 }
 
