@@ -50,6 +50,8 @@ typedef struct CompactOutput
 	uint64		bytes;			/* of them */
 	uint64		paced;			/* bytes that the limit of I/O knows of */
 	uint64		versions;
+	MemoryContext context;		/* of the job */
+	List	   *failed;			/* NeonKey: pages that are wanted and cannot be made */
 	MemoryContext queue_context;
 	List	   *queue;			/* QueuedVersion: what waits for pages to be made */
 	int			npages;			/* of them not made yet */
@@ -62,8 +64,9 @@ extern void compact_output_add(CompactOutput *out, const NeonKey *key,
 							   const StoreVersion *version);
 
 /*
- * The page as it is at read_lsn, as an image with LSN lsn.  If it cannot be
- * made: left out and logged if it is optional, else an error.
+ * The page as it is at read_lsn, as an image with LSN lsn.  One that redo cannot
+ * make is left out and logged, and noted as failed if it is not optional; that
+ * none can be made at this time is an error then.
  */
 extern void compact_output_page(CompactOutput *out, const NeonKey *key, XLogRecPtr lsn,
 								XLogRecPtr read_lsn, bool optional);
@@ -133,8 +136,14 @@ typedef struct PartitionJob
 /* Ends before this key?  Then the partition is divided there. */
 extern bool partition_job_ends(PartitionJob *job, const NeonKey *key, uint64 keys);
 
-/* Writes what a rewrite at the horizon leaves of the input: rebase.c. */
-extern void rebase_write(PartitionJob *job, XLogRecPtr lsn_lo, XLogRecPtr lsn_hi);
+/*
+ * Writes what a rewrite at the horizon leaves of the input: rebase.c.  Of the
+ * keys in whole (NeonKey; it gets sorted) all versions are left.  Returns those
+ * whose pages redo could not make: of them the outputs lack something, so if
+ * there are any, nothing that was written may be used.
+ */
+extern List *rebase_write(PartitionJob *job, XLogRecPtr lsn_lo, XLogRecPtr lsn_hi,
+						  List *whole);
 
 /* Bytes of records inside a chain after which there is an image; a test takes fewer. */
 extern PGDLLEXPORT int compact_history_bytes;

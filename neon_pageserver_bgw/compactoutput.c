@@ -120,6 +120,7 @@ compact_output_begin(CompactOutput *out, Timeline *tl, LayerType type, XLogRecPt
 	out->lsn_lo = lsn_lo;
 	out->lsn_hi = lsn_hi;
 	out->target = target;
+	out->context = CurrentMemoryContext;
 	out->queue_context = AllocSetContextCreate(CurrentMemoryContext, "neon compaction queue",
 											   ALLOCSET_DEFAULT_SIZES);
 }
@@ -177,14 +178,14 @@ write_version(CompactOutput *out, const NeonKey *key, const StoreVersion *versio
 /* ---- the queue ---- */
 
 static void
-take_page(QueuedVersion *q, const PageResult *result, char *page)
+take_page(CompactOutput *out, QueuedVersion *q, const PageResult *result, char *page)
 {
 	if (result->ok)
 	{
 		q->version.data = page;
 		return;
 	}
-	if (!q->optional)
+	if (!q->optional && !read_never_works(result))
 		ereport(ERROR,
 				(errcode(MAKE_SQLSTATE(result->sqlstate[0], result->sqlstate[1],
 									   result->sqlstate[2], result->sqlstate[3],
@@ -193,10 +194,16 @@ take_page(QueuedVersion *q, const PageResult *result, char *page)
 						q->key.blk, q->key.spc, q->key.db, q->key.rel, q->key.fork,
 						LSN_FORMAT_ARGS(q->read_lsn), result->message)));
 	q->failed = true;
-	ereport(LOG,
-			(errmsg("no image of block %u of relation %u/%u/%u fork %u is written", q->key.blk,
-					q->key.spc, q->key.db, q->key.rel, q->key.fork),
-			 errdetail("%s", result->message)));
+	read_log_unmakeable(out->tl, &q->key, q->read_lsn, result);
+	if (!q->optional)
+	{
+		MemoryContext old = MemoryContextSwitchTo(out->context);
+		NeonKey    *key = palloc(sizeof(NeonKey));
+
+		*key = q->key;
+		out->failed = lappend(out->failed, key);
+		MemoryContextSwitchTo(old);
+	}
 }
 
 /* Makes all pages of the queue that are read at one LSN. */
@@ -223,7 +230,7 @@ make_pages(CompactOutput *out, XLogRecPtr lsn)
 	pages = palloc((Size) n * BLCKSZ);
 	compact_pages.read(out->tl, keys, n, lsn, pages, results);
 	for (int i = 0; i < n; i++)
-		take_page(wanted[i], &results[i], pages + (Size) i * BLCKSZ);
+		take_page(out, wanted[i], &results[i], pages + (Size) i * BLCKSZ);
 	out->npages -= n;
 }
 

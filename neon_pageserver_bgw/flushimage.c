@@ -189,12 +189,7 @@ flush_images_get(FlushImages *images, uint32 i)
 		return NULL;
 	if (!images->results[at].ok)
 	{
-		const NeonKey *key = &images->keys[i].key;
-
-		ereport(LOG,
-				(errmsg("no image of block %u of relation %u/%u/%u fork %u is written",
-						key->blk, key->spc, key->db, key->rel, key->fork),
-				 errdetail("%s", images->results[at].message)));
+		read_log_unmakeable(images->tl, &images->keys[i].key, images->cut, &images->results[at]);
 		return NULL;
 	}
 	images->made++;

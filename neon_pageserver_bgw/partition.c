@@ -353,7 +353,28 @@ write_fold(PartitionJob *job, const PartitionPlan *plan)
 }
 
 static void
-write_rebase(PartitionJob *job, const PartitionPlan *plan)
+remove_outputs(PartitionJob *job)
+{
+	ListCell   *lc;
+
+	foreach(lc, job->outputs)
+		compact_remove_files(job->tl, ((CompactOutput *) lfirst(lc))->files);
+	job->outputs = NIL;
+}
+
+static void
+begin_input(PartitionJob *job)
+{
+	const MapPartition *p = job_partition(job);
+
+	memcpy(job->end_key, p->end_key, NEON_KEY_ENCODED_SIZE);
+	job->input = compact_input_begin(job->tl, p->first_key, p->end_key);
+	job->bytes_in = 0;
+}
+
+/* The keys whose pages could not be made: see rebase_write. */
+static List *
+try_rebase(PartitionJob *job, const PartitionPlan *plan, List *whole)
 {
 	const MapPartition *p = job_partition(job);
 	XLogRecPtr	lo = PG_UINT64_MAX;
@@ -367,23 +388,32 @@ write_rebase(PartitionJob *job, const PartitionPlan *plan)
 		lo = Min(lo, file->type == LAYER_IMAGE ? file->lsn_lo - 8 : file->lsn_lo);
 		hi = Max(hi, file->lsn_hi);
 	}
-	rebase_write(job, lo, hi);
+	return rebase_write(job, lo, hi, whole);
 }
 
+/*
+ * Pages that cannot be made are known when their keys have passed, and what is
+ * stored of them with these: it is begun anew then, and they stay as they are.
+ */
 static void
-remove_outputs(PartitionJob *job)
+write_rebase(PartitionJob *job, const PartitionPlan *plan)
 {
-	ListCell   *lc;
+	List	   *whole = NIL;
+	List	   *failed;
 
-	foreach(lc, job->outputs)
-		compact_remove_files(job->tl, ((CompactOutput *) lfirst(lc))->files);
+	while ((failed = try_rebase(job, plan, whole)) != NIL)
+	{
+		whole = list_concat(whole, failed);
+		compact_input_end(job->input);
+		remove_outputs(job);
+		begin_input(job);
+	}
 }
 
 void
 partition_run(Timeline *tl, const LayerMap *map, const PartitionPlan *plan)
 {
 	PartitionJob *job = palloc0(sizeof(PartitionJob));
-	const MapPartition *p = &map->partitions[plan->partition];
 	TimestampTz start = neon_clock();
 	volatile bool done = false;
 
@@ -392,8 +422,7 @@ partition_run(Timeline *tl, const LayerMap *map, const PartitionPlan *plan)
 	job->partition = plan->partition;
 	job->horizon = plan->horizon;
 	job->retention = plan->retention;
-	memcpy(job->end_key, p->end_key, NEON_KEY_ENCODED_SIZE);
-	job->input = compact_input_begin(tl, p->first_key, p->end_key);
+	begin_input(job);
 	PG_TRY();
 	{
 		if (plan->kind == PARTITION_PULL)

@@ -16,6 +16,7 @@
 #include "service.h"
 #include "storage/bufpage.h"
 #include "storage/checksum.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 
 /* Chains of so many records and more are worth a frame of the page cache. */
@@ -229,6 +230,54 @@ read_pages(Timeline *tl, const NeonKey *keys, int n, XLogRecPtr lsn,
 	}
 	pfree(todo);
 	pfree(chains);
+}
+
+/* ---- pages that cannot be made ---- */
+
+/* So many are logged one by one. */
+#define MAX_LOGGED	10000
+
+typedef struct LoggedPage
+{
+	NeonId		timeline;
+	NeonKey		key;
+} LoggedPage;
+
+bool
+read_never_works(const PageResult *result)
+{
+	return !result->ok &&
+		strcmp(result->sqlstate, unpack_sql_state(ERRCODE_DATA_CORRUPTED)) == 0;
+}
+
+void
+read_log_unmakeable(Timeline *tl, const NeonKey *key, XLogRecPtr lsn, const PageResult *result)
+{
+	static HTAB *logged = NULL;
+	char		hex[NEON_ID_HEXLEN + 1];
+	LoggedPage	page;
+	bool		found;
+
+	if (logged == NULL)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(LoggedPage), .entrysize = sizeof(LoggedPage)};
+
+		logged = hash_create("neon pages that cannot be made", 64, &ctl, HASH_ELEM | HASH_BLOBS);
+	}
+	memset(&page, 0, sizeof(page));
+	page.timeline = tl->id.timeline;
+	page.key = *key;
+	if (hash_get_num_entries(logged) >= MAX_LOGGED)
+		return;
+	(void) hash_search(logged, &page, HASH_ENTER, &found);
+	if (found)
+		return;
+	ereport(LOG,
+			(errmsg("block %u of relation %u/%u/%u fork %u of timeline \"%s\" cannot be made at %X/%X",
+					key->blk, key->spc, key->db, key->rel, key->fork,
+					neon_id_format(&tl->id.timeline, hex), LSN_FORMAT_ARGS(lsn)),
+			 errdetail("%s", result->message),
+			 errhint("What is stored of it is kept. This is logged once for each page.")));
 }
 
 void

@@ -30,4 +30,14 @@ extern void read_pages(Timeline *tl, const NeonKey *keys, int n, XLogRecPtr lsn,
 /* The same for one page; ereport(ERROR) if it cannot be made. */
 extern void read_page(Timeline *tl, const NeonKey *key, XLogRecPtr lsn, char *page);
 
+/*
+ * Is the page itself the reason of the error, so that it will be the same the
+ * next time?  (Not so a lack of redo processes.)
+ */
+extern bool read_never_works(const PageResult *result);
+
+/* A page that maintenance cannot make: logged once by each process. */
+extern void read_log_unmakeable(Timeline *tl, const NeonKey *key, XLogRecPtr lsn,
+								const PageResult *result);
+
 #endif							/* NEON_PS_READ_H */

@@ -9,7 +9,8 @@
  * image.  The newest state at or below the horizon goes into the base image
  * file, with the LSN of the version that made it: it serves every point since
  * then too, so a key that did not change since a point costs nothing for it.
- * Versions above the horizon stay as they are.
+ * Versions above the horizon stay as they are.  Of a page that redo cannot make
+ * all versions stay: see rebase_write().
  *
  *-------------------------------------------------------------------------
  */
@@ -44,9 +45,12 @@ typedef struct Rebase
 	int			nlsns;			/* points, then the horizon */
 	XLogRecPtr *lsns;
 	ForkSizes  *sizes;
+	const List *whole;			/* NeonKey, sorted: pages that cannot be made */
+	int			next_whole;
 
 	MemoryContext context;		/* of one key */
 	NeonKey		key;
+	bool		is_whole;		/* all versions of it stay */
 	Stretch		current;
 	uint32		chain;			/* records kept since the last base that was */
 	uint64		keys;
@@ -229,6 +233,11 @@ add_version(Rebase *r, const StoreVersion *v)
 {
 	int			end = interval_of(r, v->lsn);
 
+	if (end < r->nlsns && r->is_whole)
+	{
+		compact_output_add(r->kept, &r->key, v);
+		return;
+	}
 	if (end == r->nlsns)
 	{
 		compact_output_add(r->newer, &r->key, v);
@@ -241,6 +250,21 @@ add_version(Rebase *r, const StoreVersion *v)
 	}
 	r->current.end = end;
 	add_to_interval(r, v);
+}
+
+/* Keys come in order, in the list too. */
+static bool
+stays_whole(Rebase *r)
+{
+	while (r->next_whole < list_length(r->whole))
+	{
+		int			cmp = neon_key_cmp(list_nth(r->whole, r->next_whole), &r->key);
+
+		if (cmp >= 0)
+			return cmp == 0;
+		r->next_whole++;
+	}
+	return false;
 }
 
 static void
@@ -260,6 +284,7 @@ write_keys(Rebase *r)
 			if (partition_job_ends(r->job, &key, r->keys))
 				return;
 			r->key = key;
+			r->is_whole = stays_whole(r);
 			r->chain = 0;
 			r->keys++;
 		}
@@ -280,18 +305,27 @@ begin_output(Rebase *r, LayerType type, XLogRecPtr lsn_lo, XLogRecPtr lsn_hi)
 	return out;
 }
 
+static int
+compare_keys(const ListCell *a, const ListCell *b)
+{
+	return neon_key_cmp(lfirst(a), lfirst(b));
+}
+
 /*
  * Outputs are searched in this order: above the horizon, its state, what is
  * older.  Of a point between two versions of a page the base has the newer one.
  */
-void
-rebase_write(PartitionJob *job, XLogRecPtr lsn_lo, XLogRecPtr lsn_hi)
+List *
+rebase_write(PartitionJob *job, XLogRecPtr lsn_lo, XLogRecPtr lsn_hi, List *whole)
 {
+	List	   *failed = NIL;
 	Rebase	   *r = palloc0(sizeof(Rebase));
 	const RetentionSet *retention = job->retention;
 	ListCell   *lc;
 
+	list_sort(whole, compare_keys);
 	r->job = job;
+	r->whole = whole;
 	r->lsns = palloc((retention->npoints + 1) * sizeof(XLogRecPtr));
 	for (int i = 0; i < retention->npoints && retention->points[i] < job->horizon; i++)
 		r->lsns[r->nlsns++] = retention->points[i];
@@ -304,5 +338,9 @@ rebase_write(PartitionJob *job, XLogRecPtr lsn_lo, XLogRecPtr lsn_hi)
 	r->kept = begin_output(r, LAYER_DELTA, lsn_lo, job->horizon);
 	write_keys(r);
 	foreach(lc, job->outputs)
+	{
 		compact_output_finish(lfirst(lc));
+		failed = list_concat(failed, ((CompactOutput *) lfirst(lc))->failed);
+	}
+	return failed;
 }

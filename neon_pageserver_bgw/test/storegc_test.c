@@ -94,6 +94,20 @@ page_of_chain(const NeonKey *key, const StoreChain *chain, char *page)
 	}
 }
 
+/* Pages that compaction finds it cannot make; the model can. */
+static bool
+is_unmakeable(const NeonKey *key)
+{
+	return key->blk % 11 == 5;
+}
+
+static bool
+apply_if_makeable(Timeline *tl, const NeonKey *key, const char *base, const StoreVersion *records,
+				  int n, char *page)
+{
+	return !is_unmakeable(key) && apply_records(tl, key, base, records, n, page);
+}
+
 static void
 read_model_pages(Timeline *tl, const NeonKey *keys, int n, XLogRecPtr lsn, char *pages,
 				 PageResult *results)
@@ -104,7 +118,9 @@ read_model_pages(Timeline *tl, const NeonKey *keys, int n, XLogRecPtr lsn, char 
 	for (int i = 0; i < n; i++)
 	{
 		page_of_chain(&keys[i], &chains[i], pages + (Size) i * BLCKSZ);
-		results[i].ok = true;
+		results[i].ok = !is_unmakeable(&keys[i]);
+		strcpy(results[i].sqlstate, unpack_sql_state(ERRCODE_DATA_CORRUPTED));
+		results[i].message = "the model says so";
 	}
 }
 
@@ -377,7 +393,7 @@ neon_test_store_gc(PG_FUNCTION_ARGS)
 	nleases = 0;
 	pg_prng_seed(&gc_random, seed + steps);
 	compact_pages.read = read_model_pages;
-	compact_pages.apply = apply_records;
+	compact_pages.apply = apply_if_makeable;
 	store_compaction_threshold = 3;
 	compact_history_bytes = 1500;
 	PG_TRY();
