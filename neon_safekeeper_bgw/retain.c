@@ -228,8 +228,8 @@ remove_wal(SkTimeline *tl)
 	sk_unlock(tl);
 }
 
-static void
-look_after(SkTimeline *tl)
+void
+retain_look_after(SkTimeline *tl)
 {
 	Keep		keep;
 	XLogRecPtr	wal_start;
@@ -265,7 +265,7 @@ visit(SkTimeline *tl, void *arg)
 	PG_TRY();
 	{
 		if (is_known(tl))
-			look_after(tl);
+			retain_look_after(tl);
 	}
 	PG_CATCH();
 	{

@@ -16,6 +16,13 @@
  */
 extern bool retain_slot_allowance(const SkSlotInfo *slot, int64 *bytes);
 
+/*
+ * What the worker does each round for a timeline whose positions are known:
+ * decides what is kept, and removes the rest unless somebody else is at work
+ * there.  ereport(ERROR) if that fails.
+ */
+extern void retain_look_after(SkTimeline *tl);
+
 /* ---- called by init.c ---- */
 extern void retain_define_gucs(void);
 extern void retain_register_worker(void);

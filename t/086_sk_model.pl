@@ -1,7 +1,7 @@
 # Random walks of the models of the WAL service on the real functions
 # (neon_safekeeper_bgw/test/replay.c), states compared after every step: with
-# fixed members, and while they change; and bugs planted there, which the
-# comparison must find.
+# fixed members, while WAL is removed and members jump, and while they change;
+# and bugs planted there, which the comparison must find.
 use strict;
 use warnings;
 use NeonSafekeeper;
@@ -21,7 +21,7 @@ note("seed $seed");
 
 my $model = WalModel->new(LAUNCHERS => $long ? 6 : 4, LENGTH => 6, TAIL => '', TRACE => '', -PRINTF => '', -T_RAND => '', -optimize => $long ? 1 : 0);
 my $sk = NeonSafekeeper->new('sk');
-$sk->node->append_conf('postgresql.conf', "fsync = off\n");
+$sk->node->append_conf('postgresql.conf', "fsync = off\nneon_safekeeper.max_retained = 0\nneon_safekeeper.retention_interval = 1h\n");
 $sk->restart('fast');
 
 # Steps of a batch, or undef with the reason.  begin: the line that was killed.
@@ -50,15 +50,15 @@ my (%seen, %generation);
 # So many batches of walks, until one disagrees: how many agreed, and their steps.
 sub agreeing
 {
-	my ($model, $batches, $traces) = @_;
+	my ($model, $batches, $traces, $length) = @_;
 	my ($good, $steps) = (0, 0);
 	(%seen, %generation) = ();
 	for my $batch (0 .. $batches - 1)
 	{
-		my $text = $model->traces(seed => $seed + $batch, traces => $traces, steps => 60);
+		my $text = $model->traces(seed => $seed + $batch, traces => $traces, steps => $length // 60);
 		my ($done, $error) = replay($text, $seed + $batch, '');
 		$seen{$1}++ while $text =~ /^(\w+)/mg;
-		$generation{$1}++ while $text =~ /^(?!win)\w+ [\d -]+: \d+ \d+ \d+ (\d) :/mg;
+		$generation{$1}++ while $text =~ /^(?!win)\w+ [\d -]+: \d+ \d+ \d+ (\d) \d :/mg;
 		unless (defined $done)
 		{
 			diag("seed @{[ $seed + $batch ]} (NEON_TEST_SEED repeats it): $error\n" . walk($text, $error));
@@ -76,6 +76,14 @@ note(join ', ', map { "$_ $seen{$_}" } sort keys %seen);
 is_deeply([ grep { !$seen{$_} } qw(promise elected stream write copy commit gossip close crash promise_killed elected_killed refused_promise refused_elected refused_stream) ],
 	[], 'every kind of step was taken');
 
+# ---- while WAL is removed, a segment for each record, and members that lack it jump ----
+my $jump = WalModel->new(LAUNCHERS => 2, LENGTH => 5, JUMP => '', TRACE => '', -PRINTF => '', -T_RAND => '');
+my $jumps = $long ? 20 : 1;
+($good, $steps) = agreeing($jump, $jumps, $long ? 50 : 25, 100);
+is($good, $jumps, "walks with retention in each of $jumps batches agree with the model, $steps steps");
+note(join ', ', map { "$_ $seen{$_}" } sort keys %seen);
+is_deeply([ grep { !$seen{$_} } (qw(promise elected stream commit crash retain jump), $long ? qw(copy jump_killed) : ()) ], [], 'every kind of step was taken');
+
 # ---- while the members change: reconf.pml ----
 my $change = WalModel->new(model => 'reconf.pml', LAUNCHERS => 4, LENGTH => 4, TRACE => '', -PRINTF => '', -T_RAND => '');
 my $changes = $long ? 20 : 1;
@@ -87,9 +95,10 @@ is_deeply([ grep { !$seen{$_} } qw(promise elected stream copy gossip crash prom
 is_deeply([ sort keys %generation ], [ 1, 2, 3 ], 'by members of each generation');
 
 # ---- planted bugs ----
-for my $bug ('forget-promise', 'forget-history', 'forget-zeros', 'early-flush')
+for ((map { [ $_, $model, 60 ] } 'forget-promise', 'forget-history', 'forget-zeros', 'early-flush'), map { [ $_, $jump, 100 ] } 'forget-wal-start', 'forget-jump')
 {
-	my ($done, $error) = replay($model->traces(seed => 1, traces => 60, steps => 60), 1, "SET neon_safekeeper.test_fail_at = '$bug';");
+	my ($bug, $model, $length) = @$_;
+	my ($done, $error) = replay($model->traces(seed => 1, traces => 60, steps => $length), 1, "SET neon_safekeeper.test_fail_at = '$bug';");
 	ok(!defined $done && $error =~ /trace \d+, step \d+/, "found: $bug") or diag($error);
 	note($error =~ /(trace .*)/ ? $1 : $error);
 }
@@ -113,7 +122,7 @@ sub start_again
 my $kills = 0;
 for my $n (1 .. $long ? 20 : 1)
 {
-	my $text = $model->traces(seed => $seed + 1000 + $n, traces => 1, steps => 60, all_crash => 1);
+	my $text = ($n % 3 == 0 ? $jump : $model)->traces(seed => $seed + 1000 + $n, traces => 1, steps => 60, all_crash => 1);
 	my @lines = split /\n/, $text;
 	my $begin = 0;
 	my ($done, $error);

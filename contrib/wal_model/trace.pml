@@ -5,15 +5,16 @@
  *	  line for each step that a member takes part in, with the member's state
  *	  afterwards.
  *
- *	  trace NUMBER MEMBERS
+ *	  trace NUMBER MEMBERS SEGMENTS            1: a record for each segment, -DJUMP
  *	  start L TERM                             launcher L asks for promises
  *	  win L TERM X : start[1..] : log[0..]     launcher L's history and log
  *	  append L                                 its compute writes a record
- *	  ACTION L A ... : promised flush last_log_term generation : start[1..] : log[0..]
+ *	  ACTION L A ... : promised flush last_log_term generation kept : start[1..] : log[0..]
  *	  end
  *
  * Numbers as in the model: positions count records, start[T] is 1 + a position,
- * a log has 1 + the launcher who wrote the record.  A verifier built with
+ * a log has 1 + the launcher who wrote the record; of the records below kept
+ * the member has removed the WAL (-DJUMP; else it is 0).  A verifier built with
  * -DPRINTF -DT_RAND walks forward, since a step never leads to a state that it
  * has seen, but for collisions of hashes: then it goes back a little.  What it
  * takes back is seen by the number before each line, which must rise; a step
@@ -49,6 +50,13 @@ hidden byte idle;
 #else
 #define GENERATION_OF(a)	1
 #endif
+#ifdef JUMP
+#define KEPT_OF(a)	m[a].kept
+#define SEGMENTS	1
+#else
+#define KEPT_OF(a)	0
+#define SEGMENTS	0
+#endif
 
 inline say_list_start(s) {
 	printf(" :"); i = 1;
@@ -63,7 +71,7 @@ inline say_list_log(s) {
 
 inline say_state(a) {
 	last_log_term(a);
-	printf(" : %d %d %d %d", m[a].promised, m[a].flush, r, GENERATION_OF(a));
+	printf(" : %d %d %d %d %d", m[a].promised, m[a].flush, r, GENERATION_OF(a), KEPT_OF(a));
 	say_list_start(m[a]); say_list_log(m[a])
 }
 
@@ -148,6 +156,37 @@ inline crash_others(a) {
 	:: d_step { GO && c[l].phase == WON && m[a].promised != c[l].term && RARELY(8) -> \
 		printf("%d refused_stream %d %d", tick + tick, l, a); say_state(a) }
 
+/* ---- retention, and the jump ---- */
+
+#ifdef JUMP
+/*
+ * The coordinator tells how far all is committed, and then retention goes on,
+ * as far as the pageserver has it: the numbers are both positions.
+ */
+#define RETAINED(l, a) \
+	:: d_step { GO && c[l].phase == WON && RARELY(2) -> \
+		quorum_position(l); last_log_term(a); \
+		if :: p > 1 && r == c[l].term && stored > m[a].kept -> \
+			if :: m[a].flush < p - 1 -> k = m[a].flush :: else -> k = p - 1 fi; \
+			if :: stored < k -> k = stored :: else fi; \
+			if :: m[a].kept < k -> m[a].kept = k :: else fi; \
+			printf("%d retain %d %d %d %d", tick + tick, l, a, p - 1, k); say_state(a) \
+		   :: else -> idle = 1; printf("%d\n", tick + tick) fi; n = 0 }
+
+inline say_jump(l, a, d) { printf("%d jump %d %d %d", tick + tick, l, a, d); say_state(a) }
+
+/* stage 0: before the state file is replaced; 1: after it */
+#define KILLED_JUMP(l, a, d, where) \
+	:: d_step { GO && RIGHT_TERM(l, a) && ELECTED_HERE(l, a) && m[a].flush < m[d].kept && \
+		COUNTS(d, c[l].term) && RARELY(2) -> \
+		if :: where >= 1 -> begin_anew(l, a, d) :: else -> cut(a, m[a].flush) fi; \
+		reopen(a); crash_others(a); printf("%d jump_killed %d %d %d %d", tick + tick, l, a, d, where); say_state(a) }
+#define JUMP_KILLED(l, a, d)	KILLED_JUMP(l, a, d, 0) KILLED_JUMP(l, a, d, 1)
+#else
+#define RETAINED(l, a)
+#define JUMP_KILLED(l, a, d)
+#endif
+
 /* ---- the end of a worker in good order: sk_close_cleanly() ---- */
 
 #define CLOSE(a) \
@@ -165,6 +204,9 @@ inline reset() {
 		m[a_].generation = 1;
 #else
 		m[a_].synced = 0; m[a_].commit = 0; m[a_].cut_for = 0; m[a_].cut_to = 0;
+#endif
+#ifdef JUMP
+		m[a_].kept = 0; stored = 0;
 #endif
 		i = 0; do :: i < TERMS -> m[a_].start[i] = 0; i++ :: else -> break od;
 		i = 0; do :: i < LENGTH -> m[a_].log[i] = 0; acknowledged[i] = 0; i++ :: else -> break od;
@@ -194,7 +236,7 @@ inline reset() {
 	:: d_step { trace_number < traces && (steps >= steps_max || trace_number == 0) -> \
 		if :: trace_number > 0 -> printf("%d end\n", tick + tick) :: else fi; \
 		reset(); trace_number++; steps = 0; idle = 1; \
-		printf("%d trace %d %d\n", tick + tick + 1, trace_number, MEMBERS) } \
+		printf("%d trace %d %d %d\n", tick + tick + 1, trace_number, MEMBERS, SEGMENTS) } \
 	:: d_step { trace_number == traces && steps >= steps_max -> \
 		printf("%d end\n", tick + tick); c_code { fflush(stdout); _exit(0); } }
 
@@ -216,7 +258,7 @@ inline reset() {
 #ifndef RECONF
 #define TRACED(l, a) \
 	PAUSE ELECTED(l, a) ELECTED_KILLED(l, a, 0) ELECTED_KILLED(l, a, 1) ELECTED_KILLED(l, a, 2) ELECTED_KILLED(l, a, 3) \
-	PROMISE_KILLED(l, a, 0) PROMISE_KILLED(l, a, 1) COMMIT(l, a) PAUSE REFUSED(l, a) PAUSE
+	PROMISE_KILLED(l, a, 0) PROMISE_KILLED(l, a, 1) COMMIT(l, a) RETAINED(l, a) PAUSE REFUSED(l, a) PAUSE
 #define TRACED_MEMBER(a)	PAUSE GOSSIP(a) PAUSE CLOSE(a) PAUSE
 #else
 

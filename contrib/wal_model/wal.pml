@@ -424,7 +424,7 @@ inline copied(l, a, d) {
 #ifdef JUMP
 /* the pageserver takes what is served */
 #define STORE(a) \
-	:: d_step { stored < m[a].commit -> stored++ }
+	:: d_step { GO && stored < m[a].commit -> stored++; SAY(say_nothing()) }
 
 /* a limit by size does not ask who lacks it */
 #define RETAIN(a) \
@@ -449,8 +449,8 @@ inline begin_anew(l, a, d) {
 #define JUMP_TO(l, a, d) \
 	:: d_step { RIGHT_TERM(l, a) && (ELECTED_HERE(l, a) || WITHOUT(JUMPELECTED)) && \
 		(m[a].flush < m[d].kept || (WITHOUT(JUMPBEHIND) && m[d].kept > 0 && m[d].kept < m[a].flush)) && \
-		(COUNTS(d, c[l].term) || WITHOUT(JUMPCOUNTS)) -> \
-		begin_anew(l, a, d) }
+		(COUNTS(d, c[l].term) || WITHOUT(JUMPCOUNTS)) && GO -> \
+		begin_anew(l, a, d); SAY(say_jump(l, a, d)) }
 #else
 #define STORE(a)
 #define RETAIN(a)
@@ -528,10 +528,12 @@ inline reopen(a) {
 	START(l, a) PROMISE(l, a) PROMISE_LOST(l, a) PROMISE_LATE(l, a) \
 	ELECTED_CUT(l, a) ELECTED_HISTORY(l, a) ELECTED_WRONG(l, a) ELECTED_AGAIN(l, a) \
 	STREAM(l, a) WRITE(l, a) TRACED(l, a)
-#define COPY(l, a, d)	COPY_TAIL(l, a, d) COPY_COMMITTED(l, a, d) JUMP_TO(l, a, d)
+#define COPY(l, a, d)	COPY_TAIL(l, a, d) COPY_COMMITTED(l, a, d) JUMP_TO(l, a, d) JUMP_KILLED(l, a, d)
 #ifdef TRACE
 #undef COPY_COMMITTED	/* goes by the replication protocol */
 #define COPY_COMMITTED(l, a, d)
+#undef RETAIN		/* sk_commit() and then one round of retention */
+#define RETAIN(a)
 #undef ELECTED_CUT	/* one step, for one function does both; trace.pml kills it between */
 #undef ELECTED_HISTORY
 #define ELECTED_CUT(l, a)
@@ -539,6 +541,7 @@ inline reopen(a) {
 #else
 #define TRACED(l, a)
 #define TRACED_MEMBER(a)
+#define JUMP_KILLED(l, a, d)
 #endif
 
 #if MEMBERS == 1

@@ -39,21 +39,20 @@ PG_FUNCTION_INFO_V1(neon_sk_test_replay);
 #include "../election.h"
 #include "../fetch.h"
 #include "../init.h"
+#include "../jump.h"
 #include "../manage.h"
 #include "miscadmin.h"
+#include "neon_clock.h"
 #include "neon_durable.h"
+#include "../retain.h"
 #include "replay.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/resowner.h"
 
-static Replay *replay = NULL;	/* for the test points */
+#define RETAIN_TRIES	1000	/* each 10 ms */
 
-static int
-draw(Replay *r, int n)
-{
-	return (int) pg_prng_uint64_range(&r->random, 0, n - 1);
-}
+static Replay *replay = NULL;	/* for the test points */
 
 /* ---- crashes ---- */
 
@@ -193,7 +192,7 @@ write_record(Replay *r, const MadeRecord *rec, uint32 term, bool settle)
 {
 	WalWriter	w;
 	size_t		len = rec->end - rec->start;
-	size_t		first = draw(r, 3) == 0 ? draw(r, len) : 0;
+	size_t		first = trace_draw(r, 3) == 0 ? trace_draw(r, len) : 0;
 	char	   *problem = NULL;
 	bool		ok;
 
@@ -230,7 +229,7 @@ call_copy(Replay *r)
 	XLogRecPtr	from = sk_flush_lsn(r->tl);
 	SkState		st;
 	bytea	   *piece = sk_read_tail(donor->tl, r->launcher->term, from,
-									 1 + draw(r, 100000), &st);
+									 1 + trace_draw(r, 100000), &st);
 	XLogRecPtr	end = Min(copy_usable_end(r->tl, &st.history,
 										  from + VARSIZE_ANY_EXHDR(piece)), r->launcher->x);
 	WalWriter	w;
@@ -332,6 +331,44 @@ call_stale_stream(Replay *r)
 	walwriter_end(&w);
 }
 
+/* ---- retention, and the jump ---- */
+
+/* neon_safekeeper.max_retained is 0 here: no member holds anything. */
+static void
+call_retain(Replay *r)
+{
+	XLogRecPtr	stored = trace_lsn(r, r->line->log, r->line->number[3]);
+	XLogRecPtr	lsn = trace_lsn(r, r->launcher->log, r->line->number[2]);
+	SkPageserver ps = {stored, stored, stored, neon_clock()};
+	SkPositions p;
+
+	(void) sk_commit(r->tl, r->line->generation, r->launcher->term, lsn, 0, &p);
+	r->member->commit_lsn = Max(r->member->commit_lsn,
+								Min(lsn, trace_lsn(r, r->line->log, r->line->flush)));
+	sk_note_pageserver(r->tl, &ps);
+	/* not while a worker is at the timeline, to write its state */
+	for (int i = 0; i < RETAIN_TRIES; i++)
+	{
+		retain_look_after(r->tl);
+		sk_get_positions(r->tl, &p);
+		if (p.wal_start >= stored - stored % SEGMENT_SIZE)
+			break;
+		pg_usleep(10 * 1000);
+	}
+}
+
+static void
+call_jump(Replay *r)
+{
+	TraceMember *donor = &r->members[r->line->number[2]];
+	SkBeginning b;
+
+	sk_read_beginning(donor->tl, r->launcher->term, &b);
+	if (!sk_jump(r->tl, r->launcher->term, &b))
+		trace_differs(r, "it did not begin anew at %X/%X", LSN_FORMAT_ARGS(b.wal_start));
+	r->member->commit_lsn = Max(r->member->commit_lsn, b.first_record);
+}
+
 /* ---- the members change ---- */
 
 static void
@@ -418,7 +455,7 @@ call_follow_copy(Replay *r)
 static const char *
 draw_point(Replay *r, const char **points, int n)
 {
-	return points[draw(r, n)];
+	return points[trace_draw(r, n)];
 }
 
 static const char *
@@ -499,6 +536,16 @@ do_members_killed(Replay *r)
 	killed_call(r, call_members, draw_point(r, r->line->number[4] == 0 ? before : after, 2));
 }
 
+/* Before the state file is replaced, or after it. */
+static void
+do_jump_killed(Replay *r)
+{
+	static const char *before[] = {"before-jump", "state-written"};
+	static const char *after[] = {"state-renamed", "after-jump", "jump-removed"};
+
+	killed_call(r, call_jump, r->line->number[3] == 0 ? draw_point(r, before, 2) : draw_point(r, after, 3));
+}
+
 /* ---- steps of members, by their names ---- */
 
 typedef struct Action
@@ -519,6 +566,9 @@ static const Action actions[] = {
 	{"commit", call_commit},
 	{"gossip", call_gossip},
 	{"close", call_close, .cuts = true},
+	{"retain", call_retain, .cuts = true},
+	{"jump", call_jump, .cuts = true},
+	{"jump_killed", .cuts = true,.other = do_jump_killed},
 	{"refused_promise", call_stale_promise, .refused = true},
 	{"refused_elected", call_elected, .refused = true},
 	{"refused_stream", call_stale_stream, .refused = true},
@@ -575,48 +625,10 @@ do_start(Replay *r)
 	r->launchers[r->line->number[0]].term = r->line->number[1];
 }
 
-/* What must come out the same after a kill is drawn by what it is for. */
-static void
-draw_for(Replay *r, int what)
-{
-	pg_prng_seed(&r->random, ((uint64) r->seed << 32) ^ ((uint64) r->trace << 16) ^ what);
-}
-
-static uint32
-draw_payload(Replay *r, int who, int position)
-{
-	draw_for(r, 1 + who * MAX_LENGTH + position);
-	switch (draw(r, 8))
-	{
-		case 0:
-			return draw(r, 30000);
-		case 1:
-		case 2:
-			return draw(r, 9000);
-		default:
-			return draw(r, 200);
-	}
-}
-
-static void
-append_record(Replay *r, int who)
-{
-	TraceLauncher *l = &r->launchers[who];
-	XLogRecPtr	prev = InvalidXLogRecPtr;
-
-	if (l->end >= MAX_LENGTH)
-		trace_differs(r, "invalid line");
-	if (l->end > 0)
-		prev = r->record[l->log[l->end - 1] - 1][l->end - 1].record;
-	r->record[who][l->end] = walmake_record(trace_lsn(r, l->log, l->end), prev,
-											draw_payload(r, who, l->end), who + 1, SYSTEM_ID, SEGMENT_SIZE);
-	l->log[l->end++] = who + 1;
-}
-
 static void
 do_append(Replay *r)
 {
-	append_record(r, r->line->number[0]);
+	trace_append_record(r, r->line->number[0]);
 }
 
 /* What is in the log behind X is the compute's own already. */
@@ -631,31 +643,10 @@ do_win(Replay *r)
 	l->x = r->term_x[l->term] = trace_lsn(r, l->log, l->end);
 	trace_history(r, r->line->start, r->line->terms, &l->history);
 	while (l->end < r->line->length && r->line->log[l->end] != 0)
-		append_record(r, r->line->number[0]);
+		trace_append_record(r, r->line->number[0]);
 }
 
 /* ---- a trace ---- */
-
-/* At a segment's start, at a page's, shortly before a segment's end, anywhere. */
-static XLogRecPtr
-draw_start(Replay *r)
-{
-	XLogRecPtr	segment;
-
-	draw_for(r, 0);
-	segment = (XLogRecPtr) (2 + draw(r, 5)) * SEGMENT_SIZE;
-	switch (draw(r, 4))
-	{
-		case 0:
-			return segment;
-		case 1:
-			return segment + (1 + draw(r, 127)) * XLOG_BLCKSZ;
-		case 2:
-			return segment + SEGMENT_SIZE - XLOG_BLCKSZ * draw(r, 3) - 8 * (1 + draw(r, 500));
-		default:
-			return segment + draw(r, 128) * XLOG_BLCKSZ + SizeOfXLogLongPHD + 8 * draw(r, 900);
-	}
-}
 
 static void
 remove_member(Replay *r, TraceMember *m)
@@ -715,13 +706,15 @@ begin_trace(Replay *r)
 	memset(r->record, 0, sizeof(r->record));
 	r->trace = r->line->number[0];
 	r->nmembers = r->line->number[1];
+	r->segments = r->line->number[2] != 0;
 	r->step = 0;
 	if (r->nmembers < 1 || r->nmembers > MEMBERS)
 		trace_differs(r, "invalid line");
-	r->start_lsn = draw_start(r);
+	r->start_lsn = trace_draw_start(r);
 	for (int a = 0; a < r->nmembers; a++)
 	{
 		r->members[a].timeline = member_timeline(r, a);
+		r->members[a].kept = 0;
 		if (!r->before)
 			create_member(r, a);
 	}
@@ -774,6 +767,8 @@ do_line(Replay *r)
 		}
 		trace_differs(r, "unknown action");
 	}
+	else if (r->line->n >= 2 && r->line->number[1] < r->nmembers)
+		r->members[r->line->number[1]].kept = r->line->kept;
 }
 
 /*
@@ -816,7 +811,7 @@ neon_sk_test_replay(PG_FUNCTION_ARGS)
 		else
 			do_line(r);
 		if (!r->before)
-			draw_for(r, 1000 + r->step);
+			trace_draw_for(r, 1000 + r->step);
 		steps += r->member != NULL;
 		if (strcmp(line.action, "end") == 0)
 			MemoryContextReset(context);

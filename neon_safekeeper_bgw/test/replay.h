@@ -2,7 +2,8 @@
  *
  * replay.h
  *	  Walks of the model on the functions of the library: what replay.c, which
- *	  takes the steps, and tracecheck.c, which reads and compares, share.
+ *	  takes the steps, tracerecord.c, which draws the records, and tracecheck.c,
+ *	  which reads and compares, share.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,6 +34,7 @@ typedef struct Line
 	int			flush;
 	int			last_log_term;
 	int			generation;
+	int			kept;			/* records below it are removed */
 	int			terms;			/* the history: 1 + position for each term */
 	int			start[MAX_LAUNCHERS + 1];
 	int			length;			/* the log: 1 + launcher for each record */
@@ -54,6 +56,7 @@ typedef struct TraceMember
 	SkTimeline *tl;
 	XLogRecPtr	commit_lsn;		/* what it must say */
 	int			log[MAX_LENGTH];	/* as the last line of it had it */
+	int			kept;
 } TraceMember;
 
 typedef struct Replay
@@ -61,6 +64,7 @@ typedef struct Replay
 	int			trace;
 	int			nmembers;
 	int			step;
+	bool		segments;		/* a record ends in each segment */
 	Line	   *line;
 	TraceLauncher *launcher;	/* of the line, or NULL */
 	TraceMember *member;
@@ -87,6 +91,18 @@ extern bool trace_parse_line(char *text, Line *line);
 
 /* Is the trace's member a in the configuration of this generation? */
 extern bool trace_is_member(int a, int generation);
+
+/* From 0 to n - 1. */
+extern int	trace_draw(Replay *r, int n);
+
+/* What must come out the same after a kill is drawn by what it is for. */
+extern void trace_draw_for(Replay *r, int what);
+
+/* Where the logs begin. */
+extern XLogRecPtr trace_draw_start(Replay *r);
+
+/* The compute of launcher who writes another record. */
+extern void trace_append_record(Replay *r, int who);
 
 /* Where a log of n records of the model ends. */
 extern XLogRecPtr trace_lsn(Replay *r, const int *log, int n);

@@ -58,7 +58,7 @@ bool
 trace_parse_line(char *text, Line *line)
 {
 	char	   *p = text + strcspn(text, " ");
-	int			state[4] = {0, 0, 0, 0};
+	int			state[5] = {0, 0, 0, 0, 0};
 
 	if (*text == '\0')
 		return false;
@@ -72,11 +72,12 @@ trace_parse_line(char *text, Line *line)
 	if (*p == '\0')
 		return true;
 	if (strcmp(line->action, "win") != 0)
-		(void) parse_numbers(&p, state, 4);
+		(void) parse_numbers(&p, state, 5);
 	line->promised = state[0];
 	line->flush = state[1];
 	line->last_log_term = state[2];
 	line->generation = state[3];
+	line->kept = state[4];
 	line->terms = parse_numbers(&p, line->start + 1, MAX_LAUNCHERS);
 	line->length = parse_numbers(&p, line->log, MAX_LENGTH);
 	return true;
@@ -123,6 +124,13 @@ same_history(const SkHistory *a, const SkHistory *b)
 	return a->n == b->n;
 }
 
+/* A record ends in each segment then: where the one with the end of that of position n begins. */
+static XLogRecPtr
+kept_lsn(Replay *r, int n)
+{
+	return (r->start_lsn / SEGMENT_SIZE + n) * SEGMENT_SIZE;
+}
+
 /* ---- comparing ---- */
 
 static void
@@ -141,12 +149,23 @@ compare_file(Replay *r, const SkHistory *history)
 	if (!same_history(&st.history, history))
 		trace_differs(r, "the file has history %s, not %s", skhistory_to_json(&st.history),
 				skhistory_to_json(history));
+	if (st.wal_start != r->tl->shared->st.wal_start)
+		trace_differs(r, "the file has WAL from %X/%X on", LSN_FORMAT_ARGS(st.wal_start));
 	if (st.commit_lsn > r->member->commit_lsn)
 		trace_differs(r, "the file has commit_lsn %X/%X", LSN_FORMAT_ARGS(st.commit_lsn));
 }
 
+/* A log that begins anew at a segment's start has that segment, of zeros. */
+static XLogRecPtr
+end_of_log(Replay *r)
+{
+	XLogRecPtr	flush = trace_lsn(r, r->line->log, r->line->flush);
+
+	return r->line->kept > 0 && flush == kept_lsn(r, r->line->kept) ? flush + MAXIMUM_ALIGNOF : flush;
+}
+
 /*
- * whole: from the start of the log to the zeros behind it; else the last record.
+ * whole: from the first segment that is kept to the zeros behind the log; else the last record.
  */
 static void
 compare_bytes(Replay *r, bool whole)
@@ -154,21 +173,38 @@ compare_bytes(Replay *r, bool whole)
 	const Line *line = r->line;
 	bool		tail = line->flush < line->length && line->log[line->flush] != 0;
 
-	for (int i = whole ? 0 : Max(line->flush - 1, 0); i < line->flush; i++)
+	for (int i = Max((whole ? line->kept : line->flush) - 1, 0); i < line->flush; i++)
 	{
 		MadeRecord *rec = &r->record[line->log[i] - 1][i];
-		size_t		len = rec->end - rec->start;
-		char	   *bytes = palloc(len);
+		size_t		gone = i < line->kept ? kept_lsn(r, line->kept) - rec->start : 0;
+		size_t		len = rec->end - rec->start - gone;
+		char	   *bytes = palloc(len + 1);
 
 		if (rec->start != trace_lsn(r, line->log, i))
 			trace_differs(r, "the model's log is no log");
-		if (!skwal_read(r->tl, rec->start, bytes, len) || memcmp(bytes, rec->bytes, len) != 0)
+		if (!skwal_read(r->tl, rec->start + gone, bytes, len) ||
+			memcmp(bytes, rec->bytes + gone, len) != 0)
 			trace_differs(r, "record %d at %X/%X is not the one that launcher %d wrote", i,
 					LSN_FORMAT_ARGS(rec->start), line->log[i] - 1);
 		pfree(bytes);
 	}
-	if (whole && !tail && skwal_anything_from(r->tl, trace_lsn(r, line->log, line->flush)))
+	if (whole && !tail && skwal_anything_from(r->tl, end_of_log(r)))
 		trace_differs(r, "there is something behind the end of the log");
+}
+
+/* Of a jump, or a removal, that was killed files are left until the next one. */
+static void
+compare_start(Replay *r, XLogRecPtr wal_start)
+{
+	const Line *line = r->line;
+	XLogSegNo  *segno;
+
+	if (line->kept > 0 ? wal_start != kept_lsn(r, line->kept) : wal_start > r->start_lsn)
+		trace_differs(r, "WAL begins at %X/%X", LSN_FORMAT_ARGS(wal_start));
+	if (line->kept > r->member->kept && strstr(line->action, "_killed") == NULL &&
+		skwal_segments(r->tl, 0, wal_start / SEGMENT_SIZE, &segno) > 0)
+		trace_differs(r, "there is WAL below %X/%X", LSN_FORMAT_ARGS(wal_start));
+	r->member->kept = line->kept;
 }
 
 void
@@ -206,6 +242,7 @@ trace_compare(Replay *r, bool whole)
 	if (p.commit_lsn != r->member->commit_lsn)
 		trace_differs(r, "commit_lsn is %X/%X, not %X/%X", LSN_FORMAT_ARGS(p.commit_lsn),
 				LSN_FORMAT_ARGS(r->member->commit_lsn));
+	compare_start(r, p.wal_start);
 	compare_file(r, &history);
 	compare_bytes(r, whole);
 	memcpy(r->member->log, line->log, sizeof(r->member->log));

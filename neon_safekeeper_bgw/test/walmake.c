@@ -64,6 +64,26 @@ make_page_header(char *to, XLogRecPtr lsn, uint32 remaining, uint64 system_ident
 	return is_long ? SizeOfXLogLongPHD : SizeOfXLogShortPHD;
 }
 
+uint32
+walmake_payload(XLogRecPtr start, XLogRecPtr end, uint32 segment_size)
+{
+	uint32		total = 0;
+	XLogRecPtr	next;
+
+	for (XLogRecPtr at = start; at < end; at = next)
+	{
+		uint32		header = 0;
+
+		if (at % segment_size == 0)
+			header = SizeOfXLogLongPHD;
+		else if (at % XLOG_BLCKSZ == 0)
+			header = SizeOfXLogShortPHD;
+		next = Min(end, at - at % XLOG_BLCKSZ + XLOG_BLCKSZ);
+		total += next - at - header;
+	}
+	return total - SizeOfXLogRecord - DATA_HEADER;
+}
+
 MadeRecord
 walmake_record(XLogRecPtr start, XLogRecPtr prev, uint32 payload, uint32 who,
 			   uint64 system_identifier, uint32 segment_size)

@@ -25,4 +25,7 @@ typedef struct MadeRecord
 extern MadeRecord walmake_record(XLogRecPtr start, XLogRecPtr prev, uint32 payload, uint32 who,
 								 uint64 system_identifier, uint32 segment_size);
 
+/* The payload with which the record behind start ends at end, which is aligned and not inside a page's header. */
+extern uint32 walmake_payload(XLogRecPtr start, XLogRecPtr end, uint32 segment_size);
+
 #endif							/* NEON_SK_WALMAKE_H */
