@@ -34,6 +34,9 @@ typedef struct HotPage
 
 struct SizeEntry;
 
+/* Forks whose sizes are found without a hash table; a power of two. */
+#define SIZES_RECENT	64
+
 struct Ingest
 {
 	Timeline   *tl;
@@ -52,6 +55,7 @@ struct Ingest
 
 	/* sizes.c */
 	HTAB	   *sizes;
+	struct SizeEntry *recent_sizes[SIZES_RECENT];	/* of them, NULL: none */
 	struct SizeEntry **changed; /* entries that the record at hand changed */
 	int			nchanged;
 	int			max_changed;

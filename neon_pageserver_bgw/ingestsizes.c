@@ -5,7 +5,8 @@
  *
  * An entry is read from the store when it is first touched.  What the record
  * at hand changes is noted in a list and put once, at the record's end.  All
- * entries may be dropped when everything is published: see sizes_trim().
+ * entries may be dropped when everything is published: see sizes_trim().  The
+ * forks that the last records were about are found without the hash table.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,6 +27,13 @@ typedef struct SizeEntry
 	uint8		ncuts;
 	SizeCut    *cuts;			/* NULL if none */
 } SizeEntry;
+
+/* Where the entry of a fork is noted when it was looked up. */
+static inline SizeEntry **
+recent_place(Ingest *ingest, const NeonKey *key)
+{
+	return &ingest->recent_sizes[(key->rel * 3 + key->fork + key->db) % SIZES_RECENT];
+}
 
 /* ---- between entries and the value type ---- */
 
@@ -89,12 +97,19 @@ read_stored(Ingest *ingest, const NeonKey *key, RelSize *size)
 static SizeEntry *
 entry_for(Ingest *ingest, const NeonKey *key)
 {
-	SizeEntry  *entry = hash_search(ingest->sizes, key, HASH_FIND, NULL);
+	SizeEntry **recent = recent_place(ingest, key);
+	SizeEntry  *entry = *recent;
 	RelSize		size;
 	bool		found;
 
-	if (entry)
+	if (entry != NULL && neon_key_cmp(&entry->key, key) == 0)
 		return entry;
+	entry = hash_search(ingest->sizes, key, HASH_FIND, NULL);
+	if (entry)
+	{
+		*recent = entry;
+		return entry;
+	}
 	read_stored(ingest, key, &size);
 	entry = hash_search(ingest->sizes, key, HASH_ENTER, &found);
 	entry->changed = false;
@@ -272,6 +287,7 @@ make_table(Ingest *ingest)
 	HASHCTL		ctl = {.keysize = sizeof(NeonKey), .entrysize = sizeof(SizeEntry)};
 
 	ctl.hcxt = ingest->context;
+	memset(ingest->recent_sizes, 0, sizeof(ingest->recent_sizes));
 	ingest->sizes = hash_create("ingest sizes", 1024, &ctl,
 								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
