@@ -77,7 +77,7 @@ check-pgsrc: install
 		  echo "HINT: Give the sources of this server's version: make check-pgsrc PGSRC=/path/to/postgresql-15.x" >&2; exit 1; }
 	@NEON_TEST_PGSRC="$(abspath $(PGSRC))" .ci/run-tests --jobs 1 t/pgsrc.pl
 bench: install
-	@.ci/run-tests --verbose --jobs 1 contrib/bench/bench.pl contrib/bench/quorum.pl
+	@.ci/run-tests --verbose --jobs 1 contrib/bench/bench.pl contrib/bench/quorum.pl contrib/bench/storage.pl
 
 clean:
 	@for p in $(PARTS); do $(MAKE) --no-print-directory -C $$p clean; done
