@@ -11,7 +11,8 @@
  * into one: so each version is written again a logarithmic number of times.  A
  * merge reads and writes front to back, with memory for a block of each file.
  * Its outputs take the place of its inputs by one manifest edit; a process that
- * dies before has changed nothing.
+ * dies before has changed nothing.  While files are merged nobody else works on
+ * the timeline's files; on its partitions several processes may (compactclaim.h).
  *
  * What an import wrote is not merged, and nothing is merged across its LSN:
  * its pages have no older versions, and a merged file is searched before it.
@@ -23,16 +24,14 @@
 #include <unistd.h>
 
 #include "compact_private.h"
+#include "compactclaim.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
-#include "storage/ipc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 /* Most runs that one merge takes: each has a file open. */
 #define MAX_RUNS	32
-
-static bool exit_registered = false;
 
 /* ---- choosing ---- */
 
@@ -260,95 +259,95 @@ run_merge(Merge *merge)
 	PG_END_TRY();
 }
 
-/* Wide files that follow each other, if that is due. */
-static bool
-merge_wide(Timeline *tl)
+/* Wide files that follow each other, if that is due; the caller has the turn. */
+static CompactResult
+plan_merge(Timeline *tl, Merge *merge)
 {
-	Merge		merge = {0};
 	LayerMap   *map = layermap_make(timeline_read_manifest(tl));
 	Run		   *runs;
 	int			nruns;
 	int			first = 0;
 
 	runs = list_runs(map, &nruns);
-	merge.nruns = choose_runs(runs, nruns, store_compaction_threshold, &first);
-	if (merge.nruns == 0)
-		return false;
-	merge.tl = tl;
-	merge.runs = &runs[first];
-	run_merge(&merge);
-	return true;
+	merge->nruns = choose_runs(runs, nruns, store_compaction_threshold, &first);
+	if (merge->nruns == 0)
+		return COMPACT_NOTHING;
+	merge->tl = tl;
+	merge->runs = &runs[first];
+	/* partitions take from wide files */
+	return compactclaim_take(tl, NULL) ? COMPACT_DONE : COMPACT_BUSY;
 }
 
-/* ---- claims ---- */
-
-static void
-release_claim(TimelineShared *s)
+static CompactResult
+merge_wide(Timeline *tl)
 {
-	LWLockAcquire(&s->lock, LW_EXCLUSIVE);
-	if (s->compactor_pid == MyProcPid)
-		s->compactor_pid = 0;
-	LWLockRelease(&s->lock);
+	Merge		merge = {0};
+	CompactResult result;
+
+	compactclaim_begin_turn(tl);
+	result = plan_merge(tl, &merge);
+	compactclaim_end_turn();
+	if (result == COMPACT_DONE)
+		run_merge(&merge);
+	return result;
 }
 
-static void
-release_claims_at_exit(int code, Datum arg)
+/* ---- one piece of work ---- */
+
+CompactResult
+compact_step(Timeline *tl, const CompactDemand *demand)
 {
-	for (int i = 0; i < timeline_nslots(); i++)
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext context;
+	volatile CompactResult result = COMPACT_NOTHING;
+
+	timeline_check_writable(tl);
+	if (store_compaction_threshold == 0)
+		return COMPACT_NOTHING;
+	context = AllocSetContextCreate(caller, "neon merge", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
 	{
-		if (timeline_slot(i)->compactor_pid == MyProcPid)
-			release_claim(timeline_slot(i));
+		result = partition_work(tl, demand);
+		if (result == COMPACT_NOTHING)
+			result = merge_wide(tl);
 	}
-}
-
-static bool
-claim(TimelineShared *s)
-{
-	bool		got;
-
-	if (!exit_registered)
+	PG_FINALLY();
 	{
-		before_shmem_exit(release_claims_at_exit, 0);
-		exit_registered = true;
+		compactclaim_end_turn();
+		compactclaim_release();
+		MemoryContextSwitchTo(caller);
+		MemoryContextDelete(context);
 	}
-	LWLockAcquire(&s->lock, LW_EXCLUSIVE);
-	got = s->compactor_pid == 0;
-	if (got)
-		s->compactor_pid = MyProcPid;
-	LWLockRelease(&s->lock);
-	return got;
+	PG_END_TRY();
+	if (result == COMPACT_DONE)
+	{
+		pg_atomic_fetch_add_u32(&tl->shared->compact_jobs, 1);
+		/* what the job was in the way of may be done now */
+		compactworker_wake();
+	}
+	return result;
 }
 
-bool
-store_is_compacting(Timeline *tl)
+CompactDemand
+compact_all_there_is(Timeline *tl)
 {
-	timeline_check(tl);
-	return tl->shared->compactor_pid != 0;
+	CompactDemand demand = {.forced = true};
+	RetentionSet *retention = history_retention(tl);
+
+	/* asked for later, so that the horizon is not above it */
+	demand.upto = timeline_disk_consistent_lsn(tl);
+	demand.horizon = retention->horizon;
+	pfree(retention);
+	return demand;
 }
 
 bool
 store_compact_once(Timeline *tl, bool forced)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext context;
-	volatile bool merged = false;
+	CompactDemand demand = {false, PG_UINT64_MAX, PG_UINT64_MAX};
 
-	timeline_check_writable(tl);
-	if (store_compaction_threshold == 0 || !claim(tl->shared))
-		return false;
-	context = AllocSetContextCreate(caller, "neon merge", ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		/* nobody else takes files away */
-		merged = partition_work(tl, forced) || merge_wide(tl);
-	}
-	PG_FINALLY();
-	{
-		release_claim(tl->shared);
-		MemoryContextSwitchTo(caller);
-		MemoryContextDelete(context);
-	}
-	PG_END_TRY();
-	return merged;
+	if (forced)
+		demand = compact_all_there_is(tl);
+	return compact_step(tl, &demand) == COMPACT_DONE;
 }

@@ -119,6 +119,24 @@ extern bool fork_sizes_alive(ForkSizes *sizes, const NeonKey *key, int i, XLogRe
 
 /* ---- jobs ---- */
 
+/* What is to be done on a timeline's files. */
+typedef struct CompactDemand
+{
+	bool		forced;			/* also what would not be worth it yet, but only: */
+	XLogRecPtr	upto;			/* what wide files have up to here */
+	XLogRecPtr	horizon;		/* rewrites at a horizon up to here */
+} CompactDemand;
+
+typedef enum CompactResult
+{
+	COMPACT_NOTHING,			/* nothing is due */
+	COMPACT_BUSY,				/* others are at what is due */
+	COMPACT_DONE,				/* a piece of work */
+} CompactResult;
+
+/* Of so many runs of wide files reads suffer. */
+#define COMPACT_MANY_RUNS	12
+
 /* What a job does with one partition's keys, from its first one on. */
 typedef struct PartitionJob
 {
@@ -151,13 +169,17 @@ extern PGDLLEXPORT int compact_history_bytes;
 /* Writes the input with images where chains are long: compactimage.c. */
 extern void compact_write_images(PartitionJob *job, CompactOutput *out, XLogRecPtr read_lsn);
 
+/* ---- one piece of work on a timeline (compact.c) ---- */
+
+extern CompactResult compact_step(Timeline *tl, const CompactDemand *demand);
+
+/* Everything, as far as the timeline is in files now. */
+extern CompactDemand compact_all_there_is(Timeline *tl);
+
 /* ---- partitions (partition.c) ---- */
 
-/*
- * One piece of work on the timeline's partitions, if any is due; forced: also
- * what would not be worth it yet.  The caller has the claim.
- */
-extern bool partition_work(Timeline *tl, bool forced);
+/* One piece of work on the timeline's partitions, claimed here; the caller gives the claim back. */
+extern CompactResult partition_work(Timeline *tl, const CompactDemand *demand);
 
 /* Waits while more is written than neon_pageserver.maintenance_io_limit allows. */
 extern void compact_pace(Timeline *tl, uint64 bytes);

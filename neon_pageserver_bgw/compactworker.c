@@ -44,6 +44,8 @@ typedef struct SlotMemo
 	uint32		points_version; /* the same */
 	XLogRecPtr	cutoff;			/* the horizon; the same */
 	bool		settled;		/* these count */
+	uint64		served;			/* Rounds.clock at the last job */
+	uint64		idle_pass;		/* Rounds.pass in which there was nothing to do */
 	int			retry_ms;		/* after a failure; 0: none */
 	TimestampTz retry_at;
 } SlotMemo;
@@ -157,19 +159,19 @@ compact_pace(Timeline *tl, uint64 bytes)
 
 /* ---- one timeline ---- */
 
-/* True if something was merged. */
-static bool
+static CompactResult
 compact_guarded(const NeonId *tenant, const NeonId *timeline, SlotMemo *memo,
 				MemoryContext context)
 {
-	volatile bool merged = false;
+	static const CompactDemand demand = {false, PG_UINT64_MAX, PG_UINT64_MAX};
+	volatile CompactResult result = COMPACT_NOTHING;
 
 	PG_TRY();
 	{
 		Timeline   *tl = timeline_open(tenant, timeline, true);
 
 		if (tl != NULL)
-			merged = store_compact_once(tl, false);
+			result = compact_step(tl, &demand);
 		memo->retry_ms = 0;
 	}
 	PG_CATCH();
@@ -180,30 +182,66 @@ compact_guarded(const NeonId *tenant, const NeonId *timeline, SlotMemo *memo,
 	}
 	PG_END_TRY();
 	MemoryContextReset(context);
-	return merged;
+	return result;
 }
 
-/* Nothing changed since the last look? */
+/* Nothing changed since the last look?  What others are at ends with a change. */
 static bool
-is_settled(TimelineShared *s, const SlotMemo *memo, uint32 version, uint32 points,
-		   XLogRecPtr cutoff)
+is_settled(TimelineShared *s, const SlotMemo *memo)
 {
+	XLogRecPtr	cutoff = pg_atomic_read_u64(&s->gc_cutoff);
+
 	/* a horizon that moved is used when the readers of before are gone */
-	return memo->settled && memo->map_version == version && memo->points_version == points &&
+	return memo->settled && memo->map_version == pg_atomic_read_u32(&s->map_version) &&
+		memo->points_version == pg_atomic_read_u32(&s->points_version) &&
 		memo->cutoff == cutoff && pg_atomic_read_u64(&s->gc_horizon) == cutoff;
 }
 
-/* Looks at a slot, unless nothing changed since the last look; true if it merged. */
+/* Gives a timeline one job; true if there was one. */
 static bool
 compact_slot(TimelineShared *s, SlotMemo *memo, MemoryContext context)
 {
 	NeonId		tenant = s->id.tenant;
 	NeonId		timeline = s->id.timeline;
+	CompactResult result;
+
+	memo->map_version = pg_atomic_read_u32(&s->map_version);
+	memo->points_version = pg_atomic_read_u32(&s->points_version);
+	memo->cutoff = pg_atomic_read_u64(&s->gc_cutoff);
+	result = compact_guarded(&tenant, &timeline, memo, context);
+	memo->settled = result != COMPACT_DONE && memo->retry_ms == 0;
+	return result == COMPACT_DONE;
+}
+
+/* ---- which timeline ---- */
+
+typedef enum DebtClass
+{
+	DEBT_URGENT,				/* reads suffer */
+	DEBT_NORMAL,
+	NUM_DEBT_CLASSES
+} DebtClass;
+
+/* In each class all timelines have a job before one has its second. */
+typedef struct Rounds
+{
+	uint64		clock;			/* counts jobs */
+	uint64		pass;			/* counts times that it looked for work */
+	uint64		start[NUM_DEBT_CLASSES];	/* of the round */
+} Rounds;
+
+typedef struct Candidate
+{
+	int			slot;			/* -1: none */
+	DebtClass	debt_class;
+	bool		served;			/* in this round */
+	uint64		bytes;
+} Candidate;
+
+static bool
+may_have_work(TimelineShared *s, SlotMemo *memo, uint64 pass)
+{
 	uint64		incarnation = pg_atomic_read_u64(&s->incarnation);
-	uint32		version = pg_atomic_read_u32(&s->map_version);
-	uint32		points = pg_atomic_read_u32(&s->points_version);
-	XLogRecPtr	cutoff = pg_atomic_read_u64(&s->gc_cutoff);
-	bool		merged;
 
 	if (pg_atomic_read_u32(&s->state) != TIMELINE_ACTIVE)
 		return false;
@@ -212,29 +250,62 @@ compact_slot(TimelineShared *s, SlotMemo *memo, MemoryContext context)
 		memset(memo, 0, sizeof(*memo));
 		memo->incarnation = incarnation;
 	}
-	if (is_settled(s, memo, version, points, cutoff) ||
-		(memo->retry_ms > 0 && neon_clock() < memo->retry_at))
-		return false;
-	merged = compact_guarded(&tenant, &timeline, memo, context);
-	memo->settled = !merged && memo->retry_ms == 0;
-	memo->map_version = version;
-	memo->points_version = points;
-	memo->cutoff = cutoff;
-	return merged;
+	return memo->idle_pass != pass && !is_settled(s, memo) &&
+		(memo->retry_ms == 0 || neon_clock() >= memo->retry_at);
 }
 
-/* One merge of each timeline in turn; true if there was any. */
 static bool
-compact_all(SlotMemo *memos, MemoryContext context)
+comes_before(const Candidate *a, const Candidate *b)
 {
-	bool		merged = false;
+	if (b->slot < 0)
+		return true;
+	if (a->debt_class != b->debt_class)
+		return a->debt_class < b->debt_class;
+	if (a->served != b->served)
+		return !a->served;
+	return a->bytes > b->bytes;
+}
+
+/* The most urgent class; there, who had no job in this round; of these, the largest debt. */
+static Candidate
+choose_slot(SlotMemo *memos, const Rounds *rounds)
+{
+	Candidate	best = {.slot = -1};
 
 	for (int i = 0; i < timeline_nslots(); i++)
 	{
-		CHECK_FOR_INTERRUPTS();
-		merged |= compact_slot(timeline_slot(i), &memos[i], context);
+		TimelineShared *s = timeline_slot(i);
+		Candidate	c = {.slot = i};
+
+		if (!may_have_work(s, &memos[i], rounds->pass))
+			continue;
+		c.debt_class = pg_atomic_read_u32(&s->wide_runs) >= COMPACT_MANY_RUNS ? DEBT_URGENT : DEBT_NORMAL;
+		c.served = memos[i].served > rounds->start[c.debt_class];
+		c.bytes = pg_atomic_read_u64(&s->wide_bytes);
+		if (comes_before(&c, &best))
+			best = c;
 	}
-	return merged;
+	return best;
+}
+
+/* Does what is due, one job after the other; ends when there is none. */
+static void
+compact_all(SlotMemo *memos, Rounds *rounds, MemoryContext context)
+{
+	Candidate	next;
+
+	rounds->pass++;
+	while ((next = choose_slot(memos, rounds)).slot >= 0)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+			break;
+		if (next.served)
+			rounds->start[next.debt_class] = rounds->clock;
+		memos[next.slot].served = ++rounds->clock;
+		if (!compact_slot(timeline_slot(next.slot), &memos[next.slot], context))
+			memos[next.slot].idle_pass = rounds->pass;
+	}
 }
 
 void
@@ -242,6 +313,7 @@ compactworker_main(Datum arg)
 {
 	MemoryContext context;
 	SlotMemo   *memos;
+	Rounds		rounds = {0};
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -252,8 +324,6 @@ compactworker_main(Datum arg)
 
 	for (;;)
 	{
-		bool		merged;
-
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;
@@ -261,8 +331,8 @@ compactworker_main(Datum arg)
 			memset(memos, 0, timeline_nslots() * sizeof(SlotMemo));
 		}
 		ConditionVariablePrepareToSleep(&compact_shared->work_cv);
-		merged = compact_all(memos, context);
-		if (!merged)
+		compact_all(memos, &rounds, context);
+		if (!ConfigReloadPending)
 			(void) ConditionVariableTimedSleep(&compact_shared->work_cv, IDLE_MS, PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();
 		CHECK_FOR_INTERRUPTS();
@@ -272,7 +342,7 @@ compactworker_main(Datum arg)
 /* ---- SQL ---- */
 
 /* More jobs than what there is now can need: what comes in meanwhile is not waited for. */
-static int
+static uint32
 most_jobs(Timeline *tl)
 {
 	Manifest   *m = timeline_read_manifest(tl);
@@ -282,25 +352,33 @@ most_jobs(Timeline *tl)
 	for (int i = 0; i < m->nfiles; i++)
 		n += 4 * (m->files[i].bytes / ((uint64) store_compaction_target_size * 1024));
 	manifest_free(m);
-	return (int) Min(n, INT_MAX);
+	return (uint32) Min(n, INT_MAX);
 }
 
+/*
+ * The demand is what there is now, and the jobs of workers count as well: so it
+ * ends however much comes in meanwhile.
+ */
 int
 compactworker_run(Timeline *tl)
 {
-	int			most = most_jobs(tl);
+	CompactDemand demand = compact_all_there_is(tl);
+	uint32		most = most_jobs(tl);
+	uint32		before = pg_atomic_read_u32(&tl->shared->compact_jobs);
 	int			jobs = 0;
 
-	while (jobs < most)
+	while (timeline_check(tl), pg_atomic_read_u32(&tl->shared->compact_jobs) - before < most)
 	{
+		CompactResult result = compact_step(tl, &demand);
+
 		CHECK_FOR_INTERRUPTS();
-		if (store_compact_once(tl, true))
+		if (result == COMPACT_DONE)
 			jobs++;
-		else if (!store_is_compacting(tl))
+		else if (result == COMPACT_NOTHING)
 			break;
 		else
 		{
-			/* a worker is at it: wait for its end */
+			/* workers are at it: wait for their end */
 			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, WAIT_MS,
 							 PG_WAIT_EXTENSION);
 			ResetLatch(MyLatch);

@@ -9,6 +9,7 @@
 
 #include "crashnote.h"
 #include "fmgr.h"
+#include "compactclaim.h"
 #include "framecache.h"
 #include "init.h"
 #include "neon_library.h"
@@ -36,6 +37,7 @@ static const LibraryPart parts[] = {
 	{"store", store_define_gucs, NULL, NULL, NULL, NULL},
 	{"page cache", framecache_define_gucs, framecache_shmem_size, framecache_shmem_init, NULL, NULL},
 	{"flush", flushworker_define_gucs, flushworker_shmem_size, flushworker_shmem_init, flushworker_register_workers, NULL},
+	{"compaction claims", NULL, compactclaim_shmem_size, compactclaim_shmem_init, NULL, NULL},
 	{"compaction", compactworker_define_gucs, compactworker_shmem_size, compactworker_shmem_init, compactworker_register_workers, NULL},
 #ifdef NEON_TESTING
 	{"testpoint", define_testpoints, NULL, NULL, NULL, NULL},

@@ -14,13 +14,15 @@
  * divided there: the rest keeps the files that it had, so that a file may
  * belong to several partitions.  It goes when none of them names it.  A wide
  * file goes when no partition needs it any more.  A process that dies before
- * its edit has changed nothing.
+ * its edit has changed nothing.  Jobs on different partitions may run at once:
+ * what goes is decided in the turn in which the edit is made (compactclaim.h).
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "compact_private.h"
+#include "compactclaim.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
 #include "partition.h"
@@ -261,16 +263,42 @@ log_job(const PartitionJob *job, const PartitionPlan *plan, uint64 bytes, Timest
 					TimestampDifferenceMilliseconds(start, neon_clock()))));
 }
 
+/*
+ * The files as they are now.  Other partitions may have changed, and wide files
+ * may have come or gone, but nothing of this partition has.
+ */
+static void
+renew_map(PartitionJob *job)
+{
+	const MapPartition *before = job_partition(job);
+	const LayerMap *map = layermap_make(timeline_read_manifest(job->tl));
+	const MapPartition *p = layermap_find(map, before->first_key);
+	bool		same = p->nfiles == before->nfiles && p->upto == before->upto &&
+	memcmp(p->first_key, before->first_key, NEON_KEY_ENCODED_SIZE) == 0 &&
+	memcmp(p->end_key, before->end_key, NEON_KEY_ENCODED_SIZE) == 0;
+
+	for (int i = 0; i < p->nfiles && same; i++)
+		same = map->files[p->files[i]].id == job->map->files[before->files[i]].id;
+	if (!same)
+		elog(ERROR, "a partition was changed while it was worked on");
+	job->map = map;
+	job->partition = p - map->partitions;
+}
+
 /* One edit, then what it made useless goes. */
 static void
 finish_job(PartitionJob *job, const PartitionPlan *plan, TimestampTz start)
 {
-	List	   *drop = files_to_drop(job, plan);
+	List	   *drop;
 	uint64		added = 0;
 	uint64		dropped = 0;
 	StringInfoData body;
 	ListCell   *lc;
 
+	NEON_TEST_POINT("partition-written");
+	compactclaim_begin_turn(job->tl);
+	renew_map(job);
+	drop = files_to_drop(job, plan);
 	initStringInfo(&body);
 	foreach(lc, job->outputs)
 	{
@@ -288,10 +316,10 @@ finish_job(PartitionJob *job, const PartitionPlan *plan, TimestampTz start)
 		manifest_op_drop_file(&body, ((ManifestFile *) lfirst(lc))->id);
 		dropped += ((ManifestFile *) lfirst(lc))->bytes;
 	}
-	NEON_TEST_POINT("partition-written");
 	timeline_edit(job->tl, body.data, body.len);
 	NEON_TEST_POINT("partition-in-manifest");
 	store_announce_merge(job->tl, added, dropped);
+	compactclaim_end_turn();
 	compact_remove_files(job->tl, drop);
 	log_job(job, plan, added, start);
 }
@@ -303,14 +331,13 @@ write_pull(PartitionJob *job, const PartitionPlan *plan)
 {
 	const MapPartition *p = job_partition(job);
 	XLogRecPtr	lo = plan->upto;
+	ListCell   *lc;
 
-	for (int i = 0; i < job->map->nwide; i++)
+	foreach(lc, plan->wide)
 	{
-		const ManifestFile *file = &job->map->files[job->map->wide[i]];
+		const ManifestFile *file = &job->map->files[lfirst_int(lc)];
 
-		if (file->lsn_hi > plan->upto || file->lsn_hi <= p->upto || !layermap_overlaps(file, p))
-			continue;
-		add_input(job, job->map->wide[i], p->upto, plan->upto);
+		add_input(job, lfirst_int(lc), p->upto, plan->upto);
 		lo = Min(lo, file->type == LAYER_IMAGE ? file->lsn_lo - 8 : file->lsn_lo);
 	}
 	compact_write_images(job, add_output(job, Max(lo, p->upto), plan->upto), plan->upto);

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "compact_private.h"
+#include "compactclaim.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
 #include "partition.h"
@@ -30,9 +31,6 @@
 /* Less is not worth a rewrite, unless it was asked for. */
 #define REBASE_BYTES	(1024 * 1024)
 
-/* Of so many wide files reads suffer. */
-#define MANY_RUNS		12
-
 #define FIRST_RETRY_MS	1000
 #define LAST_RETRY_MS	(3600 * 1000)
 
@@ -41,8 +39,10 @@ typedef struct Planner
 	Timeline   *tl;
 	const LayerMap *map;
 	XLogRecPtr	disk_consistent;
-	bool		forced;
+	const CompactDemand *demand;
 	const RetentionSet *retention;
+	XLogRecPtr	horizon;		/* of rewrites; 0: none */
+	bool		ignore_claims;
 	LayerFile **open;			/* by position, NULL: not opened */
 	uint64	   *slices;			/* by partition: bytes that wide files have of it */
 	int			runs;			/* of wide files */
@@ -80,6 +80,14 @@ must_wait(const Timeline *tl, const MapPartition *p)
 	const FailedPartition *f = find_failed(tl, p);
 
 	return f != NULL && neon_clock() < f->retry_at;
+}
+
+/* May it be worked on now? */
+static bool
+is_free(const Planner *planner, const MapPartition *p)
+{
+	return !must_wait(planner->tl, p) &&
+		(planner->ignore_claims || !compactclaim_is_taken(planner->tl, p->first_key));
 }
 
 static void
@@ -191,7 +199,7 @@ plan_pull(Planner *planner, PartitionPlan *plan)
 			continue;
 		total += bytes;
 		touched++;
-		if (bytes > most && !must_wait(planner->tl, &planner->map->partitions[i]))
+		if (bytes > most && is_free(planner, &planner->map->partitions[i]))
 		{
 			most = bytes;
 			plan->partition = i;
@@ -201,7 +209,7 @@ plan_pull(Planner *planner, PartitionPlan *plan)
 	plan->upto = planner->disk_consistent;
 	if (most == 0)
 		return false;
-	return most >= PULL_BYTES || planner->forced ||
+	return most >= PULL_BYTES || planner->demand->forced ||
 		(planner->runs >= store_compaction_threshold &&
 		 (touched == 1 || total / touched >= PULL_AVERAGE));
 }
@@ -255,7 +263,7 @@ plan_fold(Planner *planner, PartitionPlan *plan)
 	for (int i = 0; i < planner->map->npartitions; i++)
 	{
 		if (planner->map->partitions[i].nfiles >= Max(store_compaction_threshold, 2) &&
-			!must_wait(planner->tl, &planner->map->partitions[i]) &&
+			is_free(planner, &planner->map->partitions[i]) &&
 			plan_fold_of(planner, i, plan))
 			return true;
 	}
@@ -328,7 +336,7 @@ is_worth_it(Planner *planner, const MapPartition *p, XLogRecPtr horizon)
 	weigh(planner, p, horizon, &newer, &base, &kept);
 	if (!point_is_gone(planner, p))
 		kept = 0;				/* all of it is still wanted */
-	if (planner->forced)
+	if (planner->demand->forced)
 		return newer + kept > 0;
 	return newer + kept >= Max(base / 2, REBASE_BYTES);
 }
@@ -360,16 +368,16 @@ set_rebase(Planner *planner, int partition, XLogRecPtr upto, XLogRecPtr horizon,
 static bool
 plan_rebase(Planner *planner, PartitionPlan *plan)
 {
-	if (planner->retention->horizon == InvalidXLogRecPtr)
+	if (planner->horizon == InvalidXLogRecPtr)
 		return false;
 	for (int i = 0; i < planner->map->npartitions; i++)
 	{
 		const MapPartition *p = &planner->map->partitions[i];
-		XLogRecPtr	horizon = planner->retention->horizon;
+		XLogRecPtr	horizon = planner->horizon;
 		XLogRecPtr	upto = own_upto(planner, i);
 
 		CHECK_FOR_INTERRUPTS();
-		if (p->nfiles == 0 || horizon < p->base_lsn || must_wait(planner->tl, p) ||
+		if (p->nfiles == 0 || horizon < p->base_lsn || !is_free(planner, p) ||
 			(horizon == p->base_lsn && !point_is_gone(planner, p)) ||
 			!is_worth_it(planner, p, horizon))
 			continue;
@@ -448,10 +456,10 @@ plan_rebase_of_gone(Planner *planner, PartitionPlan *plan)
 	NeonKey		hi = neon_key(NEON_KEY_SIZE, PG_UINT32_MAX, PG_UINT32_MAX, PG_UINT32_MAX,
 							  MAX_FORKNUM, PG_UINT32_MAX);
 
-	if (planner->retention->horizon == InvalidXLogRecPtr)
+	if (planner->horizon == InvalidXLogRecPtr)
 		return false;
 	cut.bytes = palloc0(planner->map->npartitions * sizeof(uint64));
-	store_scan(planner->tl, &lo, &hi, planner->retention->horizon, count_cuts, &cut);
+	store_scan(planner->tl, &lo, &hi, planner->horizon, count_cuts, &cut);
 	for (int i = 0; i < planner->map->npartitions; i++)
 	{
 		const MapPartition *p = &planner->map->partitions[i];
@@ -460,14 +468,14 @@ plan_rebase_of_gone(Planner *planner, PartitionPlan *plan)
 		uint64		kept;
 		XLogRecPtr	upto;
 
-		if (cut.bytes[i] == 0 || must_wait(planner->tl, p))
+		if (cut.bytes[i] == 0 || !is_free(planner, p))
 			continue;
 		upto = own_upto(planner, i);
 		weigh(planner, p, upto, &newer, &base, &kept);
-		if (upto < planner->retention->horizon || planner->retention->horizon <= p->base_lsn ||
-			(!planner->forced && cut.bytes[i] < Max(base / 2, REBASE_BYTES)))
+		if (upto < planner->horizon || planner->horizon <= p->base_lsn ||
+			(!planner->demand->forced && cut.bytes[i] < Max(base / 2, REBASE_BYTES)))
 			continue;
-		set_rebase(planner, i, upto, planner->retention->horizon, plan);
+		set_rebase(planner, i, upto, planner->horizon, plan);
 		return true;
 	}
 	return false;
@@ -475,14 +483,22 @@ plan_rebase_of_gone(Planner *planner, PartitionPlan *plan)
 
 /* ---- the choice ---- */
 
-static bool
-plan_work(Planner *planner, PartitionPlan *plan)
+/* What the choice between timelines goes by. */
+static void
+publish_debt(Planner *planner)
 {
-	memset(plan, 0, sizeof(*plan));
-	plan->retention = planner->retention;
-	plan->horizon = planner->retention->horizon;
-	if (store_compaction_threshold == 0)
-		return false;
+	TimelineShared *s = planner->tl->shared;
+	uint64		bytes = 0;
+
+	for (int i = 0; i < planner->map->npartitions; i++)
+		bytes += planner->slices[i];
+	pg_atomic_write_u32(&s->wide_runs, planner->runs);
+	pg_atomic_write_u64(&s->wide_bytes, bytes);
+}
+
+static void
+count_slices(Planner *planner)
+{
 	planner->runs = wide_runs(planner);
 	planner->slices = palloc0(planner->map->npartitions * sizeof(uint64));
 	for (int i = 0; i < planner->map->npartitions && planner->runs > 0; i++)
@@ -490,10 +506,55 @@ plan_work(Planner *planner, PartitionPlan *plan)
 		CHECK_FOR_INTERRUPTS();
 		planner->slices[i] = slice_bytes(planner, &planner->map->partitions[i]);
 	}
-	if (planner->runs >= MANY_RUNS && plan_pull(planner, plan))
+	if (!planner->demand->forced)
+		publish_debt(planner);
+}
+
+static bool
+choose(Planner *planner, PartitionPlan *plan)
+{
+	memset(plan, 0, sizeof(*plan));
+	plan->retention = planner->retention;
+	plan->horizon = planner->horizon;
+	if (planner->runs >= COMPACT_MANY_RUNS && plan_pull(planner, plan))
 		return true;
 	return plan_rebase(planner, plan) || plan_pull(planner, plan) || plan_fold(planner, plan) ||
 		plan_rebase_of_gone(planner, plan);
+}
+
+/* What a pull reads: files without keys of the partition may go meanwhile. */
+static void
+list_wide(Planner *planner, PartitionPlan *plan)
+{
+	const MapPartition *p = &planner->map->partitions[plan->partition];
+
+	for (int i = 0; i < planner->map->nwide; i++)
+	{
+		int			position = planner->map->wide[i];
+		const ManifestFile *file = &planner->map->files[position];
+
+		if (file->lsn_hi > p->upto && file->lsn_hi <= plan->upto && layermap_overlaps(file, p) &&
+			layer_has_keys(open_file(planner, position), p->first_key, p->end_key))
+			plan->wide = lappend_int(plan->wide, position);
+	}
+}
+
+static CompactResult
+plan_work(Planner *planner, PartitionPlan *plan)
+{
+	count_slices(planner);
+	if (!choose(planner, plan))
+	{
+		if (!compactclaim_is_taken(planner->tl, NULL))
+			return COMPACT_NOTHING;
+		/* is it due what others have claimed? */
+		planner->ignore_claims = true;
+		return choose(planner, plan) ? COMPACT_BUSY : COMPACT_NOTHING;
+	}
+	if (plan->kind == PARTITION_PULL)
+		list_wide(planner, plan);
+	return compactclaim_take(planner->tl, planner->map->partitions[plan->partition].first_key) ?
+		COMPACT_DONE : COMPACT_BUSY;
 }
 
 static void
@@ -507,31 +568,43 @@ close_files(Planner *planner)
 	}
 }
 
-bool
-partition_work(Timeline *tl, bool forced)
+/* In a turn: with all that others have done. */
+static CompactResult
+plan_in_turn(Planner *planner, PartitionPlan *plan)
 {
-	Planner		planner = {tl};
-	PartitionPlan plan;
-	RetentionSet *retention = history_retention(tl);
-	Manifest   *m = timeline_read_manifest(tl);
-	volatile bool found = false;
+	volatile CompactResult result = COMPACT_NOTHING;
+	Manifest   *m;
 
-	planner.map = layermap_make(m);
-	planner.disk_consistent = m->disk_consistent_lsn;
-	planner.forced = forced;
-	planner.retention = retention;
-	planner.open = palloc0(Max(planner.map->nfiles, 1) * sizeof(LayerFile *));
+	compactclaim_begin_turn(planner->tl);
+	m = timeline_read_manifest(planner->tl);
+	planner->map = layermap_make(m);
+	planner->disk_consistent = Min(m->disk_consistent_lsn, planner->demand->upto);
+	planner->open = palloc0(Max(planner->map->nfiles, 1) * sizeof(LayerFile *));
 	PG_TRY();
 	{
-		found = plan_work(&planner, &plan);
+		result = plan_work(planner, plan);
 	}
 	PG_FINALLY();
 	{
-		close_files(&planner);
+		close_files(planner);
+		compactclaim_end_turn();
 	}
 	PG_END_TRY();
-	if (!found)
-		return false;
+	return result;
+}
+
+CompactResult
+partition_work(Timeline *tl, const CompactDemand *demand)
+{
+	Planner		planner = {.tl = tl, .demand = demand};
+	PartitionPlan plan;
+	CompactResult result;
+
+	planner.retention = history_retention(tl);
+	planner.horizon = Min(planner.retention->horizon, demand->horizon);
+	result = plan_in_turn(&planner, &plan);
+	if (result != COMPACT_DONE)
+		return result;
 	PG_TRY();
 	{
 		partition_run(tl, planner.map, &plan);
@@ -543,5 +616,5 @@ partition_work(Timeline *tl, bool forced)
 	}
 	PG_END_TRY();
 	note_success(tl, &planner.map->partitions[plan.partition]);
-	return true;
+	return COMPACT_DONE;
 }

@@ -94,19 +94,15 @@ extern void store_announce_merge(Timeline *tl, uint64 bytes_added, uint64 bytes_
 
 /*
  * Does one piece of work on the files of the timeline, if one is due; forced:
- * also what is not worth it yet.  False if there is none, and while another
- * process is at it.
+ * also what is not worth it yet.  False if there is none, or others are at it.
  */
 extern bool store_compact_once(Timeline *tl, bool forced);
-
-/* Is any process at it? */
-extern bool store_is_compacting(Timeline *tl);
 
 extern void compactworker_wake(void);
 
 /*
- * Does all that is due of the timeline, or waits for the worker that is at it;
- * the number of pieces of work.
+ * Does all of the timeline that can be done when it is called, or waits for the
+ * workers that are at it; the number of pieces of work of its own.
  */
 extern int	compactworker_run(Timeline *tl);
 

@@ -115,10 +115,14 @@ slot_init(TimelineShared *s, int tranche)
 	pg_atomic_init_u32(&s->points_version, 0);
 	pg_atomic_init_u32(&s->map_version, 0);
 	pg_atomic_init_u32(&s->wal_epoch, 0);
+	pg_atomic_init_u32(&s->compact_jobs, 0);
+	pg_atomic_init_u32(&s->wide_runs, 0);
+	pg_atomic_init_u64(&s->wide_bytes, 0);
 	pg_atomic_init_u32(&s->lsn_waiters, 0);
 	ConditionVariableInit(&s->lsn_cv);
 	ConditionVariableInit(&s->owner_cv);
 	ConditionVariableInit(&s->flush_cv);
+	ConditionVariableInit(&s->compact_turn_cv);
 }
 
 void
@@ -307,7 +311,9 @@ timeline_register(const Manifest *m, const ManifestPos *pos, TimelineState state
 		s->published_at = 0;
 		s->has_frozen = false;
 		s->flusher_pid = 0;
-		s->compactor_pid = 0;
+		s->compact_turn_pid = 0;
+		pg_atomic_write_u32(&s->wide_runs, 0);
+		pg_atomic_write_u64(&s->wide_bytes, 0);
 		openlayer_init(&s->open, m->disk_consistent_lsn);
 		openlayer_init(&s->frozen, m->disk_consistent_lsn);
 		slot_set_positions(s, m);

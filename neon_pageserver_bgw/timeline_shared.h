@@ -69,7 +69,11 @@ struct TimelineShared
 	uint32		frozen_term;	/* 0: unchanged */
 	XLogRecPtr	frozen_boot_record_end;
 	ConditionVariable flush_cv; /* flusher_pid became 0 */
-	int			compactor_pid;	/* who merges files; under lock; 0: nobody */
+	int			compact_turn_pid;	/* who chooses or ends work on files; under lock; 0: nobody */
+	ConditionVariable compact_turn_cv;	/* it became 0 */
+	pg_atomic_uint32 compact_jobs;	/* pieces of work done on files, wraps */
+	pg_atomic_uint32 wide_runs; /* files that a read may have to ask beside its partition's; a hint */
+	pg_atomic_uint64 wide_bytes;	/* of them; a hint */
 	TimestampTz opened_at;		/* first put since the last flush, in neon_clock(); 0: none */
 	TimestampTz published_at;	/* when last_record_lsn moved, in neon_clock() */
 

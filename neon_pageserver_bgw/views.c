@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "compactclaim.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "history.h"
@@ -258,5 +259,6 @@ neon_stat_pageserver_info(PG_FUNCTION_ARGS)
 	put_stat(fcinfo, "redo_processes_failed_to_start", redo.failed_starts);
 	put_stat(fcinfo, "redo_processes_died", redo.died);
 	put_stat(fcinfo, "redo_processes_replaced", redo.replaced);
+	put_stat(fcinfo, "compaction_jobs_running", compactclaim_count());
 	return (Datum) 0;
 }

@@ -8,10 +8,13 @@ use IngestVanilla;
 use NeonPageserver;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 my $long = $ENV{NEON_TEST_LONG} ? 1 : 0;
-my $ps = NeonPageserver->new('ps', conf => <<'CONF');
+my $lib = $ENV{NEON_TESTING_LIBDIR};
+my $ps = NeonPageserver->new('ps', conf => ($lib ? "dynamic_library_path = '$lib:\$libdir'\nneon_pageserver.test_wait_at = 'partition-written'\n" : '') . <<'CONF');
 neon_pageserver.checkpoint_distance = 1MB
+neon_pageserver.compaction_workers = 3
 neon_pageserver.image_chain = 10
 neon_pageserver.compaction_threshold = 3
 neon_pageserver.compaction_target_size = 256kB
@@ -49,8 +52,11 @@ my @workload = (
 	'DELETE FROM a WHERE i > 15000; VACUUM a; INSERT INTO a SELECT i, repeat(md5(i::text), 200) FROM generate_series(30000, 30200) i',
 	'TRUNCATE a; INSERT INTO a SELECT i, md5(i::text) FROM generate_series(1, 3000) i; CLUSTER a USING a_pkey');
 my @points;
+my $wait = $ps->node->data_dir . '/test_wait';
 for my $sql (@workload)
 {
+	# there are partitions by now: jobs of this timeline stay before their ends
+	append_to_file($wait, '') if $lib && $sql eq $workload[-1];
 	$node->safe_psql('postgres', $_) for split /; /, $sql;
 	pgbench('-c', 2, '-t', $long ? 4000 : 700);
 	push @points, $node->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
@@ -105,6 +111,34 @@ SQL
 	cmp_ok($pages, '>', 2000, 'many of them');
 }
 
+# several of them at once, each on a partition of its own
+SKIP:
+{
+	skip 'no build with TESTING=1', 2 if !$lib;
+	my $running = 0;
+	for (1 .. 6000)
+	{
+		$running = $ps->sql("SELECT value FROM neon_pageserver.stat_pageserver WHERE name = 'compaction_jobs_running'");
+		last if $running >= 2;
+		usleep(50_000);
+	}
+	cmp_ok($running, '>=', 2, "$running jobs of one timeline at once");
+	is($ps->sql('SELECT count(*) FROM neon_pageserver.timelines'), 1, 'of the only one');
+	unlink $wait or die "$wait: $!";
+}
+
+# what is due ends, however much comes in
+{
+	my $log = PostgreSQL::Test::Utils::tempdir() . '/pgbench.log';
+	local $ENV{PGUSER} = 'cloud_admin';
+	my $h = IPC::Run::start([ 'pgbench', '-n', '-c', 2, '-T', 900, '-h', $node->host, '-p', $node->port, 'postgres' ], '>', $log, '2>&1');
+	local $NeonPageserver::timeout = 300;
+	cmp_ok($ps->sql("SELECT neon_pageserver.timeline_compact($t->{args})"), '>=', 0, 'timeline_compact ends while WAL comes in') for 1 .. 2;
+	ok($h->pumpable, 'which it still does');
+	$h->kill_kill;
+	$h->finish;
+}
+
 my @compared = $long ? (0 .. $#points) : (1, 3);
 my %copies = map { $_ => recovered_to($points[$_]) } @compared;
 compare_pages($copies{$_}, $points[$_], 'point ' . ($_ + 1)) for @compared;
@@ -136,5 +170,5 @@ compare_pages($copies{$_}, $points[$_], 'at a history point, point ' . ($_ + 1))
 $ps->sql("SELECT neon_pageserver.timeline_gc($t->{args})") for 1 .. 2;
 compare_pages($copies{3}, $points[3], 'after another rewrite') if $long;
 $ps->stop;
-unlike(slurp_file($ps->node->logfile), qr/PANIC|TRAP|is corrupted|no image of block/, 'nothing is wrong in the log');
+unlike(slurp_file($ps->node->logfile), qr/PANIC|TRAP|is corrupted|no image of block|was changed while/, 'nothing is wrong in the log');
 done_testing();
