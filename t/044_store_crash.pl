@@ -60,6 +60,12 @@ sub run_until_crash
 	my $h = start([ 'psql', '-XAtq', '-d', $ps->node->connstr('postgres'), '-c',
 			"SELECT neon_test.$function($seed, $steps, 10)" ],
 		'>', \$out, '2>', \$err, IPC::Run::timeout(120));
+	# the session itself may wait for a process that was killed
+	while (eval { $h->pump_nb; $h->pumpable })
+	{
+		usleep(50_000);
+		last if finish_off();
+	}
 	eval { $h->finish };
 	# a worker may come to the place a moment after the statement
 	for (1 .. 40)

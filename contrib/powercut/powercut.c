@@ -249,7 +249,7 @@ enter(void)
 	if (state->cut)
 		stand_still();
 	set_lock(F_WRLCK);
-	if (!state->cut && ++state->changes == state->cut_at)
+	if (!state->cut && ++state->changes >= state->cut_at && state->cut_at != 0)
 		state->cut = 1;
 	if (state->cut)
 	{

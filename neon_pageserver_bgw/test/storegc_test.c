@@ -17,12 +17,15 @@
 #include "historygc.h"
 #include "miscadmin.h"
 #include "storemodel.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 
 PG_FUNCTION_INFO_V1(neon_test_store_gc);
 PG_FUNCTION_INFO_V1(neon_test_store_gc_read);
+PG_FUNCTION_INFO_V1(neon_test_store_act);
 
 #define MAX_LEASES	32
+#define EXTRA_BRANCH 100
 
 typedef struct Lease
 {
@@ -373,35 +376,21 @@ between_steps(Model *m, int i)
 		check_some(m, 100);
 }
 
-/*
- * store_gc(seed, steps, lookups): runs the steps, with compaction and a horizon
- * that moves between them, and compares; the number of jobs.  The server's
- * own compaction must be off: its pages are PostgreSQL's.
- */
-Datum
-neon_test_store_gc(PG_FUNCTION_ARGS)
+/* Runs fn while compaction in this process makes the model's pages. */
+static void
+with_model_pages(void (*fn) (void *arg), void *arg)
 {
-	uint64		seed = PG_GETARG_INT64(0);
-	int			steps = PG_GETARG_INT32(1);
-	int			lookups = PG_GETARG_INT32(2);
 	CompactPages saved = compact_pages;
 	int			saved_threshold = store_compaction_threshold;
 	int			saved_bytes = compact_history_bytes;
-	Model	   *m;
 
-	jobs = 0;
-	nleases = 0;
-	pg_prng_seed(&gc_random, seed + steps);
 	compact_pages.read = read_model_pages;
 	compact_pages.apply = apply_if_makeable;
 	store_compaction_threshold = 3;
 	compact_history_bytes = 1500;
 	PG_TRY();
 	{
-		m = run_steps(seed, steps, true, false, between_steps);
-		check_some(m, lookups);
-		for (int t = 0; t < m->ntimelines; t++)
-			timeline_release_ownership(m->t[t].tl);
+		fn(arg);
 	}
 	PG_FINALLY();
 	{
@@ -410,6 +399,154 @@ neon_test_store_gc(PG_FUNCTION_ARGS)
 		compact_history_bytes = saved_bytes;
 	}
 	PG_END_TRY();
+}
+
+static void
+release_all(Model *m)
+{
+	for (int t = 0; t < m->ntimelines; t++)
+		timeline_release_ownership(m->t[t].tl);
+}
+
+typedef struct GcRun
+{
+	uint64		seed;
+	int			steps;
+	int			lookups;
+} GcRun;
+
+static void
+run_gc(void *arg)
+{
+	GcRun	   *run = arg;
+	Model	   *m = run_steps(run->seed, run->steps, true, false, between_steps);
+
+	check_some(m, run->lookups);
+	release_all(m);
+}
+
+/*
+ * store_gc(seed, steps, lookups): runs the steps, with compaction and a horizon
+ * that moves between them, and compares; the number of jobs.  The server's
+ * own compaction must be off: its pages are PostgreSQL's.
+ */
+Datum
+neon_test_store_gc(PG_FUNCTION_ARGS)
+{
+	GcRun		run = {PG_GETARG_INT64(0), PG_GETARG_INT32(1), PG_GETARG_INT32(2)};
+
+	jobs = 0;
+	nleases = 0;
+	pg_prng_seed(&gc_random, run.seed + run.steps);
+	with_model_pages(run_gc, &run);
+	PG_RETURN_INT64(jobs);
+}
+
+/* ---- one thing at a time ---- */
+
+/* The branch that no step makes: of the root, read only. */
+static void
+add_extra_branch(Model *m)
+{
+	NeonId		id = make_id(m->seed, EXTRA_BRANCH);
+	Timeline   *tl = timeline_open(&m->tenant, &id, true);
+	ModelTimeline *mt = &m->t[m->ntimelines];
+
+	if (tl == NULL)
+		return;
+	memset(mt, 0, sizeof(*mt));
+	mt->tl = tl;
+	mt->ancestor = 0;
+	mt->ancestor_lsn = mt->next = tl->id.start_lsn;
+	m->ntimelines++;
+}
+
+static void
+make_extra_branch(Model *m)
+{
+	NeonId		id = make_id(m->seed, EXTRA_BRANCH);
+	ModelTimeline *root = &m->t[0];
+
+	timeline_create_branch(root->tl, &id, "extra", root->next, root->last_start);
+}
+
+/* Something of its own, in a layer, that no read of the model meets. */
+static void
+fill_extra_branch(Model *m)
+{
+	NeonId		id = make_id(m->seed, EXTRA_BRANCH);
+	Timeline   *tl = timeline_open(&m->tenant, &id, false);
+	XLogRecPtr	start = behind_header(tl->id.start_lsn);
+	XLogRecPtr	end = end_of_record(start, 100);
+	StorePut	put = {0};
+
+	if (!timeline_acquire_ownership(tl, true, 5000))
+		elog(ERROR, "could not own the timeline");
+	put.key = neon_key(NEON_KEY_TWOPHASE, 0, 0, 0, 0, NBLOBS + 1);
+	put.value_kind = NEON_VALUE_BLOB;
+	put.base = true;
+	put.data = "filled";
+	put.len = 6;
+	store_put(tl, start, end, &put, 1);
+	store_publish(tl, start, end);
+	store_flush(tl);
+	timeline_release_ownership(tl);
+}
+
+static void
+compact_all(void *arg)
+{
+	Model	   *m = arg;
+
+	for (int t = 0; t < m->ntimelines; t++)
+	{
+		for (int n = 0; n < 20 && store_compact_once(m->t[t].tl, true); n++)
+			jobs++;
+	}
+}
+
+static void
+act(Model *m, const char *what)
+{
+	if (strcmp(what, "compact") == 0)
+		with_model_pages(compact_all, m);
+	else if (strcmp(what, "branch") == 0)
+		make_extra_branch(m);
+	else if (strcmp(what, "fill") == 0)
+		fill_extra_branch(m);
+	else if (strcmp(what, "put") != 0)
+	{
+		for (int t = 0; t < m->ntimelines; t++)
+		{
+			if (strcmp(what, "flush") == 0)
+				store_flush(m->t[t].tl);
+			else if (strcmp(what, "horizon") == 0)
+				move_horizon(m, t);
+			else if (strcmp(what, "lease") == 0)
+				make_point(m, t);
+			else
+				elog(ERROR, "unknown act \"%s\"", what);
+		}
+	}
+}
+
+/*
+ * store_act(seed, steps, what): the steps that the store does not have yet, with
+ * nothing between them, then one act on all timelines; the number of jobs.
+ */
+Datum
+neon_test_store_act(PG_FUNCTION_ARGS)
+{
+	uint64		seed = PG_GETARG_INT64(0);
+	int			steps = PG_GETARG_INT32(1);
+	char	   *what = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	Model	   *m = run_steps(seed, steps, true, false, NULL);
+
+	jobs = 0;
+	nleases = 0;
+	pg_prng_seed(&gc_random, seed + steps);
+	act(m, what);
+	release_all(m);
 	PG_RETURN_INT64(jobs);
 }
 
@@ -423,6 +560,7 @@ neon_test_store_gc_read(PG_FUNCTION_ARGS)
 	Model	   *m = run_steps(seed, steps, false, false, NULL);
 
 	pg_prng_seed(&gc_random, seed ^ MyProcPid);
+	add_extra_branch(m);
 	check_some(m, lookups);
 	PG_RETURN_INT32(lookups);
 }

@@ -61,7 +61,7 @@ typedef struct Model
 	uint64		seed;
 	bool		apply;			/* put into the store, or only into the model */
 	int			ntimelines;
-	ModelTimeline t[MAX_TIMELINES];
+	ModelTimeline t[MAX_TIMELINES + 1]; /* and one that no step makes */
 	void		(*after_step) (struct Model *m, int i); /* or NULL */
 } Model;
 

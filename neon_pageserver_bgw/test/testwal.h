@@ -12,7 +12,7 @@
 #include "neon_key.h"
 #include "timeline.h"
 
-#define TEST_SEGMENT	(16 * 1024 * 1024)
+#define TEST_SEGMENT	(1024 * 1024)
 
 /*
  * A record of total bytes (90 at least) that refers to the key, or not, in one

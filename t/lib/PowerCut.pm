@@ -76,6 +76,18 @@ sub cut
 	syswrite($f, pack('L', 1)) == 4 or croak "state: $!";
 }
 
+# Cuts the power at the k'th change or sync from now on, of the server with this postmaster.
+sub arm
+{
+	my ($self, $k, $postmaster) = @_;
+	open(my $f, '+<:raw', "$self->{log}/state") or croak "state: $!";
+	for ([ 36, pack('l', $postmaster) ], [ 24, pack('Q', $self->changes + $k) ])
+	{
+		sysseek($f, $_->[0], 0);
+		syswrite($f, $_->[1]) == length $_->[1] or croak "state: $!";
+	}
+}
+
 # The same for all servers of a NeonTest, which are killed then.
 sub cut_machine
 {

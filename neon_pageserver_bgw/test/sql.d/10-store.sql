@@ -32,3 +32,9 @@ AS 'MODULE_PATHNAME', 'neon_test_store_gc' LANGUAGE C STRICT;
 CREATE FUNCTION neon_test.store_gc_read(seed bigint, steps int, lookups int)
 RETURNS int
 AS 'MODULE_PATHNAME', 'neon_test_store_gc_read' LANGUAGE C STRICT;
+
+-- the steps without anything between them, then one act on all timelines: put (none), flush,
+-- compact, horizon, lease, branch (makes one that no step makes), fill (something of its own for that)
+CREATE FUNCTION neon_test.store_act(seed bigint, steps int, what text)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'neon_test_store_act' LANGUAGE C STRICT;
