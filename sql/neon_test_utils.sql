@@ -19,6 +19,10 @@ SELECT neon_test_utils.get_raw_page_at_lsn('tu', 'main', 0, :'before')
 SELECT neon_test_utils.get_raw_page_at_lsn('tu', 'nofork', 0, NULL);
 SELECT neon_test_utils.get_raw_page_at_lsn(NULL, 'main', 0, NULL);
 
+-- a page without what redo need not restore
+SELECT length(neon_test_utils.masked_page(neon_test_utils.get_raw_page_at_lsn('tu', 'main', 0, NULL), 'heap', 0));
+SELECT neon_test_utils.masked_page(decode(repeat('00', 8192), 'hex'), 'none', 0);
+SELECT neon_test_utils.masked_page('\x00', 'heap', 0);
 -- transaction ids
 SELECT txid_current() AS x1 \gset
 SELECT neon_test_utils.consume_xids(1000) IS NOT NULL AS consumed;

@@ -25,6 +25,11 @@ AS 'MODULE_PATHNAME' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION consume_xids(int) IS
 'assigns n transaction ids and returns the last one';
 
+CREATE FUNCTION masked_page(page bytea, am text, blk bigint) RETURNS bytea
+AS 'MODULE_PATHNAME' LANGUAGE C STRICT IMMUTABLE PARALLEL UNSAFE;
+COMMENT ON FUNCTION masked_page(bytea, text, bigint) IS
+'a page without what redo need not restore, for comparisons';
+
 CREATE FUNCTION crash_backend(how text DEFAULT 'segv') RETURNS void
 AS 'MODULE_PATHNAME' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION crash_backend(text) IS
