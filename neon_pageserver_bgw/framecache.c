@@ -91,6 +91,12 @@ framecache_shmem_init(void)
 	LWLockRegisterTranche(cache->tranche, "NeonPageCache");
 }
 
+bool
+framecache_is_used(void)
+{
+	return cache->nsets > 0;
+}
+
 static uint32
 set_of(const Timeline *tl, const NeonKey *key)
 {

@@ -25,6 +25,9 @@ extern bool framecache_get(Timeline *tl, const NeonKey *key, XLogRecPtr above, X
 /* The page as the version at lsn left it.  A newer one that is there stays. */
 extern void framecache_put(Timeline *tl, const NeonKey *key, XLogRecPtr lsn, const char *page);
 
+/* Is there any memory for it? */
+extern bool framecache_is_used(void);
+
 /* Called from the library's init files. */
 extern void framecache_define_gucs(void);
 extern Size framecache_shmem_size(void);

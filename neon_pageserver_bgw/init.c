@@ -11,6 +11,7 @@
 #include "fmgr.h"
 #include "compactclaim.h"
 #include "framecache.h"
+#include "hotpages.h"
 #include "init.h"
 #include "neon_library.h"
 #include "neon_testpoint.h"
@@ -36,6 +37,7 @@ static const LibraryPart parts[] = {
 	{"wal", walremove_define_gucs, NULL, NULL, NULL, NULL},
 	{"store", store_define_gucs, NULL, NULL, NULL, NULL},
 	{"page cache", framecache_define_gucs, framecache_shmem_size, framecache_shmem_init, NULL, NULL},
+	{"hot pages", NULL, hotpages_shmem_size, hotpages_shmem_init, hotpages_register_worker, NULL},
 	{"flush", flushworker_define_gucs, flushworker_shmem_size, flushworker_shmem_init, flushworker_register_workers, NULL},
 	{"compaction claims", NULL, compactclaim_shmem_size, compactclaim_shmem_init, NULL, NULL},
 	{"compaction", compactworker_define_gucs, compactworker_shmem_size, compactworker_shmem_init, compactworker_register_workers, NULL},

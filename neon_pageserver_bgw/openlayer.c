@@ -557,7 +557,7 @@ append_ref(OpenLayer *layer, OpenKey *k, uint64 ref)
 	k->nrefs++;
 }
 
-void
+uint32
 openlayer_add(OpenLayer *layer, XLogRecPtr start, XLogRecPtr end, const StorePut *put)
 {
 	OpenKey    *k = find_or_add(layer, &put->key);
@@ -590,6 +590,7 @@ openlayer_add(OpenLayer *layer, XLogRecPtr start, XLogRecPtr end, const StorePut
 		layer->nrefs++;
 	}
 	layer->newest = Max(layer->newest, end);
+	return k->nrefs;
 }
 
 StoreVersion *

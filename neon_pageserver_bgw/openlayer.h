@@ -78,8 +78,8 @@ extern void openlayer_init(OpenLayer *layer, XLogRecPtr base_lsn);
 extern bool openlayer_reserve(OpenLayer *layer, const StorePut *puts, int nputs,
 							  uint32 more);
 
-/* Adds one version; room was reserved. */
-extern void openlayer_add(OpenLayer *layer, XLogRecPtr start, XLogRecPtr end,
+/* Adds one version; room was reserved.  Returns how many the key has then. */
+extern uint32 openlayer_add(OpenLayer *layer, XLogRecPtr start, XLogRecPtr end,
 						  const StorePut *put);
 
 extern OpenKey *openlayer_find(const OpenLayer *layer, const NeonKey *key);

@@ -29,6 +29,7 @@ static const char *const counter_names[SERVE_NUM_COUNTERS] = {
 	[SERVE_PAGES_ZERO] = "pages_zero",
 	[SERVE_PAGES_REDO] = "pages_redo",
 	[SERVE_REDO_RECORDS] = "redo_records",
+	[SERVE_PAGES_AHEAD] = "pages_ahead",
 	[SERVE_ERRORS] = "errors",
 	[SERVE_SUPERSEDED] = "superseded",
 	[SERVE_WAIT_TIMEOUTS] = "wait_timeouts",

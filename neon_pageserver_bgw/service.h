@@ -17,6 +17,7 @@ typedef enum ServeCounter
 	SERVE_PAGES_ZERO,			/* beyond the end, or never written */
 	SERVE_PAGES_REDO,			/* made by redo */
 	SERVE_REDO_RECORDS,			/* records given to redo */
+	SERVE_PAGES_AHEAD,			/* made before anybody asked */
 	SERVE_ERRORS,				/* error answers of all classes */
 	SERVE_SUPERSEDED,			/* of these, to computes of an older term */
 	SERVE_WAIT_TIMEOUTS,		/* of these, WAL that did not arrive in time */

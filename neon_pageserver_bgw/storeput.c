@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "crashnote.h"
+#include "hotpages.h"
 #include "init.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
@@ -225,10 +226,19 @@ put_versions(Timeline *tl, XLogRecPtr start, XLogRecPtr end, const StorePut *put
 	{
 		int			n = Min(nputs - done, PUT_SLICE);
 
+		int			hot = -1;
+
 		lock_with_room(tl, puts + done, n, in_record || done > 0);
 		for (int i = done; i < done + n; i++)
-			openlayer_add(&s->open, start, end, &puts[i]);
+		{
+			if (openlayer_add(&s->open, start, end, &puts[i]) % HOT_PAGE_RECORDS == 0 &&
+				puts[i].key.kind == NEON_KEY_PAGE)
+				hot = i;
+		}
 		LWLockRelease(&s->index_lock);
+		/* of several at once one will do */
+		if (hot >= 0)
+			hotpages_note(tl, &puts[hot].key, end);
 	}
 	if (s->opened_at == 0)
 		s->opened_at = neon_clock();

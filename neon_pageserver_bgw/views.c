@@ -11,6 +11,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "history.h"
+#include "hotpages.h"
 #include "ingest.h"
 #include "redopool.h"
 #include "service.h"
@@ -259,6 +260,7 @@ neon_stat_pageserver_info(PG_FUNCTION_ARGS)
 	put_stat(fcinfo, "redo_processes_failed_to_start", redo.failed_starts);
 	put_stat(fcinfo, "redo_processes_died", redo.died);
 	put_stat(fcinfo, "redo_processes_replaced", redo.replaced);
+	put_stat(fcinfo, "hot_pages_waiting", hotpages_waiting());
 	put_stat(fcinfo, "compaction_jobs_running", compactclaim_count());
 	return (Datum) 0;
 }
