@@ -198,6 +198,16 @@ for (1 .. 300)
 }
 is($slot, $reported, 'the slot is where the flush is');
 
+# ---- when no WAL comes the open index becomes a layer ----
+$node->safe_psql('postgres', 'CREATE TABLE idle AS SELECT 1');
+my $idle = flushed();
+wait_for_lsn($ps, $t, $idle);
+my $in_layers = "SELECT disk_consistent_lsn >= '$idle' FROM neon_pageserver.timelines WHERE timeline_id = '$t->{timeline}'";
+is($ps->sql($in_layers), 'f', 'what came last is in no layer');
+$ps->sql("ALTER SYSTEM SET neon_pageserver.idle_flush_timeout = '1s'");
+$ps->sql('SELECT pg_reload_conf()');
+poll($in_layers, 't', 'after idle_flush_timeout it is');
+
 # ---- drained, and what is stored ----
 my $end = $node->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
 $node->stop;

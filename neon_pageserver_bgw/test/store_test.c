@@ -347,15 +347,24 @@ check_some(Model *m, int lookups, int scans)
 
 /* ---- steps ---- */
 
+static bool
+is_there(Model *m, const NeonId *id)
+{
+	Timeline   *tl = timeline_open(&m->tenant, id, true);
+
+	return tl != NULL && (m->apply || timeline_state(tl) != TIMELINE_CREATING);
+}
+
 static void
 open_timeline(Model *m, int t)
 {
 	NeonId		id = make_id(m->seed, t + 1);
 	ModelTimeline *mt = &m->t[t];
 
-	for (int i = 0; i < 600 && timeline_open(&m->tenant, &id, true) == NULL; i++)
+	/* until the other session made it, with what it begins with */
+	for (int i = 0; i < 600 && !is_there(m, &id); i++)
 	{
-		pg_usleep(50000);		/* until the other session made it */
+		pg_usleep(50000);
 		CHECK_FOR_INTERRUPTS();
 	}
 	mt->tl = timeline_open(&m->tenant, &id, false);
