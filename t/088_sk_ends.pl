@@ -60,12 +60,16 @@ sub boot_at
 		$lsn = NeonTest::lsn_num(NeonTest::record_end($make->()));
 		# without a transaction that waits it takes the WAL writer's time
 		my $there = eval { $t->wait_for('the WAL', sub { !grep { $_ < $lsn } flushes(1 .. 3) }, 5) };
-		last if $there && !(grep { $_ != $lsn } flushes(1 .. 3)) && $fits->($lsn);
+		if ($there && !(grep { $_ != $lsn } flushes(1 .. 3)) && $fits->($lsn))
+		{
+			$t->endpoint_stop('main', '-m', 'immediate');
+			last if !grep { $_ != $lsn } flushes(1 .. 3);
+			# the server wrote something of its own (a snapshot each 15 s) before it was stopped
+			$t->endpoint_start('main');
+		}
 		undef $lsn;
 	}
-	ok(defined $lsn, "$what: the WAL ends there") or return;
-	$t->endpoint_stop('main', '-m', 'immediate');
-	is(join(' ', map { NeonTest::num_lsn($_) } flushes(1 .. 3)), join(' ', (NeonTest::num_lsn($lsn)) x 3), 'on all members');
+	ok(defined $lsn, "$what: the WAL ends there, on all members") or return;
 	my $dead = 1 + int(rand 3);
 	$t->kill9("safekeeper $dead");
 	$t->endpoint_start('main');

@@ -25,6 +25,7 @@ typedef struct Members
 	int			n;
 	Instance	inst[MAX_SAFEKEEPERS];
 	PGconn	   *conn[MAX_SAFEKEEPERS];	/* NULL: it does not answer */
+	PGresult   *list[MAX_SAFEKEEPERS];	/* the branches that it has */
 } Members;
 
 static void
@@ -33,7 +34,7 @@ connect_members(Members *m)
 	Instance	inst[MAX_SAFEKEEPERS + 1];
 	int			n = instance_all(inst);
 
-	m->n = 0;
+	memset(m, 0, sizeof(*m));
 	for (int i = 1; i < n; i++)
 	{
 		if (!safekeeper_is_member(inst[i].id))
@@ -47,7 +48,10 @@ static void
 disconnect_members(Members *m)
 {
 	for (int i = 0; i < m->n; i++)
+	{
 		PQfinish(m->conn[i]);
+		PQclear(m->list[i]);
+	}
 }
 
 /* ---- made ---- */
@@ -126,6 +130,19 @@ is_among(const TimelineInfo *all, int n, const char *tenant, const char *timelin
 }
 
 static bool
+has_timeline(const PGresult *list, const char *tenant, const char *timeline)
+{
+	for (int row = 0; row < PQntuples(list); row++)
+	{
+		if (strcmp(db_value(list, row, "timeline_id"), timeline) == 0 &&
+			strcmp(db_value(list, row, "tenant_id"), tenant) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Who has it is not asked: that would open it. */
+static bool
 was_deleted(const Members *m, const char *tenant, const char *timeline)
 {
 	const char *values[] = {tenant, timeline};
@@ -136,7 +153,7 @@ was_deleted(const Members *m, const char *tenant, const char *timeline)
 	{
 		PGresult   *res;
 
-		if (m->conn[i] == NULL)
+		if (m->conn[i] == NULL || has_timeline(m->list[i], tenant, timeline))
 			continue;
 		res = db_send(m->conn[i], "SELECT state FROM neon_safekeeper.positions($1, $2)", 2, values,
 					  NULL, NULL, ASK_TIMEOUT, NULL);
@@ -172,21 +189,19 @@ delete_missed(const Members *m, int which, const char *tenant, const char *timel
 static void
 remove_missed(const Members *m, int which, const TimelineInfo *all, int n)
 {
-	PGresult   *res = db_exec(m->conn[which], ASK_TIMEOUT, NULL,
-							  "SELECT tenant_id, timeline_id, generation FROM neon_safekeeper.timelines", 0);
+	const PGresult *list = m->list[which];
 
-	for (int row = 0; row < PQntuples(res); row++)
+	for (int row = 0; row < PQntuples(list); row++)
 	{
-		const char *tenant = db_value(res, row, "tenant_id");
-		const char *timeline = db_value(res, row, "timeline_id");
+		const char *tenant = db_value(list, row, "tenant_id");
+		const char *timeline = db_value(list, row, "timeline_id");
 
 		if (is_among(all, n, tenant, timeline) || !was_deleted(m, tenant, timeline))
 			continue;
-		delete_missed(m, which, tenant, timeline, db_value(res, row, "generation"));
+		delete_missed(m, which, tenant, timeline, db_value(list, row, "generation"));
 		if (!is_among(all, n, tenant, NULL))
 			election_forget_tenant(tenant);
 	}
-	PQclear(res);
 }
 
 void
@@ -198,6 +213,12 @@ missed_catch_up(PGconn *ps)
 
 	connect_members(&m);
 	make_missed(ps, &m, all, n);
+	for (int i = 0; i < m.n; i++)
+	{
+		if (m.conn[i] != NULL)
+			m.list[i] = db_exec(m.conn[i], ASK_TIMEOUT, NULL,
+								"SELECT tenant_id, timeline_id, generation FROM neon_safekeeper.timelines", 0);
+	}
 	for (int i = 0; i < m.n; i++)
 	{
 		if (m.conn[i] != NULL)
