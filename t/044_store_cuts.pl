@@ -111,6 +111,11 @@ my %path = (
 		sql => sub { "SELECT neon_pageserver.timeline_rename('@{[ id(0) ]}', '@{[ name() ]}', 'n$number{name}')" },
 		there => sub { name() eq "n$number{name}" },
 	},
+	'opening' => {
+		changes => 80,
+		before => sub { more_steps(300); act($_) for qw(flush horizon); run_cut(act_sql('compact'), 1 + int(rand(25))); undo() },
+		opening => 1,
+	},
 	'settings' => {
 		changes => 6,
 		before => sub { more_steps(1); $number{setting}++ },
@@ -147,6 +152,22 @@ sub run_cut
 	return ($was_cut ? undef : $err, $n);
 }
 
+# Puts back what was not synchronized, or a part of it.
+sub undo { return $cut->undo(rand() < 0.5 ? () : (seed => int(rand(2**30)))) }
+
+# The cut is while the server opens what another cut has left.
+sub open_cut
+{
+	my ($k) = @_;
+	start_watched(at => $k);
+	for (my $last = -1; !$cut->was_cut && $last != $cut->changes; usleep(300_000)) { $last = $cut->changes }
+	my $was_cut = $cut->was_cut;
+	$cut->cut if !$was_cut;
+	my $n = $cut->changes;
+	kill_node($ps->node, all => 1);
+	return ($was_cut ? undef : '', $n);
+}
+
 # Nothing that is in files is worse than what the model says.
 sub check
 {
@@ -181,12 +202,12 @@ sub cut_at
 {
 	my ($name, $k) = @_;
 	my $p = $path{$name};
-	$p->{before}->();
-	if ($p->{fresh}) { restart_watched() }
 	my $before = flushed();
-	my ($error, $n) = run_cut($p->{sql}->(), $k);
-	my $draw = int(rand(2**30));
-	my $undone = $cut->undo(rand() < 0.5 ? () : (seed => $draw));
+	$p->{before}->();
+	restart_watched() if $p->{fresh};
+	$before = flushed() if !$p->{opening};
+	my ($error, $n) = $p->{opening} ? open_cut($k) : run_cut($p->{sql}->(), $k);
+	my $undone = undo();
 	my $what = defined $error ? "$name: cut after its $n changes" : "$name: cut at change $k";
 	if (!start_watched()) { fail("$what: a start"); BAIL_OUT("no start after it") }
 	is($error, '', "$name: no error") if defined $error;

@@ -20,27 +20,11 @@ $ENV{PGUSER} = 'cloud_admin';
 
 sub lsn { return NeonPageserver::lsn_number($_[0]) }
 
-# The files of a name in /proc of all processes of the instance.
-sub of_processes
-{
-	my ($file) = @_;
-	my $pgdata = $ps->node->data_dir;
-	return grep { $_ ne '' } map { eval { slurp_file("$_/$file") } // '' } grep { (readlink("$_/cwd") // '') eq $pgdata } glob '/proc/[0-9]*';
-}
-
-# Sum of the proportional set sizes, in MB.
-sub pss
-{
-	my $kb = 0;
-	$kb += /^Pss:\s+(\d+) kB/m ? $1 : 0 for of_processes('smaps_rollup');
-	return int($kb / 1024);
-}
-
 # Seconds of CPU that the processes have used.
 sub cpu
 {
 	my $ticks = 0;
-	for (of_processes('stat'))
+	for ($ps->of_processes('stat'))
 	{
 		my @field = split / /, s/^.*\) //sr;
 		$ticks += $field[11] + $field[12];
@@ -57,7 +41,7 @@ if ($sampler == 0)
 	my $most = 0;
 	while (kill 0, $parent)
 	{
-		my $mb = pss();
+		my $mb = $ps->pss;
 		append_to_file($maxima, "$mb\n") if $mb > $most;
 		$most = $mb if $mb > $most;
 		sleep 1;

@@ -79,6 +79,23 @@ sub tenant
 	return { tenant => $tenant, timeline => $timeline, lsn => $lsn };
 }
 
+# Files of this name in /proc of all processes of the instance.
+sub of_processes
+{
+	my ($self, $file) = @_;
+	my $pgdata = $self->{node}->data_dir;
+	return grep { $_ ne '' } map { eval { slurp_file("$_/$file") } // '' } grep { (readlink("$_/cwd") // '') eq $pgdata } glob '/proc/[0-9]*';
+}
+
+# Their memory, the sum of proportional set sizes, in MB.
+sub pss
+{
+	my ($self) = @_;
+	my $kb = 0;
+	$kb += /^Pss:\s+(\d+) kB/m ? $1 : 0 for $self->of_processes('smaps_rollup');
+	return int($kb / 1024);
+}
+
 sub last_lsn
 {
 	my ($self, $t) = @_;
