@@ -112,6 +112,8 @@ ingest_register_worker(void)
 
 	library_worker(&worker, "neon_pageserver", "neon_recovery_main", "neon pageserver recovery");
 	worker.bgw_restart_time = RESTART_SECONDS;
+	/* while the instance recovers its own files, which takes a sync of all of them */
+	worker.bgw_start_time = BgWorkerStart_PostmasterStart;
 	RegisterBackgroundWorker(&worker);
 }
 

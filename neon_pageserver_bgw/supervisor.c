@@ -44,6 +44,8 @@ supervisor_register_worker(void)
 	BackgroundWorker worker;
 
 	library_worker(&worker, "neon_pageserver", "supervisor_main", "neon storage supervisor");
+	/* needs nothing of the instance's own files */
+	worker.bgw_start_time = BgWorkerStart_PostmasterStart;
 	RegisterBackgroundWorker(&worker);
 }
 
