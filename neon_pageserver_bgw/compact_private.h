@@ -184,6 +184,9 @@ extern CompactResult partition_work(Timeline *tl, const CompactDemand *demand);
 /* Waits while more is written than neon_pageserver.maintenance_io_limit allows. */
 extern void compact_pace(Timeline *tl, uint64 bytes);
 
+/* Sleeps, interruptibly. */
+extern void compact_wait(int timeout_ms);
+
 extern void compact_remove_files(Timeline *tl, const List *files);
 
 #endif							/* NEON_PS_COMPACT_PRIVATE_H */

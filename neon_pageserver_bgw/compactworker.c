@@ -16,6 +16,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "rebuild.h"
 #include "sqlutil.h"
 #include "storage/latch.h"
 #include "storage/shmem.h"
@@ -151,10 +152,17 @@ compact_pace(Timeline *tl, uint64 bytes)
 		timeline_check_writable(tl);
 		if (left <= 0)
 			break;
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(left, 1000), PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
+		compact_wait(Min(left, 1000));
 	}
+}
+
+void
+compact_wait(int timeout_ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout_ms,
+					 PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
 }
 
 /* ---- one timeline ---- */
@@ -170,6 +178,8 @@ compact_guarded(const NeonId *tenant, const NeonId *timeline, SlotMemo *memo,
 	{
 		Timeline   *tl = timeline_open(tenant, timeline, true);
 
+		if (tl != NULL)
+			rebuild_noted(tl);
 		if (tl != NULL)
 			result = compact_step(tl, &demand);
 		memo->retry_ms = 0;
@@ -250,8 +260,10 @@ may_have_work(TimelineShared *s, SlotMemo *memo, uint64 pass)
 		memset(memo, 0, sizeof(*memo));
 		memo->incarnation = incarnation;
 	}
-	return memo->idle_pass != pass && !is_settled(s, memo) &&
-		(memo->retry_ms == 0 || neon_clock() >= memo->retry_at);
+	if (memo->idle_pass == pass)
+		return false;
+	return pg_atomic_read_u64(&s->damaged_file) != 0 ||
+		(!is_settled(s, memo) && (memo->retry_ms == 0 || neon_clock() >= memo->retry_at));
 }
 
 static bool
@@ -379,9 +391,7 @@ compactworker_run(Timeline *tl)
 		else
 		{
 			/* workers are at it: wait for their end */
-			(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, WAIT_MS,
-							 PG_WAIT_EXTENSION);
-			ResetLatch(MyLatch);
+			compact_wait(WAIT_MS);
 		}
 	}
 	return jobs;

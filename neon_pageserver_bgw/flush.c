@@ -16,9 +16,8 @@
 
 #include <unistd.h>
 
-#include "crashnote.h"
-#include "flushimage.h"
 #include "flushtime.h"
+#include "flushwrite.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
 #include "nodes/pg_list.h"
@@ -29,7 +28,6 @@
 #include "utils/timestamp.h"
 #include "walremove.h"
 #include "walstore.h"
-#include "walvalue.h"
 
 #define WAIT_STEP_MS		100
 
@@ -91,114 +89,12 @@ store_announce_merge(Timeline *tl, uint64 bytes_added, uint64 bytes_dropped)
 
 /* ---- writing the frozen index ---- */
 
-static int
-compare_flush_keys(const void *a, const void *b)
-{
-	return neon_key_cmp(&((const FlushKey *) a)->key, &((const FlushKey *) b)->key);
-}
-
-/* All keys that have versions, sorted; time blocks take the place of control state. */
-static FlushKey *
-sorted_keys(const OpenLayer *frozen, uint32 *n)
-{
-	FlushKey   *keys = MemoryContextAllocHuge(CurrentMemoryContext,
-											  (Size) Max(frozen->nkeys, 1) * sizeof(FlushKey));
-
-	*n = 0;
-	for (int pages = 0; pages < 2; pages++)
-	{
-		for (OpenKey *k = openlayer_first(frozen, pages); k != NULL; k = openlayer_next(k))
-		{
-			if (k->nrefs == 0 || k->key.kind == NEON_KEY_CONTROL)
-				continue;
-			keys[*n].key = k->key;
-			keys[*n].open = k;
-			keys[*n].image = FLUSH_NO_IMAGE;
-			(*n)++;
-		}
-	}
-	qsort(keys, *n, sizeof(FlushKey), compare_flush_keys);
-	return keys;
-}
-
 typedef struct FlushState
 {
 	Timeline   *tl;
-	LayerWriter *writer;
-	MemoryContext scratch;		/* of one version */
-	const FlushKey *key;		/* being written */
-	XLogRecPtr	last_lsn;		/* of its last version written */
-	uint32		nimages;
+	IndexWrite	write;
 	uint32		nblocks;		/* time blocks */
 } FlushState;
-
-/* The record that an index entry refers to, as files have it. */
-static void
-load_wal(FlushState *state, StoreVersion *v)
-{
-	StringInfoData buf;
-
-	v->timeline = state->tl;
-	initStringInfo(&buf);
-	walvalue_encode(store_record(&state->key->key, v), &state->key->key, &buf);
-	v->data = buf.data;
-	v->len = buf.len;
-}
-
-static void
-write_ref(const OpenLayer *frozen, uint64 ref, void *arg)
-{
-	FlushState *state = arg;
-	MemoryContext old = MemoryContextSwitchTo(state->scratch);
-	StoreVersion v;
-
-	openlayer_decode(frozen, ref, true, &v);
-	if (v.value_kind == NEON_VALUE_WAL)
-		load_wal(state, &v);
-	layer_writer_add(state->writer, &state->key->key, &v);
-	state->last_lsn = v.lsn;
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(state->scratch);
-}
-
-static void
-write_image(FlushState *state, const char *page)
-{
-	StoreVersion v = {0};
-
-	v.lsn = state->last_lsn;
-	v.value_kind = NEON_VALUE_IMAGE;
-	v.base = true;
-	v.len = BLCKSZ;
-	v.data = page;
-	layer_writer_add(state->writer, &state->key->key, &v);
-}
-
-static void
-write_keys(FlushState *state, FlushKey *keys, uint32 n)
-{
-	TimelineShared *s = state->tl->shared;
-	FlushImages *images = flush_images_begin(state->tl, &s->frozen, keys, n, s->frozen_cut);
-
-	for (uint32 i = 0; i < n; i++)
-	{
-		const char *page;
-
-		state->key = &keys[i];
-		crashnote_set(state->tl, &keys[i].key, s->frozen_cut);
-		openlayer_visit(&s->frozen, keys[i].open, write_ref, state);
-		if (keys[i].image == FLUSH_WANTS_IMAGE &&
-			(page = flush_images_get(images, i)) != NULL)
-			write_image(state, page);
-		if (i % 64 == 0)
-		{
-			store_tick();
-			timeline_check_writable(state->tl);
-		}
-	}
-	state->nimages = flush_images_made(images);
-	flush_images_end(images);
-}
 
 /* Positions that become durable with the frozen index. */
 static void
@@ -236,7 +132,7 @@ log_layer(const FlushState *state, const ManifestFile *file, uint32 nkeys, Times
 			(errmsg("layer of timeline \"%s\" up to %X/%X written: %u keys, " UINT64_FORMAT
 					" versions, %u images, " UINT64_FORMAT " bytes in %ld ms",
 					neon_id_format(&state->tl->id.timeline, hex),
-					LSN_FORMAT_ARGS(file->lsn_hi), nkeys, file->entries, state->nimages,
+					LSN_FORMAT_ARGS(file->lsn_hi), nkeys, file->entries, state->write.nimages,
 					file->bytes, TimestampDifferenceMilliseconds(start, neon_clock()))));
 }
 
@@ -244,15 +140,12 @@ log_layer(const FlushState *state, const ManifestFile *file, uint32 nkeys, Times
 static uint32
 write_contents(FlushState *state)
 {
-	TimelineShared *s = state->tl->shared;
-	FlushKey   *keys;
-	uint32		n;
+	IndexWrite *w = &state->write;
 
-	keys = sorted_keys(&s->frozen, &n);
-	write_keys(state, keys, n);
-	state->nblocks = flush_time_blocks(state->tl, state->writer,
-									   timeline_disk_consistent_lsn(state->tl), s->frozen_cut);
-	return n + state->nblocks;
+	flush_write_index(w);
+	state->nblocks = flush_time_blocks(state->tl, w->writer,
+									   timeline_disk_consistent_lsn(state->tl), w->cut, NULL, NULL);
+	return w->nkeys + state->nblocks;
 }
 
 /* Makes the file durable and known. */
@@ -263,7 +156,7 @@ finish_layer(FlushState *state, uint32 nkeys, TimestampTz start)
 	ManifestFile file;
 
 	NEON_TEST_POINT("layer-written");
-	if (!layer_writer_finish(state->writer, &file))
+	if (!layer_writer_finish(state->write.writer, &file))
 		store_sync_failed(tl, &file);
 	NEON_TEST_POINT("layer-synced");
 	PG_TRY();
@@ -293,16 +186,18 @@ write_layer(FlushState *state)
 	TimestampTz start = neon_clock();
 	uint32		nkeys;
 
-	state->scratch = AllocSetContextCreate(CurrentMemoryContext, "neon flush version",
-										   ALLOCSET_DEFAULT_SIZES);
-	state->writer = layer_writer_begin(&tl->id, LAYER_DELTA, timeline_new_file_id(tl),
-									   timeline_disk_consistent_lsn(tl), s->frozen_cut);
+	state->write.tl = tl;
+	state->write.index = &s->frozen;
+	state->write.cut = s->frozen_cut;
+	state->write.images = true;
+	state->write.writer = layer_writer_begin(&tl->id, LAYER_DELTA, timeline_new_file_id(tl),
+											 timeline_disk_consistent_lsn(tl), s->frozen_cut);
 	nkeys = write_contents(state);
 	if (nkeys > 0)
 		finish_layer(state, nkeys, start);
 	else
 	{
-		layer_writer_abort(state->writer);
+		layer_writer_abort(state->write.writer);
 		flush_edit(tl, NULL);
 		store_announce_file(tl, NULL, true);
 	}

@@ -108,6 +108,43 @@ wants_image(FlushImages *images, FlushKey *key)
 		still_there(images, &key->key, count.last);
 }
 
+/* What is damaged fails readers, and not the flush, which would fail again and again. */
+static void
+give_up(FlushImages *images, MemoryContext context)
+{
+	MemoryContextSwitchTo(context);
+	if (ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_OPERATOR_INTERVENTION)
+		PG_RE_THROW();
+	EmitErrorReport();
+	FlushErrorState();
+	LWLockReleaseAll();
+	ConditionVariableCancelSleep();
+	images->broken = true;
+	images->nbatch = 0;
+}
+
+static void
+mark_keys(FlushImages *images)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		for (uint32 i = 0; i < images->nkeys; i++)
+		{
+			if (wants_image(images, &images->keys[i]))
+				images->keys[i].image = FLUSH_WANTS_IMAGE;
+			if (i % 64 == 0)
+				store_tick();
+		}
+	}
+	PG_CATCH();
+	{
+		give_up(images, context);
+	}
+	PG_END_TRY();
+}
+
 FlushImages *
 flush_images_begin(Timeline *tl, const OpenLayer *frozen, FlushKey *keys, uint32 nkeys,
 				   XLogRecPtr cut)
@@ -122,13 +159,8 @@ flush_images_begin(Timeline *tl, const OpenLayer *frozen, FlushKey *keys, uint32
 	images->pages = palloc(IMAGE_BATCH * BLCKSZ);
 	images->context = AllocSetContextCreate(CurrentMemoryContext, "neon flush images",
 											ALLOCSET_DEFAULT_SIZES);
-	for (uint32 i = 0; i < nkeys && store_image_chain > 0; i++)
-	{
-		if (wants_image(images, &keys[i]))
-			keys[i].image = FLUSH_WANTS_IMAGE;
-		if (i % 64 == 0)
-			store_tick();
-	}
+	if (store_image_chain > 0)
+		mark_keys(images);
 	return images;
 }
 
@@ -158,13 +190,7 @@ load_batch(FlushImages *images, uint32 i)
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(context);
-		EmitErrorReport();
-		FlushErrorState();
-		LWLockReleaseAll();
-		ConditionVariableCancelSleep();
-		images->broken = true;
-		images->nbatch = 0;
+		give_up(images, context);
 	}
 	PG_END_TRY();
 }

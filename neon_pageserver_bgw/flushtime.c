@@ -18,6 +18,8 @@
 typedef struct TimeFlush
 {
 	LayerWriter *writer;
+	bool		(*wanted) (void *arg, const NeonKey *key);
+	void	   *arg;
 	ControlState state;			/* behind the last record read */
 	TimeBlock	block;			/* being filled */
 	StringInfoData bytes;
@@ -31,6 +33,8 @@ write_block(TimeFlush *f, XLogRecPtr end)
 	NeonKey		key = timeblock_key(f->block.start + 1);
 	StoreVersion v = {0};
 
+	if (f->wanted != NULL && !f->wanted(f->arg, &key))
+		return;
 	resetStringInfo(&f->bytes);
 	timeblock_encode(&f->block, end, &f->bytes);
 	v.lsn = f->block.start + MAXIMUM_ALIGNOF;
@@ -98,9 +102,10 @@ walk(TimeFlush *f, Timeline *tl, XLogRecPtr cut)
 }
 
 uint32
-flush_time_blocks(Timeline *tl, LayerWriter *writer, XLogRecPtr lo, XLogRecPtr cut)
+flush_time_blocks(Timeline *tl, LayerWriter *writer, XLogRecPtr lo, XLogRecPtr cut,
+				  bool (*wanted) (void *arg, const NeonKey *key), void *arg)
 {
-	TimeFlush	f = {.writer = writer};
+	TimeFlush	f = {.writer = writer, .wanted = wanted, .arg = arg};
 
 	if (!control_find(tl, lo, &f.state))
 		return 0;

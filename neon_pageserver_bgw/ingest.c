@@ -59,6 +59,12 @@ ingest_put(Ingest *ingest, NeonKey key, uint8 value_kind, bool base, const void 
 	put->len = len;
 }
 
+XLogRecPtr
+ingest_known_lsn(const Ingest *ingest)
+{
+	return ingest->aside ? ingest->aside->lsn : timeline_last_record_lsn(ingest->tl);
+}
+
 /* A whole new state; the bytes stay until the record is done. */
 static void
 put_blob(Ingest *ingest, NeonKey key, StringInfo buf)
@@ -141,6 +147,10 @@ on_relmap(void *arg, Oid db, Oid spc, const char *data, int len)
 static void
 on_create_db_copy(void *arg, Oid db, Oid spc, Oid src_db, Oid src_spc)
 {
+	if (((Ingest *) arg)->aside)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("database %u was copied by files, which WAL does not have", db)));
 	dbcopy_run(arg, spc, db, src_spc, src_db);
 }
 
@@ -224,7 +234,7 @@ stored_origin(Ingest *ingest, RepOriginId origin)
 	XLogRecPtr	remote_lsn = InvalidXLogRecPtr;
 	StoreChain	chain;
 
-	store_get(ingest->tl, &key, 1, timeline_last_record_lsn(ingest->tl), &chain);
+	store_get(ingest->tl, &key, 1, ingest_known_lsn(ingest), &chain);
 	if (chain.found == STORE_FOUND && chain.nversions > 0 &&
 		chain.versions[0].value_kind == NEON_VALUE_BLOB &&
 		!blob_get_origin(chain.versions[0].data, chain.versions[0].len, &remote_lsn))
@@ -328,14 +338,17 @@ ingest_record(Ingest *ingest, XLogReaderState *record)
 	slrucache_record(ingest, record);
 	control_advance(&ingest->control, record);
 	sizes_put_changed(ingest);
-	if (is_checkpoint(record) ||
-		record->EndRecPtr - ingest->control_put >= CONTROL_INTERVAL)
+	if (ingest->aside == NULL && (is_checkpoint(record) ||
+								  record->EndRecPtr - ingest->control_put >= CONTROL_INTERVAL))
 		put_control(ingest);
 
-	if (ingest->nputs > 0)
+	if (ingest->aside)
+		ingest->aside->put(ingest->aside->arg, record->ReadRecPtr, record->EndRecPtr,
+						   ingest->puts, ingest->nputs);
+	else if (ingest->nputs > 0)
 		store_put(ingest->tl, record->ReadRecPtr, record->EndRecPtr,
 				  ingest->puts, ingest->nputs);
-	if (term != 0)
+	if (term != 0 && ingest->aside == NULL)
 		timeline_set_term(ingest->tl, term, record->EndRecPtr);
 
 	ingest->record = NULL;
@@ -347,7 +360,7 @@ ingest_record(Ingest *ingest, XLogReaderState *record)
 void
 ingest_publish(Ingest *ingest)
 {
-	if (ingest->control.lsn == timeline_last_record_lsn(ingest->tl))
+	if (ingest->aside || ingest->control.lsn == timeline_last_record_lsn(ingest->tl))
 		return;
 	store_publish(ingest->tl, ingest->control.prev, ingest->control.lsn);
 	timeline_set_logical_size(ingest->tl, ingest->logical_size);
@@ -473,8 +486,8 @@ make_origins(MemoryContext context)
 	return hash_create("ingest origins", 16, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 }
 
-Ingest *
-ingest_begin(Timeline *tl)
+static Ingest *
+begin(Timeline *tl, const IngestAside *aside)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "ingest",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -482,6 +495,7 @@ ingest_begin(Timeline *tl)
 	Ingest	   *ingest = palloc0(sizeof(Ingest));
 
 	ingest->tl = tl;
+	ingest->aside = aside;
 	ingest->context = context;
 	ingest->record_context = AllocSetContextCreate(context, "ingest record",
 												   ALLOCSET_DEFAULT_SIZES);
@@ -490,13 +504,25 @@ ingest_begin(Timeline *tl)
 	ingest->origins = make_origins(context);
 
 	MemoryContextSwitchTo(ingest->record_context);
-	control_at(tl, timeline_last_record_lsn(tl), &ingest->control);
+	control_at(tl, ingest_known_lsn(ingest), &ingest->control);
 	ingest->control_put = ingest->control.lsn;
 	sizes_load(ingest);
 	slrucache_load(ingest);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(ingest->record_context);
 	return ingest;
+}
+
+Ingest *
+ingest_begin(Timeline *tl)
+{
+	return begin(tl, NULL);
+}
+
+Ingest *
+ingest_begin_aside(Timeline *tl, const IngestAside *aside)
+{
+	return begin(tl, aside);
 }
 
 void

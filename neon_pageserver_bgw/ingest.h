@@ -16,6 +16,7 @@
 #include "timeline.h"
 
 typedef struct Ingest Ingest;
+struct StorePut;
 
 /*
  * The caller owns the timeline.  Starts behind the last record that is
@@ -23,6 +24,22 @@ typedef struct Ingest Ingest;
  * to CurrentMemoryContext.
  */
 extern Ingest *ingest_begin(Timeline *tl);
+
+/*
+ * WAL that was ingested before, once more: what it changes goes to a function
+ * and not to the store, which is read as of where that WAL begins.  Changes
+ * nothing of the timeline, and needs no ownership.  ereport(ERROR) for a record
+ * whose changes are not in WAL (a database copied by files).
+ */
+typedef struct IngestAside
+{
+	XLogRecPtr	lsn;			/* end of the record before */
+	void		(*put) (void *arg, XLogRecPtr start, XLogRecPtr end, const struct StorePut *puts,
+						int nputs);
+	void	   *arg;
+} IngestAside;
+
+extern Ingest *ingest_begin_aside(Timeline *tl, const IngestAside *aside);
 
 /*
  * Puts all that the record changes; not yet visible.  The record must follow

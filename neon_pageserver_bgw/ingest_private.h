@@ -40,6 +40,7 @@ struct SizeEntry;
 struct Ingest
 {
 	Timeline   *tl;
+	const IngestAside *aside;	/* where puts go; NULL: to the store */
 	MemoryContext context;		/* lives as long as the Ingest */
 	MemoryContext record_context;	/* reset after each record */
 
@@ -73,6 +74,9 @@ struct Ingest
 extern void ingest_put(Ingest *ingest, NeonKey key, uint8 value_kind, bool base,
 					   const void *data, uint32 len);
 extern void ingest_publish_before(Ingest *ingest);
+
+/* Up to here the store knows what the ingest has put. */
+extern XLogRecPtr ingest_known_lsn(const Ingest *ingest);
 
 /* ingestsizes.c: sizes of forks */
 extern void sizes_load(Ingest *ingest);

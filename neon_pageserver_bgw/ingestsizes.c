@@ -83,7 +83,7 @@ read_stored(Ingest *ingest, const NeonKey *key, RelSize *size)
 	StoreChain	chain;
 
 	size_of_nothing(size);
-	store_get(ingest->tl, key, 1, timeline_last_record_lsn(ingest->tl), &chain);
+	store_get(ingest->tl, key, 1, ingest_known_lsn(ingest), &chain);
 	if (chain.found != STORE_FOUND || chain.nversions < 1 ||
 		chain.versions[0].value_kind != NEON_VALUE_SIZE)
 		return;
@@ -242,6 +242,21 @@ collect_existing(const NeonKey *key, const StoreVersion *newest, void *arg)
 	return true;
 }
 
+/* Forks that the store does not know of yet. */
+static void
+drop_entries(Ingest *ingest, Oid spc, Oid db)
+{
+	HASH_SEQ_STATUS seq;
+	SizeEntry  *entry;
+
+	hash_seq_init(&seq, ingest->sizes);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+	{
+		if (entry->key.spc == spc && entry->key.db == db)
+			sizes_drop(ingest, entry->key);
+	}
+}
+
 void
 sizes_drop_database(Ingest *ingest, Oid spc, Oid db)
 {
@@ -252,10 +267,11 @@ sizes_drop_database(Ingest *ingest, Oid spc, Oid db)
 
 	ingest_publish_before(ingest);
 	list.keys = palloc(list.max * sizeof(NeonKey));
-	store_scan(ingest->tl, &lo, &hi, timeline_last_record_lsn(ingest->tl),
-			   collect_existing, &list);
+	store_scan(ingest->tl, &lo, &hi, ingest_known_lsn(ingest), collect_existing, &list);
 	for (i = 0; i < list.n; i++)
 		sizes_drop(ingest, list.keys[i]);
+	if (ingest->aside)
+		drop_entries(ingest, spc, db);
 	pfree(list.keys);
 }
 
@@ -351,6 +367,8 @@ sizes_load(Ingest *ingest)
 	ingest->max_changed = 64;
 	ingest->changed = MemoryContextAlloc(ingest->context,
 										 ingest->max_changed * sizeof(SizeEntry *));
+	if (ingest->aside)
+		return;
 	if (ingest_is_recovered(ingest->tl) &&
 		timeline_last_record_lsn(ingest->tl) != ingest->tl->id.start_lsn)
 	{

@@ -88,8 +88,15 @@ static void
 on_slru_page(NeonSlru slru, BlockNumber page, bool base, void *arg)
 {
 	Ingest	   *ingest = arg;
-	HotPage    *hot = get_hot(ingest, slru, page, base);
+	HotPage    *hot;
 
+	/* aside, a page that was changed meanwhile can be read nowhere */
+	if (ingest->aside)
+	{
+		ingest_put(ingest, slru_page_key(slru, page), NEON_VALUE_WAL, base, NULL, 0);
+		return;
+	}
+	hot = get_hot(ingest, slru, page, base);
 	slru_apply(ingest->record, slru, page, hot->data);
 	if (++hot->nrefs >= SLRU_IMAGE_INTERVAL)
 	{
@@ -168,7 +175,7 @@ slrucache_record(Ingest *ingest, XLogReaderState *record)
 void
 slrucache_load(Ingest *ingest)
 {
-	XLogRecPtr	lsn = timeline_last_record_lsn(ingest->tl);
+	XLogRecPtr	lsn = ingest_known_lsn(ingest);
 	int			s;
 
 	ingest->hot = MemoryContextAllocZero(ingest->context,

@@ -7,7 +7,7 @@
  * A delta file has versions of any kind, WAL records as walvalue.h makes them;
  * an image file has one page image per key.  Everything that is read is
  * verified by CRC; what is bad is an ereport(ERROR, ERRCODE_DATA_CORRUPTED)
- * that names file and offset, and damages the timeline.
+ * that names file and offset; a worker tries to rebuild the file (rebuild.h).
  *
  *-------------------------------------------------------------------------
  */
@@ -94,7 +94,7 @@ extern bool layer_scan_version(LayerScan *scan, NeonKey *key, StoreVersion *vers
 extern void layer_scan_load(LayerScan *scan, StoreVersion *version);
 extern void layer_scan_end(LayerScan *scan);
 
-/* A file that the manifest names is not there: damages the timeline, and reports. */
+/* A file that the manifest names is not there: the same error. */
 extern void layer_missing(Timeline *tl, const ManifestFile *file) pg_attribute_noreturn();
 
 /* MAXPGPATH bytes, relative to the data directory. */

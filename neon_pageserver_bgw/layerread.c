@@ -15,6 +15,7 @@
 
 #include "layerread_private.h"
 #include "pgstat.h"
+#include "rebuild.h"
 #include "timeline_shared.h"
 #include "utils/memutils.h"
 
@@ -52,11 +53,9 @@ static void pg_attribute_noreturn()
 corrupted(Timeline *tl, const ManifestFile *file, uint64 offset, const char *what)
 {
 	char		path[MAXPGPATH];
-	char		why[TIMELINE_DETAIL_MAX];
 
 	layer_path(&tl->id, file, path);
-	snprintf(why, sizeof(why), "File \"%s\" at offset " UINT64_FORMAT ": %s", path, offset, what);
-	timeline_set_damaged(tl, why);
+	rebuild_note_damage(tl, file->id);
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("file \"%s\" is corrupted", path),

@@ -20,7 +20,7 @@ struct LayerFile
 	uint8	   *fences;			/* first keys of all directory blocks */
 };
 
-/* Takes the timeline out of service and reports. */
+/* Notes the damage, so that a worker sees whether the file can be rebuilt, and reports. */
 extern void layer_corrupted(LayerFile *layer, uint64 offset, const char *what) pg_attribute_noreturn();
 
 /* A verified block of the directory; valid until the next call. */

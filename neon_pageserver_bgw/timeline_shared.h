@@ -74,6 +74,7 @@ struct TimelineShared
 	pg_atomic_uint32 compact_jobs;	/* pieces of work done on files, wraps */
 	pg_atomic_uint32 wide_runs; /* files that a read may have to ask beside its partition's; a hint */
 	pg_atomic_uint64 wide_bytes;	/* of them; a hint */
+	pg_atomic_uint64 damaged_file;	/* a read met it, and no worker has looked at it; 0: none */
 	TimestampTz opened_at;		/* first put since the last flush, in neon_clock(); 0: none */
 	TimestampTz published_at;	/* when last_record_lsn moved, in neon_clock() */
 

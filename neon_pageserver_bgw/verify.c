@@ -5,7 +5,8 @@
  *	  wrong with them.
  *
  * It changes nothing, also not the timeline's state, and works on one that is
- * refused as damaged.  What ingest, flush and merge do meanwhile is no problem:
+ * refused as damaged; but if that is asked for, it has damaged layers rebuilt
+ * (rebuild.h), the older ones first.  What ingest, flush and merge do meanwhile is no problem:
  * files that are taken away while they wait for their turn are left out.
  *
  *-------------------------------------------------------------------------
@@ -21,7 +22,9 @@
 #include "layerfile.h"
 #include "miscadmin.h"
 #include "neon_layercheck.h"
+#include "nodes/pg_list.h"
 #include "pgstat.h"
+#include "rebuild.h"
 #include "sqlutil.h"
 #include "storage/fd.h"
 #include "timeblock.h"
@@ -34,19 +37,25 @@ typedef struct Verify
 {
 	Timeline   *tl;
 	FunctionCallInfo fcinfo;
+	bool		repair;
+	List	   *damaged;		/* DamagedLayer */
 } Verify;
 
-/* file is relative to the data directory; offset < 0: none. */
+/* file is relative to the data directory; offset < 0, remedy NULL: none. */
 static void
-report(Verify *v, const char *file, int64 offset, const char *problem)
+report(Verify *v, const char *file, int64 offset, const char *problem, const char *remedy,
+	   bool repaired)
 {
-	Datum		values[3];
-	bool		nulls[3] = {false};
+	Datum		values[5];
+	bool		nulls[5] = {false};
 
 	values[0] = CStringGetTextDatum(file);
 	values[1] = Int64GetDatum(offset);
 	nulls[1] = offset < 0;
 	values[2] = CStringGetTextDatum(problem);
+	values[3] = remedy ? CStringGetTextDatum(remedy) : (Datum) 0;
+	nulls[3] = remedy == NULL;
+	values[4] = BoolGetDatum(repaired);
 	sql_put_row(v->fcinfo, values, nulls);
 }
 
@@ -92,7 +101,7 @@ try_manifest(Timeline *tl, Verify *v)
 		timeline_path(&tl->id.tenant, &tl->id.timeline, NULL, dir);
 		if (v)
 			report(v, dir, -1, edata->detail ? psprintf("%s: %s", edata->message, edata->detail) :
-				   edata->message);
+				   edata->message, NULL, false);
 	}
 	PG_END_TRY();
 	return m;
@@ -154,11 +163,62 @@ verify_partitions(Verify *v, const Manifest *m)
 		if (p->upto > m->disk_consistent_lsn || p->base_lsn > p->upto)
 			problem = "A partition has what was not written yet.";
 		if (problem)
-			report(v, dir, -1, problem);
+			report(v, dir, -1, problem, NULL, false);
 	}
 }
 
 /* ---- layers ---- */
+
+/* A file and the first thing that is wrong with it. */
+typedef struct DamagedLayer
+{
+	ManifestFile file;
+	char	   *path;
+	int64		offset;
+	char	   *problem;
+} DamagedLayer;
+
+static void
+note_damaged(Verify *v, const ManifestFile *mf, const char *path, int64 offset,
+			 const char *problem)
+{
+	DamagedLayer *d = palloc(sizeof(DamagedLayer));
+
+	d->file = *mf;
+	d->path = pstrdup(path);
+	d->offset = offset;
+	d->problem = pstrdup(problem);
+	v->damaged = lappend(v->damaged, d);
+}
+
+static int
+compare_damaged(const ListCell *a, const ListCell *b)
+{
+	const ManifestFile *x = &((DamagedLayer *) lfirst(a))->file;
+	const ManifestFile *y = &((DamagedLayer *) lfirst(b))->file;
+
+	return x->lsn_lo < y->lsn_lo ? -1 : (x->lsn_lo > y->lsn_lo ? 1 : 0);
+}
+
+/* One is rebuilt from WAL and from the state before, which older ones may have. */
+static void
+report_damaged(Verify *v)
+{
+	ListCell   *lc;
+
+	list_sort(v->damaged, compare_damaged);
+	foreach(lc, v->damaged)
+	{
+		DamagedLayer *d = lfirst(lc);
+		char	   *remedy = NULL;
+		bool		possible = false;
+
+		CHECK_FOR_INTERRUPTS();
+		if (timeline_state(v->tl) == TIMELINE_ACTIVE)
+			possible = rebuild_layer(v->tl, d->file.id, !v->repair, &remedy);
+		report(v, d->path, d->offset, d->problem, remedy, v->repair && possible);
+	}
+}
 
 static bool
 read_layer(void *arg, uint64 offset, void *buf, size_t len)
@@ -183,8 +243,8 @@ typedef struct LayerClaims
 {
 	Verify	   *v;
 	const ManifestFile *mf;
-	const char *path;
-	bool		wrong;
+	const char *wrong;			/* NULL: nothing */
+	uint64		offset;
 } LayerClaims;
 
 /* Are header and footer those that the manifest tells of? */
@@ -197,11 +257,14 @@ compare_claims(const LayerHeader *h, const LayerFooter *f, void *arg)
 
 	if (h->file_id != mf->id || h->generation != mf->generation || h->type != mf->type ||
 		!neon_id_equal(&h->tenant, &id->tenant) || !neon_id_equal(&h->timeline, &id->timeline))
-		report(c->v, c->path, 0, "The header is another file's.");
+		c->wrong = "The header is another file's.";
 	else if (f->lsn_lo != mf->lsn_lo || f->lsn_hi != mf->lsn_hi || f->versions != mf->entries ||
 			 memcmp(f->first_key, mf->first_key, NEON_KEY_ENCODED_SIZE) != 0 ||
 			 memcmp(f->last_key, mf->last_key, NEON_KEY_ENCODED_SIZE) != 0)
-		report(c->v, c->path, mf->bytes - LAYER_FOOTER, "The footer contradicts the manifest.");
+	{
+		c->wrong = "The footer contradicts the manifest.";
+		c->offset = mf->bytes - LAYER_FOOTER;
+	}
 }
 
 static bool
@@ -221,16 +284,18 @@ static void
 verify_open_layer(Verify *v, const ManifestFile *mf, const char *path, File file)
 {
 	LayerSource source = {read_layer, &file, mf->bytes};
-	LayerClaims claims = {v, mf, path};
+	LayerClaims claims = {v, mf};
 	LayerVisitor visitor = {.begin = compare_claims, .arg = &claims};
 	LayerProblem problem;
 
 	if (FileSize(file) != (off_t) mf->bytes)
-		report(v, path, Min(FileSize(file), (off_t) mf->bytes),
-			   psprintf("The file has " INT64_FORMAT " bytes, and the manifest says " UINT64_FORMAT ".",
-						(int64) FileSize(file), mf->bytes));
+		note_damaged(v, mf, path, Min(FileSize(file), (off_t) mf->bytes),
+					 psprintf("The file has " INT64_FORMAT " bytes, and the manifest says " UINT64_FORMAT ".",
+							  (int64) FileSize(file), mf->bytes));
 	else if (!layer_check(&source, &visitor, &problem))
-		report(v, path, problem.offset, problem.what);
+		note_damaged(v, mf, path, problem.offset, problem.what);
+	else if (claims.wrong != NULL)
+		note_damaged(v, mf, path, claims.offset, claims.wrong);
 }
 
 static void
@@ -246,7 +311,8 @@ verify_layer(Verify *v, const ManifestFile *mf)
 		int			save_errno = errno;
 
 		if (save_errno != ENOENT || still_named(v->tl, mf->id))
-			report(v, path, -1, psprintf("The file cannot be opened: %s.", strerror(save_errno)));
+			note_damaged(v, mf, path, -1,
+						 psprintf("The file cannot be opened: %s.", strerror(save_errno)));
 		return;
 	}
 	PG_TRY();
@@ -262,6 +328,15 @@ verify_layer(Verify *v, const ManifestFile *mf)
 
 /* ---- stored WAL ---- */
 
+/* What becomes of WAL that is not valid: nothing here can make it anew. */
+static const char *
+remedy_of_wal(const Verify *v, XLogRecPtr lsn)
+{
+	if (lsn < timeline_disk_consistent_lsn(v->tl))
+		return "It is in layer files too, and needed only to rebuild these.";
+	return "It is in no layer file yet. When the pageserver is started again, it is fetched again from where the WAL comes from, if that still has it.";
+}
+
 static void
 report_wal(Verify *v, XLogRecPtr lsn, const char *problem)
 {
@@ -274,7 +349,8 @@ report_wal(Verify *v, XLogRecPtr lsn, const char *problem)
 	XLogFileName(name, 1, segno, v->tl->id.wal_segment_size);
 	snprintf(below, sizeof(below), "wal/%s", name);
 	timeline_path(&v->tl->id.tenant, &v->tl->id.timeline, below, path);
-	report(v, path, XLogSegmentOffset(lsn, v->tl->id.wal_segment_size), problem);
+	report(v, path, XLogSegmentOffset(lsn, v->tl->id.wal_segment_size), problem,
+		   remedy_of_wal(v, lsn), false);
 }
 
 /*
@@ -337,14 +413,20 @@ verify_wal(Verify *v, const Manifest *m)
 
 PG_FUNCTION_INFO_V1(neon_timeline_verify);
 
-/* timeline_verify(tenant, timeline) returns table(file text, byte_offset bigint, problem text) */
+/*
+ * timeline_verify(tenant, timeline, repair bool) returns table(file text,
+ * byte_offset bigint, problem text, remedy text, repaired bool)
+ */
 Datum
 neon_timeline_verify(PG_FUNCTION_ARGS)
 {
-	Verify		v;
+	Verify		v = {0};
 	Manifest   *m;
 
 	check_superuser("timeline_verify");
+	v.repair = PG_GETARG_BOOL(2);
+	if (v.repair)
+		sql_refuse_transaction_block("timeline_verify with repair");
 	InitMaterializedSRF(fcinfo, 0);
 	v.tl = sql_open_timeline(fcinfo, 0, 1);
 	v.fcinfo = fcinfo;
@@ -357,6 +439,7 @@ neon_timeline_verify(PG_FUNCTION_ARGS)
 		CHECK_FOR_INTERRUPTS();
 		verify_layer(&v, &m->files[i]);
 	}
+	report_damaged(&v);
 	verify_wal(&v, m);
 	return (Datum) 0;
 }

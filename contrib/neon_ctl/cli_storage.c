@@ -47,29 +47,52 @@ add_rows(PGconn *conn, const TimelineInfo *tl, const char *progress, const char 
 	return n;
 }
 
+/* What is still damaged after a repair: the proof of it. */
+static int
+count_problems(PGconn *conn, const TimelineInfo *tl)
+{
+	PGresult   *res = db_exec(conn, WORK_TIMEOUT, strf("verifying branch %s again", tl->name),
+							  "SELECT 1 FROM neon_pageserver.timeline_verify($1, $2)", 2, tl->tenant, tl->id);
+	int			n = PQntuples(res);
+
+	PQclear(res);
+	return n;
+}
+
 int
 cmd_storage_verify(Invocation *inv)
 {
-	static const char *const titles[] = {"BRANCH", "FILE", "OFFSET", "PROBLEM"};
-	static const char *const json_names[] = {"branch", "file", "byte_offset", "problem"};
-	Table	   *table = table_new(4, titles, json_names);
+	static const char *const titles[] = {"BRANCH", "FILE", "OFFSET", "PROBLEM", "REMEDY"};
+	static const char *const json_names[] = {"branch", "file", "byte_offset", "problem", "remedy"};
+	bool		repair = option_given(inv, OPT_REPAIR);
+	Table	   *table = table_new(5, titles, json_names);
 	PGconn	   *conn = ps_connect();
 	int			n;
 	int			problems = 0;
+	int			left = 0;
 	TimelineInfo *list = chosen_branches(inv, conn, &n);
 
 	for (int i = 0; i < n; i++)
+	{
 		problems += add_rows(conn, &list[i], strf("verifying branch %s", list[i].name),
-							 "SELECT file, byte_offset, problem FROM neon_pageserver.timeline_verify($1, $2)",
+							 repair ?
+							 "SELECT file, byte_offset, problem, remedy FROM neon_pageserver.timeline_verify($1, $2, repair => true)" :
+							 "SELECT file, byte_offset, problem, remedy FROM neon_pageserver.timeline_verify($1, $2)",
 							 table);
+		if (repair && problems > 0)
+			left += count_problems(conn, &list[i]);
+	}
 	PQfinish(conn);
 	if (problems > 0 || output_json)
 		table_print(table);
 	else
 		say("%d branch%s verified, no problem found", n, n == 1 ? "" : "es");
+	if (repair && left == 0)
+		return EXIT_OK;
 	if (problems > 0)
-		die(EXIT_GENERAL, "Restore the files from a backup, with the pageserver stopped.",
-			"%d place%s damaged", problems, problems == 1 ? " is" : "s are");
+		die(EXIT_GENERAL, repair ? "Restore the files from a backup, with the pageserver stopped." :
+			"\"neon storage verify --repair\" rebuilds what can be rebuilt. Restore other files from a backup, with the pageserver stopped.",
+			"%d place%s damaged", repair ? left : problems, (repair ? left : problems) == 1 ? " is" : "s are");
 	return EXIT_OK;
 }
 

@@ -135,9 +135,9 @@ static const Command commands[] = {
 		"  neon endpoint config main work_mem=64MB shared_preload_libraries=pg_stat_statements\n"
 		"  neon endpoint config main work_mem=\n", cmd_endpoint_config},
 
-	{"storage", "verify", "", 0, 0, TENANT | OPT_BIT(OPT_BRANCH_NAME), true,
+	{"storage", "verify", "", 0, 0, TENANT | OPT_BIT(OPT_BRANCH_NAME) | OPT_BIT(OPT_REPAIR), true,
 		"Read all that is stored of a branch, or of all, and report what is damaged.",
-		"  neon storage verify\n  neon storage verify --branch-name main\n", cmd_storage_verify},
+		"  neon storage verify\n  neon storage verify --branch-name main --repair\n", cmd_storage_verify},
 	{"storage", "gc", "", 0, 0, TENANT | OPT_BIT(OPT_BRANCH_NAME), true,
 		"Let go of the history of a branch, or of all, that is older than is kept, and compact the rest.",
 		"  neon storage gc\n  neon storage gc --branch-name main\n", cmd_storage_gc},

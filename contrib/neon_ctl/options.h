@@ -46,6 +46,7 @@ typedef enum OptionId
 	OPT_NO_SUPERVISE,
 	OPT_KEYS,
 	OPT_VERSIONS,
+	OPT_REPAIR,
 	OPT_COUNT,
 } OptionId;
 

@@ -85,10 +85,11 @@ RETURNS int
 AS 'MODULE_PATHNAME', 'neon_timeline_compact'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
--- reads everything that a timeline has; no row: all is well
+-- reads everything that a timeline has; no row: all is well; remedy says whether a damaged
+-- file can be rebuilt or, with repair, what was done
 CREATE FUNCTION neon_pageserver.timeline_verify(
-	tenant neon_pageserver.id, timeline neon_pageserver.id)
-RETURNS TABLE (file text, byte_offset bigint, problem text)
+	tenant neon_pageserver.id, timeline neon_pageserver.id, repair boolean DEFAULT false)
+RETURNS TABLE (file text, byte_offset bigint, problem text, remedy text, repaired boolean)
 AS 'MODULE_PATHNAME', 'neon_timeline_verify'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
