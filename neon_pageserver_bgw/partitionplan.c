@@ -568,6 +568,34 @@ close_files(Planner *planner)
 	}
 }
 
+/*
+ * Up to where wide files are pulled: the demand, but not inside of a file.  One
+ * that reaches over it, of runs that were merged meanwhile, is pulled as a whole:
+ * a partition's upto says that its own files have all versions at or below.
+ */
+static XLogRecPtr
+end_of_pulls(const LayerMap *map, XLogRecPtr upto)
+{
+	bool		moved;
+
+	do
+	{
+		moved = false;
+		for (int i = 0; i < map->nwide; i++)
+		{
+			const ManifestFile *file = &map->files[map->wide[i]];
+
+			if (file->lsn_hi > upto &&
+				(file->type == LAYER_IMAGE ? file->lsn_lo <= upto : file->lsn_lo < upto))
+			{
+				upto = file->lsn_hi;
+				moved = true;
+			}
+		}
+	} while (moved);
+	return upto;
+}
+
 /* In a turn: with all that others have done. */
 static CompactResult
 plan_in_turn(Planner *planner, PartitionPlan *plan)
@@ -578,7 +606,8 @@ plan_in_turn(Planner *planner, PartitionPlan *plan)
 	compactclaim_begin_turn(planner->tl);
 	m = timeline_read_manifest(planner->tl);
 	planner->map = layermap_make(m);
-	planner->disk_consistent = Min(m->disk_consistent_lsn, planner->demand->upto);
+	planner->disk_consistent = end_of_pulls(planner->map,
+											Min(m->disk_consistent_lsn, planner->demand->upto));
 	planner->open = palloc0(Max(planner->map->nfiles, 1) * sizeof(LayerFile *));
 	PG_TRY();
 	{
