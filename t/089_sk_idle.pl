@@ -77,6 +77,8 @@ for my $sk (@sk)
 {
 	$t->psql($sk, "SELECT neon_safekeeper.timeline_create(md5('tenant'), md5(g::text), 1, 1048576, 1, '0/1000000', 0, '[[0, \"0/1000000\"]]', '$config') FROM generate_series(1, $idle) g", timeout => 600);
 }
+# they were active when they were created, and for a minute peers tell each other
+$t->poll($_, "SELECT count(*) = 0 FROM neon_safekeeper.positions() WHERE tenant_id = md5('tenant')", 't', timeout => 180) for @sk;
 my %after = measure("with $idle idle timelines");
 for my $sk (@sk)
 {
