@@ -38,6 +38,10 @@ static uint64 jobs;
 static Lease leases[MAX_LEASES];
 static int	nleases;
 
+/* What was asked for, as by timeline_compact(), on one timeline at a time. */
+static CompactDemand demand;
+static int	demand_of;
+
 static uint32
 draw_gc(uint32 n)
 {
@@ -311,6 +315,12 @@ check_some(Model *m, int lookups)
 
 /* ---- the horizon and compaction between the steps ---- */
 
+static bool
+compact_one(Timeline *tl, bool forced)
+{
+	return forced ? compact_step(tl, &demand) == COMPACT_DONE : store_compact_once(tl, false);
+}
+
 static void
 move_horizon(Model *m, int t)
 {
@@ -369,7 +379,13 @@ between_steps(Model *m, int i)
 	{
 		bool		forced = draw_gc(2) == 0;
 
-		for (int n = draw_gc(6); n > 0 && store_compact_once(m->t[t].tl, forced); n--)
+		/* more may have come, and been merged, since */
+		if (forced && (demand_of != t || draw_gc(4) == 0))
+		{
+			demand = compact_all_there_is(m->t[t].tl);
+			demand_of = t;
+		}
+		for (int n = draw_gc(6); n > 0 && compact_one(m->t[t].tl, forced); n--)
 			jobs++;
 	}
 	if (i % 500 == 499)
@@ -437,6 +453,7 @@ neon_test_store_gc(PG_FUNCTION_ARGS)
 
 	jobs = 0;
 	nleases = 0;
+	demand_of = -1;
 	pg_prng_seed(&gc_random, run.seed + run.steps);
 	with_model_pages(run_gc, &run);
 	PG_RETURN_INT64(jobs);
