@@ -15,12 +15,13 @@
  *	  All WAL of (lo, hi] is there, without a gap: it is walked over from one end
  *	  to the other, with its CRCs and its links.
  *
- *	  What is put as a whole new state (sizes, bounds, origins) follows from the
- *	  state before.  So that must be readable at lo: compaction has not rewritten
- *	  those keys at a horizon above lo.  A file that has pages of forks and
- *	  nothing else needs no state.  Of a wide file, what partitions have
- *	  by now is left out: nobody looks for it there.  One that a partition has
- *	  taken a part of in the midst of the interval is not rebuilt.
+ *	  Records build on the page before them, and what is put as a whole new state
+ *	  (sizes, bounds, origins) on the state before.  So that must be readable at
+ *	  lo: compaction has not rewritten those keys at a horizon above lo, which
+ *	  takes away what is older but for images at the points that are kept.  Of a
+ *	  wide file, what partitions have by now is left out: nobody looks for it
+ *	  there.  One that a partition has taken a part of in the midst of the
+ *	  interval is not rebuilt.
  *
  *	  What an import brought is in no WAL.  Its LSN is the beginning of a
  *	  timeline, below which there is no WAL, or the end of a record that copies a
@@ -106,7 +107,7 @@ check_partitions(const Rebuild *r)
 			continue;
 		if (r->wide && p->upto > r->lo && p->upto < r->file.lsn_hi)
 			refuse("A part of what it has was moved on in the midst of its LSN interval.");
-		if (!r->wide && !r->only_pages && p->base_lsn > r->lo)
+		if (!r->wide && p->base_lsn > r->lo)
 			refuse("The state that its WAL begins with is gone: it was rewritten at the horizon of history.");
 	}
 }
