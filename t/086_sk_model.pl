@@ -14,7 +14,7 @@ my $lib = $ENV{NEON_TESTING_LIBDIR};
 plan skip_all => 'no build with test points' if !$lib || !-e "$lib/neon_safekeeper.so";
 
 my $long = $ENV{NEON_TEST_LONG};
-my $batches = $long ? 100 : 2;
+my $batches = $long ? 100 : 1;
 my $traces = $long ? 100 : 20;
 my $seed = $ENV{NEON_TEST_SEED} || (time ^ $$) & 0xffffff;
 note("seed $seed");
@@ -79,7 +79,7 @@ is_deeply([ grep { !$seen{$_} } qw(promise elected stream write copy commit goss
 # ---- while WAL is removed, a segment for each record, and members that lack it jump ----
 my $jump = WalModel->new(LAUNCHERS => 2, LENGTH => 5, JUMP => '', TRACE => '', -PRINTF => '', -T_RAND => '');
 my $jumps = $long ? 20 : 1;
-($good, $steps) = agreeing($jump, $jumps, $long ? 50 : 25, 100);
+($good, $steps) = agreeing($jump, $jumps, $long ? 50 : 20, 100);
 is($good, $jumps, "walks with retention in each of $jumps batches agree with the model, $steps steps");
 note(join ', ', map { "$_ $seen{$_}" } sort keys %seen);
 is_deeply([ grep { !$seen{$_} } (qw(promise elected stream commit crash retain jump), $long ? qw(copy jump_killed) : ()) ], [], 'every kind of step was taken');

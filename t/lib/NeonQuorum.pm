@@ -70,7 +70,25 @@ sub check_wal
 {
 	my ($t, $branch, $name, @ids) = @_;
 	@ids = ids($t) unless @ids;
-	my $segsize = $t->psql("safekeeper $ids[0]", 'SELECT 1') && segment_size($t, $branch, $ids[0]);
+	my ($start, $commit, $different, $problems);
+	for my $try (1 .. 5)
+	{
+		($start, $commit) = common_wal($t, $branch, @ids);
+		($different, $problems) = eval { compare_wal($t, $branch, $start, $commit, @ids) };
+		my $error = $@;
+		# retention may have removed what was looked at
+		last if $try < 5 && (common_wal($t, $branch, @ids))[0] == $start && !$error;
+		die $error if $error && $try == 5;
+	}
+	is("@$different", '', "$name: committed WAL is the same on safekeepers @ids from " . NeonTest::num_lsn($start) . ' to ' . NeonTest::num_lsn($commit));
+	is("@$problems", '', "$name: pg_waldump reads it");
+	return;
+}
+
+# What all of them have of committed WAL.
+sub common_wal
+{
+	my ($t, $branch, @ids) = @_;
 	my ($start, $commit) = (0, undef);
 	for my $id (@ids)
 	{
@@ -78,6 +96,14 @@ sub check_wal
 		$start = $s if $s > $start;
 		$commit = $c if !defined $commit || $c < $commit;
 	}
+	return ($start, $commit);
+}
+
+# Where it differs, and of whom pg_waldump cannot read it.
+sub compare_wal
+{
+	my ($t, $branch, $start, $commit, @ids) = @_;
+	my $segsize = $t->psql("safekeeper $ids[0]", 'SELECT 1') && segment_size($t, $branch, $ids[0]);
 	my @different;
 	for (my $at = $start; $at < $commit;)
 	{
@@ -87,7 +113,6 @@ sub check_wal
 		push @different, NeonTest::num_lsn($at) if grep { $_ ne $first } @others;
 		$at = $to;
 	}
-	is("@different", '', "$name: committed WAL is the same on safekeepers @ids from " . NeonTest::num_lsn($start) . ' to ' . NeonTest::num_lsn($commit));
 	my @problems;
 	for my $id (@ids)
 	{
@@ -99,8 +124,7 @@ sub check_wal
 			timeout => 300);
 		push @problems, "safekeeper $id: $err" if $rc != 0;
 	}
-	is("@problems", '', "$name: pg_waldump reads it");
-	return;
+	return (\@different, \@problems);
 }
 
 sub segment_size
