@@ -299,12 +299,30 @@ check_scan(Model *m, int t, XLogRecPtr lsn)
 			 LSN_FORMAT_ARGS(lsn), c.n, want);
 }
 
+/*
+ * Up to where the store has the timeline's history by now.  What was in no file
+ * when the server stopped is gone, of ancestors too: no WAL has it.
+ */
+static XLogRecPtr
+history_end(Model *m, int t)
+{
+	ModelTimeline *mt = &m->t[t];
+	XLogRecPtr	end;
+
+	if (mt->ancestor >= 0)
+	{
+		end = history_end(m, mt->ancestor);
+		if (end < mt->ancestor_lsn)
+			return end;
+	}
+	return Min(timeline_last_record_lsn(mt->tl), mt->next);
+}
+
 /* An LSN of the timeline's history that the store has by now. */
 static XLogRecPtr
 draw_lsn(Model *m, int t)
 {
-	ModelTimeline *mt = &m->t[t];
-	XLogRecPtr	hi = Min(timeline_last_record_lsn(mt->tl), mt->next);
+	XLogRecPtr	hi = history_end(m, t);
 
 	if (draw(m, 3) == 0)
 		return hi;
