@@ -19,7 +19,7 @@ PARTS = common neon_walredo neon_pageserver_bgw neon_compute \
 	contrib/neon_ctl contrib/neon_test_utils contrib/powercut contrib/faultrun neon_pageserver_bgw/test \
 	neon_safekeeper_bgw neon_safekeeper_bgw/test
 TESTS ?=
-JOBS ?= $(shell echo $$(($$(nproc) + 2)))
+JOBS ?= $(shell echo $$(($$(nproc) + 3)))
 HOURS ?= 1
 # Objects with and without injection points do not mix.
 flavour = $(if $(TESTING),testing,product)

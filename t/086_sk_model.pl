@@ -87,7 +87,7 @@ is_deeply([ grep { !$seen{$_} } (qw(promise elected stream commit crash retain j
 # ---- while the members change: reconf.pml ----
 my $change = WalModel->new(model => 'reconf.pml', LAUNCHERS => 4, LENGTH => 4, TRACE => '', -PRINTF => '', -T_RAND => '');
 my $changes = $long ? 20 : 1;
-($good, $steps) = agreeing($change, $changes, $long ? 100 : 40);
+($good, $steps) = agreeing($change, $changes, $long ? 100 : 16);
 is($good, $changes, "walks while the members change in each of $changes batches agree with the model, $steps steps");
 note(join ', ', map { "$_ $seen{$_}" } sort keys %seen);
 is_deeply([ grep { !$seen{$_} } qw(promise elected stream copy gossip crash promise_killed members members_killed follow follow_copy other_promise other_elected old_members) ],
