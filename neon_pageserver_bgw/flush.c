@@ -32,6 +32,7 @@
 #define WAIT_STEP_MS		100
 
 static bool exit_registered = false;
+static bool with_images = true;
 
 /* ---- announcing ---- */
 
@@ -189,7 +190,7 @@ write_layer(FlushState *state)
 	state->write.tl = tl;
 	state->write.index = &s->frozen;
 	state->write.cut = s->frozen_cut;
-	state->write.images = true;
+	state->write.images = with_images;
 	state->write.writer = layer_writer_begin(&tl->id, LAYER_DELTA, timeline_new_file_id(tl),
 											 timeline_disk_consistent_lsn(tl), s->frozen_cut);
 	nkeys = write_contents(state);
@@ -469,6 +470,12 @@ store_flush_start(Timeline *tl)
 		return;
 	freeze(tl);
 	flushworker_wake();
+}
+
+void
+store_flush_without_images(void)
+{
+	with_images = false;
 }
 
 void

@@ -379,7 +379,8 @@ void
 ingest_flush(Ingest *ingest, IngestFlush when)
 {
 	ingest_publish(ingest);
-	if (when == INGEST_FLUSH_IF_DUE && !store_flush_due(ingest->tl))
+	if ((when == INGEST_FLUSH_IF_DUE && !store_flush_due(ingest->tl)) ||
+		(when == INGEST_FLUSH_IF_CROWDED && !store_flush_crowded(ingest->tl)))
 		return;
 	if (timeline_disk_consistent_lsn(ingest->tl) >= ingest->control.lsn)
 		return;
@@ -581,7 +582,7 @@ ingest_stored_wal(Ingest *ingest)
 		if (++count % STORED_BATCH == 0)
 		{
 			CHECK_FOR_INTERRUPTS();
-			ingest_flush(ingest, INGEST_FLUSH_IF_DUE);
+			ingest_flush(ingest, INGEST_FLUSH_IF_CROWDED);
 		}
 	}
 	walcursor_close(cursor);
@@ -652,6 +653,7 @@ index_what_is_stored(Timeline *tl)
 	NEON_TEST_POINT("stored-wal");
 	ingest = ingest_begin(tl);
 	ingest_stored_wal(ingest);
+	ingest_flush(ingest, INGEST_FLUSH_IF_DUE);
 	ingest_end(ingest);
 }
 
@@ -669,6 +671,13 @@ recover_as_owner(Timeline *tl)
 	}
 	PG_END_TRY();
 	timeline_release_ownership(tl);
+}
+
+void
+ingest_begin_catch_up(Timeline *tl)
+{
+	if (!ingest_is_recovered(tl) && timeline_acquire_ownership(tl, false, 0))
+		recover_as_owner(tl);
 }
 
 void

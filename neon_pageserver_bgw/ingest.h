@@ -54,6 +54,7 @@ extern void ingest_publish(Ingest *ingest);
 typedef enum IngestFlush
 {
 	INGEST_FLUSH_IF_DUE,		/* begin a layer if the store wants one */
+	INGEST_FLUSH_IF_CROWDED,	/* only if it cannot be put off */
 	INGEST_FLUSH_BEGIN,			/* begin one in any case */
 	INGEST_FLUSH_WAIT,			/* and wait until it is durable */
 } IngestFlush;
@@ -93,6 +94,12 @@ extern void ingest_end(Ingest *ingest);
  * nobody does it.  ereport(ERROR) if it cannot be had for a minute.
  */
 extern void ingest_catch_up(Timeline *tl);
+
+/*
+ * The same for who waits for an LSN: if nobody decodes the timeline's stored WAL
+ * yet, this process does, else it is only waited for that LSN.
+ */
+extern void ingest_begin_catch_up(Timeline *tl);
 
 /* All that is known of the timeline is in layers when it returns; the caller owns nothing. */
 extern void ingest_checkpoint(Timeline *tl);

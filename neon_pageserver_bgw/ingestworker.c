@@ -19,6 +19,7 @@
 #include "neon_clock.h"
 #include "neon_library.h"
 #include "neon_receive.h"
+#include "neon_testpoint.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -662,6 +663,7 @@ recover_one(Timeline *tl, void *arg)
 		return;
 	PG_TRY();
 	{
+		NEON_TEST_POINT("recovery-next");
 		ingest_catch_up(tl);
 	}
 	PG_CATCH();

@@ -15,6 +15,7 @@
 #include "copyio.h"
 #include "fmgr.h"
 #include "history.h"
+#include "ingest.h"
 #include "miscadmin.h"
 #include "neon_frame.h"
 #include "pgstat.h"
@@ -109,6 +110,7 @@ effective_lsn(PageStream *stream, const NeonRequest *req, XLogRecPtr *lsn, Refus
 	{
 		/* what is ready must not wait for what is not */
 		flush_answers(stream);
+		ingest_begin_catch_up(tl);
 		if (!timeline_wait_lsn(tl, req->not_modified_since, service_wait_lsn_timeout))
 		{
 			last = timeline_last_record_lsn(tl);

@@ -50,6 +50,9 @@ extern void store_publish(Timeline *tl, XLogRecPtr last_record_start,
 /* True when the owner should call store_flush_start (size, age, no more WAL, or memory). */
 extern bool store_flush_due(Timeline *tl);
 
+/* True if it cannot be put off: so much is in no file, or memory is short. */
+extern bool store_flush_crowded(Timeline *tl);
+
 /* True if somebody asks for it because memory is short. */
 extern bool store_flush_wanted(Timeline *tl);
 
@@ -61,7 +64,13 @@ extern bool store_flush_wanted(Timeline *tl);
 extern void store_flush_start(Timeline *tl);
 
 /*
- * The same, and waits until it is written: when it returns
+ * From here on this process flushes without making images of pages with long
+ * chains: for the end of the instance, when nobody is there who makes pages.
+ */
+extern void store_flush_without_images(void);
+
+/*
+ * The same as store_flush_start, and waits until it is written: when it returns
  * disk_consistent_lsn = last_record_lsn, durably.  Owner only.
  */
 extern void store_flush(Timeline *tl);

@@ -108,6 +108,7 @@ extern int	compactworker_run(Timeline *tl);
 
 /* Settings. */
 extern int	store_checkpoint_distance;
+extern int	store_checkpoint_records;
 extern int	store_checkpoint_timeout;
 extern int	store_image_chain;
 extern int	store_compaction_threshold;

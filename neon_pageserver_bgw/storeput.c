@@ -34,6 +34,7 @@
 #define MAX_WAL_DISTANCE	(UINT64CONST(8) * 1024 * 1024 * 1024)
 
 int			store_checkpoint_distance = 256;	/* MB */
+int			store_checkpoint_records = 1000000;
 int			store_checkpoint_timeout = 600; /* s */
 int			store_idle_flush_timeout = 300; /* s */
 int			store_image_chain = 64;
@@ -48,6 +49,11 @@ store_define_gucs(void)
 							"WAL after which the open index is written to a layer file.",
 							NULL, &store_checkpoint_distance, 256, 1, 4096,
 							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_pageserver.checkpoint_records",
+							"Changes of pages after which the open index is written to a layer file.",
+							"What a restart takes is decided by their number more than by their bytes.",
+							&store_checkpoint_records, 1000000, 1000, INT_MAX / 2,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("neon_pageserver.checkpoint_timeout",
 							"Time after which the open index is written to a layer file.",
 							NULL, &store_checkpoint_timeout, 600, 1, 86400,
@@ -290,8 +296,9 @@ store_publish(Timeline *tl, XLogRecPtr last_record_start, XLogRecPtr last_record
 }
 
 /*
- * Is so much WAL in no file, or so much memory taken, that it is time, or more
- * than time?  A restart has to decode that WAL again.
+ * Is so much WAL in no file, by its bytes or by what it changes, or so much
+ * memory taken, that it is time, or more than time?  A restart has to decode
+ * that WAL again.
  */
 static bool
 is_due(Timeline *tl, int factor)
@@ -300,8 +307,11 @@ is_due(Timeline *tl, int factor)
 	uint64		waiting = timeline_last_record_lsn(tl) - timeline_disk_consistent_lsn(tl);
 	uint64		total = openpool_total_bytes();
 	uint64		own = openlayer_bytes(&s->open);
+	/* the frozen index may go at this moment: it is an estimate */
+	uint64		changes = s->open.nrefs + s->frozen.nrefs;
 
 	return waiting >= (uint64) factor * store_checkpoint_distance * 1024 * 1024 ||
+		changes >= (uint64) factor * store_checkpoint_records ||
 		own > factor * (total / LARGE_PART) ||
 		(factor == 1 && openpressure_is_over(s));
 }
@@ -310,6 +320,12 @@ bool
 store_flush_backlog(Timeline *tl)
 {
 	return is_due(tl, 2);
+}
+
+bool
+store_flush_crowded(Timeline *tl)
+{
+	return store_flush_wanted(tl) || store_flush_backlog(tl);
 }
 
 bool

@@ -36,6 +36,11 @@
 #define IDLE_INTERVAL_MS	10000
 #define IDLE_FLUSH_AGE_MS	60000
 
+/* At the end of the instance: so long another flush may begin, or an owner be waited for. */
+#define END_FLUSH_MS		20000
+#define END_OWNER_MS		5000
+#define END_POLL_MS			10
+
 extern PGDLLEXPORT void supervisor_main(Datum arg);
 
 void
@@ -386,6 +391,92 @@ look_after_memory(MemoryContext context)
 	each_timeline(flush_idle, context);
 }
 
+/* ---- the end ---- */
+
+/* WAL of a timeline that is indexed, but in no file. */
+static uint64
+unflushed(TimelineShared *s)
+{
+	uint64		last = pg_atomic_read_u64(&s->last_record_lsn);
+	uint64		in_files = pg_atomic_read_u64(&s->disk_consistent_lsn);
+
+	if (pg_atomic_read_u32(&s->state) != TIMELINE_ACTIVE || last <= in_files)
+		return 0;
+	return last - in_files;
+}
+
+static void
+flush_last(Timeline *tl, void *arg)
+{
+	if (!timeline_acquire_ownership(tl, false, 0))
+		return;
+	store_flush(tl);
+	timeline_release_ownership(tl);
+}
+
+/* The timeline with the most that nobody writes; -1: none.  Is one still being written? */
+static int
+choose_unflushed(const bool *tried, bool *owned)
+{
+	int			best = -1;
+
+	*owned = false;
+	for (int i = 0; i < timeline_nslots(); i++)
+	{
+		TimelineShared *s = timeline_slot(i);
+
+		if (tried[i] || unflushed(s) == 0)
+			continue;
+		if (s->owner_pid != 0)
+			*owned = true;
+		else if (best < 0 || unflushed(s) > unflushed(timeline_slot(best)))
+			best = i;
+	}
+	return best;
+}
+
+/*
+ * When the instance is shut down what is in no file yet is written, so that the
+ * next start has no WAL to decode.  Those who write timelines are ending as well,
+ * layer writers too; redo may be gone, so no pages are made.  What does not end
+ * in time is decoded at the next start as after a crash.
+ */
+static void
+flush_before_end(MemoryContext context)
+{
+	TimestampTz start = neon_clock();
+	bool	   *tried = MemoryContextAllocZero(TopMemoryContext, timeline_nslots());
+	bool		owned;
+	int			flushed = 0;
+
+	store_flush_without_images();
+	for (;;)
+	{
+		int			slot = choose_unflushed(tried, &owned);
+		int			limit = slot >= 0 ? END_FLUSH_MS : END_OWNER_MS;
+
+		if ((slot < 0 && !owned) || TimestampDifferenceExceeds(start, neon_clock(), limit))
+			break;
+		if (slot >= 0)
+		{
+			NeonId		tenant = timeline_slot(slot)->id.tenant;
+			NeonId		timeline = timeline_slot(slot)->id.timeline;
+
+			tried[slot] = true;
+			guarded(&tenant, &timeline, flush_last, context);
+			MemoryContextReset(context);
+			flushed++;
+		}
+		else
+			(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, END_POLL_MS,
+							 PG_WAIT_EXTENSION);
+	}
+	if (flushed > 0)
+		ereport(LOG,
+				(errmsg("indexes of %d timelines written to layer files in %ld ms", flushed,
+						TimestampDifferenceMilliseconds(start, neon_clock()))));
+}
+
 void
 supervisor_main(Datum arg)
 {
@@ -403,8 +494,15 @@ supervisor_main(Datum arg)
 		MemoryContextReset(context);
 		each_timeline(drop_stale_points_cb, context);
 	}
+	/* from here on it has something to do before it ends */
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	for (;;)
 	{
+		if (ShutdownRequestPending)
+		{
+			flush_before_end(context);
+			proc_exit(1);
+		}
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 PRESSURE_INTERVAL_MS, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
