@@ -13,6 +13,7 @@
 #include "miscadmin.h"
 #include "neon_clock.h"
 #include "neon_library.h"
+#include "neon_testpoint.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -271,11 +272,11 @@ comes_before(const Candidate *a, const Candidate *b)
 {
 	if (b->slot < 0)
 		return true;
-	if (a->debt_class != b->debt_class)
+	if (a->debt_class != b->debt_class && !NEON_TEST_BUG("compaction-class"))
 		return a->debt_class < b->debt_class;
-	if (a->served != b->served)
+	if (a->served != b->served && !NEON_TEST_BUG("compaction-turn"))
 		return !a->served;
-	return a->bytes > b->bytes;
+	return a->bytes > b->bytes && !NEON_TEST_BUG("compaction-debt");
 }
 
 /* The most urgent class; there, who had no job in this round; of these, the largest debt. */
@@ -307,10 +308,12 @@ compact_all(SlotMemo *memos, Rounds *rounds, MemoryContext context)
 	Candidate	next;
 
 	rounds->pass++;
-	while ((next = choose_slot(memos, rounds)).slot >= 0)
+	for (;;)
 	{
+		NEON_TEST_POINT("compaction-next");
 		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
+		next = choose_slot(memos, rounds);
+		if (next.slot < 0 || ConfigReloadPending)
 			break;
 		if (next.served)
 			rounds->start[next.debt_class] = rounds->clock;
