@@ -547,6 +547,8 @@ neon_basebackup(PG_FUNCTION_ARGS)
 		MemoryContextSwitchTo(old);
 		copyio_begin(fcinfo, "basebackup", COPYIO_OUT);
 		MemoryContextSwitchTo(context);
+		/* the read that began above ended with its transaction */
+		history_read_begin_at(backup.plan.tl, backup.plan.lsn);
 		pgstat_report_activity(STATE_RUNNING, "basebackup");
 		tar_begin();
 		write_all(&backup);

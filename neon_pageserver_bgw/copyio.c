@@ -17,10 +17,12 @@
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
 #include "neon_clientmsg.h"
+#include "neon_clock.h"
 #include "nodes/parsenodes.h"
 #include "pgstat.h"
 #include "port/pg_bswap.h"
 #include "postmaster/interrupt.h"
+#include "service.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/sinval.h"
@@ -31,10 +33,12 @@
 #include "utils/portal.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
+#include "utils/timestamp.h"
 
 /* Lives as long as the process, which serves one connection. */
 static bool output_made = false;
 static StringInfoData output;
+static CopyIoMode copy_mode;
 
 /* ---- transactions ---- */
 
@@ -77,6 +81,7 @@ copyio_begin(FunctionCallInfo fcinfo, const char *procedure, CopyIoMode mode)
 {
 	refuse_atomic_context(fcinfo, procedure);
 	allocate_buffers();
+	copy_mode = mode;
 
 	ForgetPortalSnapshots();
 	CommitTransactionCommand();
@@ -135,9 +140,9 @@ housekeeping(void)
 }
 
 static void
-wait_for_socket(int events)
+wait_for_socket(int events, long timeout_ms)
 {
-	clientmsg_wait(events, -1, events == WL_SOCKET_READABLE ?
+	clientmsg_wait(events, timeout_ms, events == WL_SOCKET_READABLE ?
 				   WAIT_EVENT_CLIENT_READ : WAIT_EVENT_CLIENT_WRITE);
 }
 
@@ -181,9 +186,40 @@ interrupts_while_sending(void)
 	RESUME_CANCEL_INTERRUPTS();
 }
 
+/*
+ * A client that takes nothing keeps what the process holds.  It would not take
+ * the text of an error either.
+ */
+static void
+client_is_stalled(int sent)
+{
+	whereToSendOutput = DestNone;
+	ereport(FATAL,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("terminating base backup due to timeout of its client"),
+			 errdetail("Of %d bytes it has taken %d in %d ms.", output.len, sent,
+					   service_basebackup_timeout),
+			 errhint("A base backup holds the history that it reads. See neon_pageserver.basebackup_timeout.")));
+}
+
+/* How long to wait for the client, which has the bytes that are to be sent since began. */
+static long
+patience(TimestampTz began, int sent)
+{
+	long		left;
+
+	if (copy_mode != COPYIO_OUT || service_basebackup_timeout == 0)
+		return -1;
+	left = service_basebackup_timeout - TimestampDifferenceMilliseconds(began, neon_clock());
+	if (left <= 0)
+		client_is_stalled(sent);
+	return left;
+}
+
 void
 copyio_flush(void)
 {
+	TimestampTz began = neon_clock();
 	int			sent = 0;
 
 	while (sent < output.len)
@@ -203,7 +239,7 @@ copyio_flush(void)
 			continue;
 		if (n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK))
 			clientmsg_client_gone();
-		wait_for_socket(WL_SOCKET_WRITEABLE);
+		wait_for_socket(WL_SOCKET_WRITEABLE, patience(began, sent));
 		interrupts_while_sending();
 	}
 	resetStringInfo(&output);
@@ -219,7 +255,7 @@ copyio_wait(void)
 		housekeeping();
 		if (clientmsg_read())
 			return;
-		wait_for_socket(WL_SOCKET_READABLE);
+		wait_for_socket(WL_SOCKET_READABLE, -1);
 	}
 }
 

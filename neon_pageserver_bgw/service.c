@@ -40,6 +40,7 @@ static const char *const counter_names[SERVE_NUM_COUNTERS] = {
 static ServeShared *shared = NULL;
 
 int			service_wait_lsn_timeout = 5000;
+int			service_basebackup_timeout = 60000;
 
 void
 service_define_gucs(void)
@@ -49,6 +50,13 @@ service_define_gucs(void)
 							"After it the compute is told to try again.",
 							&service_wait_lsn_timeout,
 							5000, 1, 600000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_pageserver.basebackup_timeout",
+							"Sets how long a base backup waits for a client that does not take 64 kB.",
+							"After it the connection is closed. Zero waits for ever.",
+							&service_basebackup_timeout,
+							60000, 0, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 }

@@ -34,4 +34,7 @@ extern uint64 service_counter_value(ServeCounter counter);
 /* neon_pageserver.wait_lsn_timeout, milliseconds */
 extern int	service_wait_lsn_timeout;
 
+/* neon_pageserver.basebackup_timeout, milliseconds; 0: none */
+extern int	service_basebackup_timeout;
+
 #endif							/* NEON_PS_SERVICE_H */
