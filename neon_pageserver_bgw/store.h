@@ -50,7 +50,10 @@ extern void store_publish(Timeline *tl, XLogRecPtr last_record_start,
 /* True when the owner should call store_flush_start (size, age, no more WAL, or memory). */
 extern bool store_flush_due(Timeline *tl);
 
-/* True if it cannot be put off: so much is in no file, or memory is short. */
+/*
+ * True if store_flush_start cannot be put off, as memory gets short, and would not
+ * wait for the frozen index either.
+ */
 extern bool store_flush_crowded(Timeline *tl);
 
 /* True if somebody asks for it because memory is short. */

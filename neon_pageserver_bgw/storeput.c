@@ -31,6 +31,8 @@
 #define PUT_SLICE			32
 /* A record with more than this (a drop of many relations) begins in an empty index. */
 #define LARGE_RECORD		1024
+/* A flush takes longer than a restart, so that WAL waits only at so many times checkpoint_records. */
+#define RECORDS_BACKLOG		4
 #define MAX_WAL_DISTANCE	(UINT64CONST(8) * 1024 * 1024 * 1024)
 
 int			store_checkpoint_distance = 256;	/* MB */
@@ -311,7 +313,7 @@ is_due(Timeline *tl, int factor)
 	uint64		changes = s->open.nrefs + s->frozen.nrefs;
 
 	return waiting >= (uint64) factor * store_checkpoint_distance * 1024 * 1024 ||
-		changes >= (uint64) factor * store_checkpoint_records ||
+		changes >= (uint64) (factor == 1 ? 1 : RECORDS_BACKLOG) * store_checkpoint_records ||
 		own > factor * (total / LARGE_PART) ||
 		(factor == 1 && openpressure_is_over(s));
 }
@@ -325,7 +327,10 @@ store_flush_backlog(Timeline *tl)
 bool
 store_flush_crowded(Timeline *tl)
 {
-	return store_flush_wanted(tl) || store_flush_backlog(tl);
+	TimelineShared *s = tl->shared;
+
+	return !s->has_frozen && (store_flush_wanted(tl) ||
+							  openlayer_bytes(&s->open) > openpool_total_bytes() / LARGE_PART);
 }
 
 bool
