@@ -28,6 +28,28 @@ walpage_header_size(XLogRecPtr page, uint32 segsize)
 	return XLogSegmentOffset(page, segsize) == 0 ? SizeOfXLogLongPHD : SizeOfXLogShortPHD;
 }
 
+bool
+walpage_is_own(const XLogPageHeaderData *header, XLogRecPtr page)
+{
+	return header->xlp_magic == XLOG_PAGE_MAGIC &&
+		(header->xlp_info & ~XLP_ALL_FLAGS) == 0 &&
+		header->xlp_tli == 1 && header->xlp_pageaddr == page;
+}
+
+bool
+walpage_shows_more(const XLogPageHeaderData *header, uint32 *expected)
+{
+	uint32		room = XLOG_BLCKSZ - XLogPageHeaderSize(header);
+
+	if ((header->xlp_info & XLP_FIRST_IS_CONTRECORD) == 0 ||
+		(*expected != 0 && header->xlp_rem_len != *expected))
+		return true;
+	if (header->xlp_rem_len <= room)
+		return true;			/* it ends here, so it should have been valid */
+	*expected = header->xlp_rem_len - room;
+	return false;
+}
+
 void
 walpage_put_header(char *at, XLogRecPtr page, uint32 remaining, const WalPages *pages)
 {

@@ -264,6 +264,7 @@ may_have_work(TimelineShared *s, SlotMemo *memo, uint64 pass)
 	if (memo->idle_pass == pass)
 		return false;
 	return pg_atomic_read_u64(&s->damaged_file) != 0 ||
+		pg_atomic_read_u64(&s->damaged_wal) != 0 ||
 		(!is_settled(s, memo) && (memo->retry_ms == 0 || neon_clock() >= memo->retry_at));
 }
 

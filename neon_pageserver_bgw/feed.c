@@ -18,6 +18,7 @@
 #include "access/xlog_internal.h"
 #include "ingest_private.h"
 #include "miscadmin.h"
+#include "neon_walpage.h"
 #include "source.h"
 #include "sqlutil.h"
 #include "storage/fd.h"
@@ -62,42 +63,25 @@ same_machine_boot(const TimelineWriter *writer)
 		strcmp(current, writer->machine_boot_id) == 0;
 }
 
-/* The page's header if it says that it belongs where it lies. */
-static bool
-own_page_header(const FeedArgs *feed, XLogRecPtr page, XLogPageHeaderData *header)
-{
-	memcpy(header, feed->data + (page - feed->start), SizeOfXLogShortPHD);
-	return header->xlp_magic == XLOG_PAGE_MAGIC &&
-		(header->xlp_info & ~XLP_ALL_FLAGS) == 0 &&
-		header->xlp_tli == 1 && header->xlp_pageaddr == page;
-}
-
 /*
  * Pages are written in order.  So, while the machine has not crashed, a page
- * that belongs behind the break means that the break was not the end.  Not so
- * the pages of the record that begins at the break: of one larger than the
- * WAL buffers, pages are written before it is complete.
+ * that belongs behind the break means that the break was not the end.
  */
 static bool
 break_is_corruption(const FeedArgs *feed, XLogRecPtr end)
 {
 	XLogRecPtr	page = end - end % XLOG_BLCKSZ + XLOG_BLCKSZ;
-	uint32		expected = 0;	/* remaining bytes of that record, once known */
+	uint32		expected = 0;
 
 	for (; page + XLOG_BLCKSZ <= feed->start + feed->len; page += XLOG_BLCKSZ)
 	{
 		XLogPageHeaderData header;
-		uint32		room;
 
-		if (!own_page_header(feed, page, &header))
+		memcpy(&header, feed->data + (page - feed->start), SizeOfXLogShortPHD);
+		if (!walpage_is_own(&header, page))
 			return false;		/* the next ones are older still */
-		if ((header.xlp_info & XLP_FIRST_IS_CONTRECORD) == 0 ||
-			(expected != 0 && header.xlp_rem_len != expected))
+		if (walpage_shows_more(&header, &expected))
 			return true;
-		room = XLOG_BLCKSZ - XLogPageHeaderSize(&header);
-		if (header.xlp_rem_len <= room)
-			return true;		/* it ends here, so it should have been valid */
-		expected = header.xlp_rem_len - room;
 	}
 	return false;
 }

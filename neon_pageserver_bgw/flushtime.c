@@ -11,6 +11,8 @@
 #include "flushtime.h"
 #include "store_private.h"
 #include "timeblock.h"
+#include "rebuild.h"
+#include "walmend.h"
 #include "walstore.h"
 
 #define RECORDS_PER_TICK	4096
@@ -94,10 +96,14 @@ walk(TimeFlush *f, Timeline *tl, XLogRecPtr cut)
 			store_tick();
 	}
 	if (f->state.lsn != cut)
+	{
+		rebuild_note_wal(tl, f->state.lsn);
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("stored WAL is invalid behind %X/%X", LSN_FORMAT_ARGS(f->state.lsn)),
+				 errmsg("stored WAL is invalid behind %X/%X, in %s", LSN_FORMAT_ARGS(f->state.lsn),
+						walmend_place(tl, f->state.lsn)),
 				 errdetail("%s", cursor->problem ? cursor->problem : "It ends there.")));
+	}
 	walcursor_close(cursor);
 }
 

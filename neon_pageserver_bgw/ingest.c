@@ -28,6 +28,7 @@
 #include "neon_walindex.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "walmend.h"
 #include "walstore.h"
 
 /* Records between two calls of ingest_flush() while decoding what is stored. */
@@ -563,19 +564,47 @@ open_stored(const Ingest *ingest, const TimelineWriter *writer)
 	return walstore_cursor(ingest->tl, ingest->control.lsn, ingest->control.prev, limit);
 }
 
+/* Stored WAL is not valid, or not there, and goes on behind that: a later start of the walk may do better. */
+static void
+note_break(Ingest *ingest, const WalCursor *cursor, WalCursorResult result)
+{
+	char		hex[NEON_ID_HEXLEN + 1];
+
+	ingest->goes_on = 0;
+	if (result == WALCURSOR_RECORD || cursor->next >= cursor->limit)
+		return;
+	ingest->goes_on = walmend_goes_on(ingest->tl, cursor->next, cursor->limit);
+	if (ingest->goes_on == 0)
+		return;
+	ereport(LOG,
+			(errmsg("stored WAL of timeline \"%s\" is damaged, or was never synchronized, behind %X/%X",
+					neon_id_format(&ingest->tl->id.timeline, hex), LSN_FORMAT_ARGS(cursor->next)),
+			 errdetail("In %s: %s. It goes on up to %X/%X.",
+					   walmend_place(ingest->tl, cursor->next),
+					   result == WALCURSOR_INVALID ? cursor->problem : "it is not stored",
+					   LSN_FORMAT_ARGS(ingest->goes_on))));
+}
+
+XLogRecPtr
+ingest_goes_on(const Ingest *ingest)
+{
+	return ingest->goes_on;
+}
+
 void
 ingest_stored_wal(Ingest *ingest)
 {
 	Timeline   *tl = ingest->tl;
 	TimelineWriter writer;
 	WalCursor  *cursor;
+	WalCursorResult result;
 	XLogRecPtr	start = ingest->control.lsn;
 	TimestampTz began = neon_clock();
 	uint64		count = 0;
 
 	timeline_get_writer(tl, &writer);
 	cursor = open_stored(ingest, &writer);
-	while (walcursor_next(cursor) == WALCURSOR_RECORD &&
+	while ((result = walcursor_next(cursor)) == WALCURSOR_RECORD &&
 		   may_be_stored(ingest, &writer, cursor->reader))
 	{
 		ingest_record(ingest, cursor->reader);
@@ -585,6 +614,7 @@ ingest_stored_wal(Ingest *ingest)
 			ingest_flush(ingest, INGEST_FLUSH_IF_CROWDED);
 		}
 	}
+	note_break(ingest, cursor, result);
 	walcursor_close(cursor);
 	ingest_publish(ingest);
 	if (timeline_flush_lsn(tl) < ingest->control.lsn)

@@ -70,6 +70,13 @@ extern void ingest_flush(Ingest *ingest, IngestFlush when);
 extern void ingest_stored_wal(Ingest *ingest);
 
 /*
+ * Where the last ingest_stored_wal() ended because of what is not valid, though
+ * stored WAL goes on behind it: the start of the last stored page; else 0.
+ * Such WAL is not cleaned away before the source has it still: walmend().
+ */
+extern XLogRecPtr ingest_goes_on(const Ingest *ingest);
+
+/*
  * Nothing but zeros is stored behind the last record when this returns.  Bytes
  * below dirty_end may have been written; PG_UINT64_MAX: nobody knows.  Not
  * durable before walstore_sync().

@@ -47,6 +47,7 @@ struct Ingest
 	ControlState control;		/* behind the last record put */
 	XLogRecPtr	control_put;	/* LSN of the last stored control state */
 	uint64		nrecords;
+	XLogRecPtr	goes_on;		/* see ingest_goes_on() */
 
 	/* puts of the record at hand */
 	XLogReaderState *record;

@@ -32,6 +32,7 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
+#include "walmend.h"
 #include "walstore.h"
 
 #define SLOT_NAME			"neon_pageserver"
@@ -85,6 +86,8 @@ typedef struct Worker
 	char	   *last_problem;	/* and the time before */
 	TimestampTz last_problem_logged;
 	bool		progress;		/* something was indexed in this connection */
+	bool		stored_indexed; /* all that is stored, and nothing is behind it */
+	TimestampTz damage_logged;
 } Worker;
 
 PGDLLEXPORT void neon_ingest_main(Datum arg);
@@ -532,6 +535,57 @@ pause_worker(int ms)
 	ResetLatch(MyLatch);
 }
 
+/* Once a minute, for the source may come that has it. */
+static void
+log_damage(Worker *w, const char *text)
+{
+	char		hex[NEON_ID_HEXLEN + 1];
+
+	if (w->damage_logged != 0 && ms_since(w->damage_logged) < SAME_PROBLEM_MS)
+		return;
+	w->damage_logged = neon_clock();
+	ereport(LOG,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("timeline \"%s\" receives no WAL: what is stored behind %X/%X is damaged",
+					neon_id_format(&w->tl->id.timeline, hex),
+					LSN_FORMAT_ARGS(ingest_state(w->ingest)->lsn)),
+			 errdetail("In %s. %s", walmend_place(w->tl, ingest_state(w->ingest)->lsn), text),
+			 errhint("It is tried again. If the WAL is nowhere else, restore the pageserver from a backup, or branch at that LSN.")));
+}
+
+/*
+ * Indexes what is stored.  Damage in the midst of it is fetched again from the
+ * source; as long as that cannot be done, what is stored behind it stays there.
+ */
+static bool
+index_stored(Worker *w)
+{
+	XLogRecPtr	end;
+	char	   *text;
+
+	if (w->stored_indexed)
+		return true;
+	ingest_stored_wal(w->ingest);
+	while ((end = ingest_goes_on(w->ingest)) != 0)
+	{
+		const ControlState *state = ingest_state(w->ingest);
+
+		if (!walmend(w->tl, state->lsn, state->prev, end, &text))
+		{
+			log_damage(w, text);
+			return fail(w, psprintf("stored WAL is damaged. %s", text));
+		}
+		ereport(LOG,
+				(errmsg("damaged stored WAL behind %X/%X: %s", LSN_FORMAT_ARGS(state->lsn), text)));
+		ingest_stored_wal(w->ingest);
+	}
+	/* nothing of an aborted writer may stay behind the last record */
+	ingest_clean_tail(w->ingest, PG_UINT64_MAX);
+	walstore_sync(w->tl);
+	w->stored_indexed = true;
+	return true;
+}
+
 static void
 follow_source(Worker *w)
 {
@@ -548,7 +602,9 @@ follow_source(Worker *w)
 				break;
 			continue;
 		}
-		if (is_superseded(w))
+		if (!index_stored(w))
+			end = STREAM_RETRY;
+		else if (is_superseded(w))
 			end = STREAM_STOP;
 		else
 			end = stream(w, next++);
@@ -575,10 +631,7 @@ run_worker(Worker *w)
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("could not get hold of the timeline")));
 	w->ingest = ingest_begin(w->tl);
-	ingest_stored_wal(w->ingest);
-	/* nothing of an aborted writer may stay behind the last record */
-	ingest_clean_tail(w->ingest, PG_UINT64_MAX);
-	walstore_sync(w->tl);
+	w->stored_indexed = false;
 	follow_source(w);
 	/* nobody may ingest for long: leave no index in memory */
 	ingest_flush(w->ingest, source_generation(w->row) == 0 ?

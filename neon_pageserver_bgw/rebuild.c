@@ -48,6 +48,7 @@
 #include "storage/ipc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "walmend.h"
 #include "walstore.h"
 
 /* How long room in the pool of open indexes, or the claim of the files, is waited for. */
@@ -230,10 +231,11 @@ take_record(Rebuild *r, Ingest *ingest, XLogReaderState *record)
 		walindex_record(record, &pages, r);
 }
 
-/* All of it, in order. */
+/* All of it, in order.  Damage is mended if the caller says so, and the source has it still. */
 static void
-walk(Rebuild *r, Ingest *ingest)
+walk(Rebuild *r, Ingest *ingest, bool mend)
 {
+	char	   *why = NULL;
 	WalCursor  *cursor = walstore_cursor(r->tl, r->lo, r->control.prev, r->file.lsn_hi);
 	XLogRecPtr	end = r->lo;
 
@@ -243,18 +245,20 @@ walk(Rebuild *r, Ingest *ingest)
 		end = cursor->reader->EndRecPtr;
 		take_record(r, ingest, cursor->reader);
 	}
-	if (end != r->file.lsn_hi)
-		refuse(psprintf("Its WAL is not stored as a whole: behind %X/%X, %s.", LSN_FORMAT_ARGS(end),
-						cursor->problem ? cursor->problem : "it ends"));
+	if (end != r->file.lsn_hi &&
+		(!mend || !walmend(r->tl, cursor->next, cursor->prev, r->file.lsn_hi, &why)))
+		refuse(psprintf("Its WAL is not stored as a whole: behind %X/%X, %s.%s%s",
+						LSN_FORMAT_ARGS(end), cursor->problem ? cursor->problem : "it ends",
+						why ? " " : "", why ? why : ""));
 	walcursor_close(cursor);
 }
 
 static void
-check_wal(Rebuild *r)
+check_wal(Rebuild *r, bool mend)
 {
 	if (!r->only_pages)
 		control_at(r->tl, r->lo, &r->control);
-	walk(r, NULL);
+	walk(r, NULL, mend);
 }
 
 static void
@@ -264,7 +268,7 @@ decode(Rebuild *r)
 	Ingest	   *ingest = r->only_pages ? NULL : ingest_begin_aside(r->tl, &aside);
 
 	r->decoding = true;
-	walk(r, ingest);
+	walk(r, ingest, false);
 	if (ingest)
 		ingest_end(ingest);
 }
@@ -390,7 +394,7 @@ rebuild_claimed(Timeline *tl, uint64 file_id, bool dry_run)
 	if (!begin(r, tl, file_id))
 		return pstrdup("Another file has taken its place meanwhile.");
 	check_interval(r);
-	check_wal(r);
+	check_wal(r, !dry_run);
 	if (!dry_run)
 		make_again(r, &file, &needed);
 	return describe(r, dry_run, &file, needed);
@@ -477,6 +481,9 @@ rebuild_layer(Timeline *tl, uint64 file_id, bool dry_run, char **text)
 
 #define MAX_TRIED	64
 
+/* In the place of a file's id, which is never 0: all stored WAL of the timeline. */
+#define STORED_WAL	0
+
 /* Files that this process could not rebuild. */
 typedef struct TriedFile
 {
@@ -527,20 +534,56 @@ rebuild_note_damage(Timeline *tl, uint64 file_id)
 }
 
 void
-rebuild_noted(Timeline *tl)
+rebuild_note_wal(Timeline *tl, XLogRecPtr start)
 {
-	uint64		id = pg_atomic_exchange_u64(&tl->shared->damaged_file, 0);
-	TriedFile  *t;
+	while (tl->ancestor != NULL && start < tl->id.start_lsn)
+		tl = tl->ancestor;
+	/* what is in layers may just have been removed */
+	if (start < timeline_disk_consistent_lsn(tl))
+		return;
+	pg_atomic_write_u64(&tl->shared->damaged_wal, start);
+	compactworker_wake();
+}
+
+/* A try of this process, if it is time for one. */
+static bool
+is_due(const Timeline *tl, uint64 id)
+{
+	TriedFile  *t = find_tried(tl, id);
+
+	if (t->retry_ms > 0 && neon_clock() < t->retry_at)
+		return false;
+	t->retry_ms = t->retry_ms ? Min(t->retry_ms * 2, LAST_RETRY_MS) : FIRST_RETRY_MS;
+	t->retry_at = TimestampTzPlusMilliseconds(neon_clock(), t->retry_ms);
+	return true;
+}
+
+static void
+mend_noted_wal(Timeline *tl)
+{
+	XLogRecPtr	start = pg_atomic_exchange_u64(&tl->shared->damaged_wal, 0);
 	char		hex[NEON_ID_HEXLEN + 1];
 	char	   *text;
 
-	if (id == 0)
+	if (start == 0 || !is_due(tl, STORED_WAL))
 		return;
-	t = find_tried(tl, id);
-	if (t->retry_ms > 0 && neon_clock() < t->retry_at)
+	if (walmend_unflushed(tl, &text))
+		forget_tried(tl);
+	ereport(LOG,
+			(errmsg("stored WAL of timeline \"%s\" with a damaged record at %X/%X: %s",
+					neon_id_format(&tl->id.timeline, hex), LSN_FORMAT_ARGS(start), text)));
+}
+
+void
+rebuild_noted(Timeline *tl)
+{
+	uint64		id = pg_atomic_exchange_u64(&tl->shared->damaged_file, 0);
+	char		hex[NEON_ID_HEXLEN + 1];
+	char	   *text;
+
+	mend_noted_wal(tl);
+	if (id == 0 || !is_due(tl, id))
 		return;
-	t->retry_ms = t->retry_ms ? Min(t->retry_ms * 2, LAST_RETRY_MS) : FIRST_RETRY_MS;
-	t->retry_at = TimestampTzPlusMilliseconds(neon_clock(), t->retry_ms);
 	if (rebuild_layer(tl, id, false, &text))
 		forget_tried(tl);
 	ereport(LOG,

@@ -22,6 +22,9 @@ extern bool rebuild_layer(Timeline *tl, uint64 file_id, bool dry_run, char **tex
 /* A read has met damage in the file: a compaction worker will look at it. */
 extern void rebuild_note_damage(Timeline *tl, uint64 file_id);
 
+/* The same with the stored record that starts there, if that is in no layer yet. */
+extern void rebuild_note_wal(Timeline *tl, XLogRecPtr start);
+
 /*
  * What was noted of the timeline, if it is time: the first try is at once, the
  * next ones a minute to an hour later.  Logs what came of it.  For the

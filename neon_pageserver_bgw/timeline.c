@@ -109,6 +109,8 @@ slot_init(TimelineShared *s, int tranche)
 	pg_atomic_init_u64(&s->members_generation, 0);
 	pg_atomic_init_u64(&s->layer_bytes, 0);
 	pg_atomic_init_u64(&s->damaged_file, 0);
+	pg_atomic_init_u64(&s->damaged_wal, 0);
+	pg_atomic_init_u32(&s->wal_mending, 0);
 	pg_atomic_init_u32(&s->flush_wanted, 0);
 	pg_atomic_init_u64(&s->gc_cutoff, 0);
 	pg_atomic_init_u64(&s->gc_horizon, 0);
@@ -316,6 +318,7 @@ timeline_register(const Manifest *m, const ManifestPos *pos, TimelineState state
 		pg_atomic_write_u32(&s->wide_runs, 0);
 		pg_atomic_write_u64(&s->wide_bytes, 0);
 		pg_atomic_write_u64(&s->damaged_file, 0);
+		pg_atomic_write_u64(&s->damaged_wal, 0);
 		openlayer_init(&s->open, m->disk_consistent_lsn);
 		openlayer_init(&s->frozen, m->disk_consistent_lsn);
 		slot_set_positions(s, m);

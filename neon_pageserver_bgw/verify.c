@@ -6,7 +6,7 @@
  *
  * It changes nothing, also not the timeline's state, and works on one that is
  * refused as damaged; but if that is asked for, it has damaged layers rebuilt
- * (rebuild.h), the older ones first.  What ingest, flush and merge do meanwhile is no problem:
+ * (rebuild.h), the older ones first, and damaged WAL fetched again (walmend.h).  What ingest, flush and merge do meanwhile is no problem:
  * files that are taken away while they wait for their turn are left out.
  *
  *-------------------------------------------------------------------------
@@ -31,6 +31,7 @@
 #include "timeline_shared.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "walmend.h"
 #include "walstore.h"
 
 typedef struct Verify
@@ -328,29 +329,35 @@ verify_layer(Verify *v, const ManifestFile *mf)
 
 /* ---- stored WAL ---- */
 
-/* What becomes of WAL that is not valid: nothing here can make it anew. */
+/* What can be done about WAL that is not valid, unless it is done now. */
 static const char *
 remedy_of_wal(const Verify *v, XLogRecPtr lsn)
 {
 	if (lsn < timeline_disk_consistent_lsn(v->tl))
 		return "It is in layer files too, and needed only to rebuild these.";
-	return "It is in no layer file yet. When the pageserver is started again, it is fetched again from where the WAL comes from, if that still has it.";
+	return "It is in no layer file yet. It can be fetched again from where the WAL comes from, if that still has it.";
 }
 
+/* Fetched again, if that is asked for, as is all else up to end that is not valid. */
 static void
-report_wal(Verify *v, XLogRecPtr lsn, const char *problem)
+report_wal(Verify *v, const WalCursor *cursor, XLogRecPtr end, const char *problem)
 {
+	XLogRecPtr	lsn = cursor->next;
 	char		name[MAXFNAMELEN];
 	char		below[MAXFNAMELEN + 8];
 	char		path[MAXPGPATH];
 	XLogSegNo	segno;
+	char	   *remedy = NULL;
+	bool		mended = false;
 
 	XLByteToSeg(lsn, segno, v->tl->id.wal_segment_size);
 	XLogFileName(name, 1, segno, v->tl->id.wal_segment_size);
 	snprintf(below, sizeof(below), "wal/%s", name);
 	timeline_path(&v->tl->id.tenant, &v->tl->id.timeline, below, path);
+	if (v->repair && timeline_state(v->tl) == TIMELINE_ACTIVE)
+		mended = walmend(v->tl, lsn, cursor->prev, end, &remedy);
 	report(v, path, XLogSegmentOffset(lsn, v->tl->id.wal_segment_size), problem,
-		   remedy_of_wal(v, lsn), false);
+		   remedy ? remedy : remedy_of_wal(v, lsn), mended);
 }
 
 /*
@@ -401,11 +408,11 @@ verify_wal(Verify *v, const Manifest *m)
 		result = walcursor_next(cursor);
 	}
 	if (result == WALCURSOR_INVALID)
-		report_wal(v, cursor->next, psprintf("The record at %X/%X is not valid: %s",
-											 LSN_FORMAT_ARGS(cursor->next), cursor->problem));
+		report_wal(v, cursor, end, psprintf("The record at %X/%X is not valid: %s",
+											LSN_FORMAT_ARGS(cursor->next), cursor->problem));
 	else if (result == WALCURSOR_MORE)
-		report_wal(v, cursor->next, psprintf("The WAL ends at %X/%X, and %X/%X is indexed.",
-											 LSN_FORMAT_ARGS(cursor->next), LSN_FORMAT_ARGS(end)));
+		report_wal(v, cursor, end, psprintf("The WAL ends at %X/%X, and %X/%X is indexed.",
+											LSN_FORMAT_ARGS(cursor->next), LSN_FORMAT_ARGS(end)));
 	walcursor_close(cursor);
 }
 

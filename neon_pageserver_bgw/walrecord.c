@@ -12,8 +12,10 @@
 #include "access/xlogrecord.h"
 #include "catalog/pg_control.h"
 #include "port/pg_crc32c.h"
+#include "rebuild.h"
 #include "timeline_shared.h"
 #include "utils/memutils.h"
+#include "walmend.h"
 #include "walstore_private.h"
 
 #define RECORD_READ_AHEAD 512
@@ -185,9 +187,13 @@ walstore_record(Timeline *tl, XLogRecPtr start, XLogRecPtr *end)
 	XLogRecord *record = walstore_try_record(tl, start, end, &problem);
 
 	if (record == NULL)
+	{
+		rebuild_note_wal(tl, start);
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("could not read the WAL record at %X/%X", LSN_FORMAT_ARGS(start)),
+				 errmsg("could not read the WAL record at %X/%X in %s", LSN_FORMAT_ARGS(start),
+						walmend_place(tl, start)),
 				 errdetail("%s", problem)));
+	}
 	return record;
 }

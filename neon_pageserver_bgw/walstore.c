@@ -211,9 +211,9 @@ preallocate(int fd, off_t size)
 	return false;
 }
 
-/* Makes a segment of zeros under its name, durably. */
+/* Makes a segment of zeros under its name, durably; below: a name of the caller's own. */
 static void
-create_segment(Timeline *tl, XLogSegNo segno)
+create_segment(Timeline *tl, XLogSegNo segno, const char *below)
 {
 	char		path[MAXPGPATH];
 	char		temp[MAXPGPATH];
@@ -223,7 +223,7 @@ create_segment(Timeline *tl, XLogSegNo segno)
 
 	walstore_segment_path(tl, segno, path);
 	timeline_path(&tl->id.tenant, &tl->id.timeline, "wal", dir);
-	timeline_path(&tl->id.tenant, &tl->id.timeline, "wal/segment.temp", temp);
+	timeline_path(&tl->id.tenant, &tl->id.timeline, below, temp);
 	fd = OpenTransientFile(temp, O_RDWR | O_CREAT | O_TRUNC | PG_BINARY);
 	if (fd < 0)
 		ereport(ERROR,
@@ -270,7 +270,7 @@ writer_at(Timeline *tl, XLogSegNo segno)
 	fd = BasicOpenFile(path, O_RDWR | PG_BINARY);
 	if (fd < 0 && errno == ENOENT)
 	{
-		create_segment(tl, segno);
+		create_segment(tl, segno, "wal/segment.temp");
 		fd = BasicOpenFile(path, O_RDWR | PG_BINARY);
 	}
 	if (fd < 0)
@@ -307,6 +307,59 @@ walstore_write(Timeline *tl, XLogRecPtr lsn, const char *data, size_t len)
 					 errmsg("could not write file \"%s\": %m", path),
 					 neon_hint_if_full(path)));
 		}
+		lsn += n;
+		data += n;
+		len -= n;
+	}
+}
+
+/* The segment open for writing, in its whole size, whatever was left of it; -1 with errno. */
+static int
+open_to_replace(Timeline *tl, XLogSegNo segno, const char *path)
+{
+	struct stat st;
+	int			fd = OpenTransientFile(path, O_RDWR | PG_BINARY);
+
+	if (fd < 0 && errno == ENOENT)
+	{
+		create_segment(tl, segno, "wal/segment.fetched");
+		pg_atomic_fetch_add_u32(&tl->shared->wal_epoch, 1);
+		fd = OpenTransientFile(path, O_RDWR | PG_BINARY);
+	}
+	if (fd >= 0 && fstat(fd, &st) == 0 && st.st_size < tl->id.wal_segment_size &&
+		!preallocate(fd, tl->id.wal_segment_size))
+	{
+		int			save_errno = errno;
+
+		CloseTransientFile(fd);
+		errno = save_errno;
+		return -1;
+	}
+	return fd;
+}
+
+void
+walstore_replace(Timeline *tl, XLogRecPtr lsn, const char *data, size_t len)
+{
+	timeline_check_writable(tl);
+	while (len > 0)
+	{
+		XLogSegNo	segno = segment_of(tl, lsn);
+		off_t		offset = lsn - segment_start(tl, segno);
+		size_t		n = Min(len, tl->id.wal_segment_size - offset);
+		char		path[MAXPGPATH];
+		int			fd;
+
+		walstore_segment_path(tl, segno, path);
+		fd = open_to_replace(tl, segno, path);
+		if (fd < 0 || !durable_pwrite(fd, data, n, offset))
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not write file \"%s\": %m", path),
+					 neon_hint_if_full(path)));
+		if (pg_fdatasync(fd) != 0)
+			sync_failed(tl, segno);
+		CloseTransientFile(fd);
 		lsn += n;
 		data += n;
 		len -= n;
@@ -569,6 +622,17 @@ read_own(Timeline *tl, XLogRecPtr lsn, char *buf, size_t len)
 		done += n;
 	}
 	return true;
+}
+
+bool
+walstore_has_segment(Timeline *tl, XLogRecPtr lsn)
+{
+	XLogRecPtr	start = lsn - XLogSegmentOffset(lsn, tl->id.wal_segment_size);
+	XLogLongPageHeaderData h;
+
+	return walstore_read(tl, start, (char *) &h, sizeof(h)) && walpage_is_own(&h.std, start) &&
+		(h.std.xlp_info & XLP_LONG_HEADER) != 0 && h.xlp_sysid == tl->id.system_identifier &&
+		h.xlp_seg_size == tl->id.wal_segment_size && h.xlp_xlog_blcksz == XLOG_BLCKSZ;
 }
 
 bool

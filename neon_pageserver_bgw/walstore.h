@@ -36,6 +36,14 @@ extern void walstore_secure(Timeline *tl, XLogRecPtr end);
 /* Owner only: overwrite from lsn to the end of its segment with zeros, later segments removed. */
 extern void walstore_zero_after(Timeline *tl, XLogRecPtr lsn);
 
+/*
+ * Any process: these bytes, which the caller has verified, take the place of
+ * what is stored in [lsn, lsn + len) below flush_lsn, durably.  What is good there
+ * stays what it is, so who reads meanwhile finds either.  A segment that is gone
+ * or too short is made anew.
+ */
+extern void walstore_replace(Timeline *tl, XLogRecPtr lsn, const char *data, size_t len);
+
 /* Where the timeline's own stored WAL begins: a segment's start; 0 if there is none. */
 extern XLogRecPtr walstore_oldest(Timeline *tl);
 
@@ -44,6 +52,9 @@ extern XLogRecPtr walstore_oldest(Timeline *tl);
  * ancestor's, or the first segment's copy of them.  False if they are not stored.
  */
 extern bool walstore_read(Timeline *tl, XLogRecPtr lsn, char *buf, size_t len);
+
+/* Is lsn's segment stored, with the header that a segment has? */
+extern bool walstore_has_segment(Timeline *tl, XLogRecPtr lsn);
 
 /*
  * The bytes of lsn's segment below lsn, which is the end of a record that starts
