@@ -285,11 +285,12 @@ store_flush_frozen(Timeline *tl)
 		return false;
 	PG_TRY();
 	{
+		XLogRecPtr	before = timeline_disk_consistent_lsn(tl);
 		bool		needless = flush_frozen(tl);
 
 		s->has_frozen = false;
 		if (needless)
-			walremove_flushed(tl);
+			walremove_flushed(tl, before);
 	}
 	PG_FINALLY();
 	{

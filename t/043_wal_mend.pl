@@ -42,7 +42,8 @@ my $dir = $ps->node->data_dir . "/neon/tenants/$t->{tenant}/timelines/$t->{timel
 sub number { return NeonPageserver::lsn_number($_[0]) }
 sub segment_name { return sprintf '00000001%08X%08X', $_[0] >> 32, ($_[0] & 0xffffffff) / $segsize }
 sub segment { return "$dir/wal/" . segment_name($_[0]) }
-sub log_text { return slurp_file($ps->node->logfile) }
+my $log_from = 0;
+sub log_text { return substr(slurp_file($ps->node->logfile), $log_from) }
 
 sub work
 {
@@ -117,6 +118,7 @@ sub damage_and_start
 	my $lsn = work(8_000);
 	my $pages = pages($lsn);
 	$ps->node->stop('immediate');
+	$log_from = -s $ps->node->logfile;
 	my $good = contents();
 	my $at = $from + int((number($lsn) - $from) * (0.2 + rand(0.5)));
 	$damage->($at);
@@ -145,10 +147,13 @@ sub damage_and_start
 damage_and_start('a bit', \&flip_at);
 like(log_text(), qr/damaged stored WAL behind \S+: It was fetched again, from \S+ to \S+\./, 'it was fetched again');
 damage_and_start('a lost bit', \&flip_at, 1);
-damage_and_start('the header of a page', sub { flip(segment($_[0]), $_[0] % $segsize - $_[0] % 8192 + 8 + $_) for 0 .. 7 });
-damage_and_start('the header of a segment', sub { flip(segment($_[0]), $_) for 8 .. 15 });
-damage_and_start('a missing segment', sub { unlink segment($_[0]) or die });
-damage_and_start('a cut segment', sub { truncate segment($_[0]), 100_000 or die });
+# the short run has one of these
+my @others = (
+	[ 'the header of a page', sub { flip(segment($_[0]), $_[0] % $segsize - $_[0] % 8192 + 8 + $_) for 0 .. 7 } ],
+	[ 'the header of a segment', sub { flip(segment($_[0]), $_) for 8 .. 15 } ],
+	[ 'a missing segment', sub { unlink segment($_[0]) or die } ],
+	[ 'a cut segment', sub { truncate segment($_[0]), 100_000 or die } ]);
+damage_and_start(@$_) for $ENV{NEON_TEST_LONG} ? @others : $others[ rand @others ];
 
 # ---- while it runs ----
 sub damage_running
@@ -185,7 +190,26 @@ like(verify('false'), qr/It cannot be rebuilt\. Its WAL is not stored as a whole
 like(verify('true'), qr/^\Q$file\E\|[^\n]*\|It was rebuilt as file \d+, with \d+ versions, from the stored WAL from \S+ to \S+\.\|t$/, 'is rebuilt with WAL from the source');
 is(verify('false'), '', 'then nothing is wrong');
 is(pages($lsn), $pages, 'all pages are what they were');
+
+# ---- by default a file's WAL is kept until the next one is written ----
+$ps->node->append_conf('postgresql.conf', 'neon_pageserver.wal_keep = -1');
+$ps->restart;
+follow($ps, $t, $node);
+sub newest { return split /\|/, $ps->sql("SELECT regexp_replace(file, '.*/', ''), lsn_lo, lsn_hi FROM $f.layers WHERE timeline_id = '$t->{timeline}' ORDER BY lsn_hi DESC LIMIT 1") }
+for my $n (1 .. 2)
+{
+	$node->safe_psql('postgres', q(SELECT count(pg_logical_emit_message(false, 'x', repeat('x', 60000))) FROM generate_series(1, 1400)));
+	$lsn = work(1000);
+	$ps->sql("SELECT $f.timeline_checkpoint($t->{args})");
+	($file, $lo, $hi) = newest();
+	cmp_ok(number($hi) - number($lo), '>', 64 << 20, 'a file of more than 64 MB of WAL');
+	wait_for('its WAL is kept, and no more', sub { (sort map { s/.*\///r } glob "$dir/wal/0*")[0] eq segment_name(number($lo)) });
+}
+$pages = pages($lsn);
+flip("$dir/layers/$file", 200);
+like(verify('true'), qr/It was rebuilt as file/, 'so the file can be rebuilt');
+is(pages($lsn), $pages, 'all pages are what they were');
 $ps->stop;
 $node->stop;
-unlike(log_text(), qr/PANIC|TRAP|terminated by signal/, 'no crash in the log');
+unlike(slurp_file($ps->node->logfile), qr/PANIC|TRAP|terminated by signal/, 'no crash in the log');
 done_testing();
