@@ -31,6 +31,7 @@
 #include "timeline_shared.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "verifyhidden.h"
 #include "walmend.h"
 #include "walstore.h"
 
@@ -327,6 +328,26 @@ verify_layer(Verify *v, const ManifestFile *mf)
 	PG_END_TRY();
 }
 
+/* ---- what readers do not find ---- */
+
+static void
+report_hidden(void *arg, const char *problem)
+{
+	Verify	   *v = arg;
+	char		dir[MAXPGPATH];
+
+	timeline_path(&v->tl->id.tenant, &v->tl->id.timeline, NULL, dir);
+	report(v, dir, -1, problem, NULL, false);
+}
+
+/* Only of files that can be read: the others are reported, and what they have is not known. */
+static void
+verify_readable(Verify *v)
+{
+	if (v->damaged == NIL && timeline_state(v->tl) == TIMELINE_ACTIVE)
+		verify_hidden(v->tl, report_hidden, v);
+}
+
 /* ---- stored WAL ---- */
 
 /* What can be done about WAL that is not valid, unless it is done now. */
@@ -447,6 +468,7 @@ neon_timeline_verify(PG_FUNCTION_ARGS)
 		verify_layer(&v, &m->files[i]);
 	}
 	report_damaged(&v);
+	verify_readable(&v);
 	verify_wal(&v, m);
 	return (Datum) 0;
 }

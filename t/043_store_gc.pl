@@ -79,6 +79,16 @@ cmp_ok(gc($seed, $steps), '>=', 0, 'and after a restart');
 my $other = $seed + 1;
 my @jobs = (background("SELECT neon_test.store_gc($other, $steps, 500) > 0"),
 	background("SELECT neon_test.store_gc_read($other, $steps, @{[ $long ? 20000 : 3000 ]}) > 0"));
+# and whoever verifies: what is rewritten meanwhile is no problem
+my (@said, $rounds);
+while (grep { $_->{h}->pumpable } @jobs)
+{
+	my $said = eval { problems() } // $@;
+	push @said, $said if $said ne '' && $said !~ /does not exist/;
+	$rounds++;
+	for (grep { $_->{h}->pumpable } @jobs) { eval { $_->{h}->pump_nb } }
+}
+is(join("\n", @said), '', "verified $rounds times meanwhile: in order");
 is(finished($_), "t\n", 'a run, and a reader beside it') for @jobs;
 
 # kills
@@ -93,6 +103,14 @@ for my $round (1 .. ($long ? 20 : 3))
 	cmp_ok(gc($seed + 2, $n, 1000), '>=', 0, "after kill $round what is readable is what it was");
 }
 is(problems(), '', 'files and partitions are in order');
+
+# a partition that says that it has what it has not
+my $model = $seed + 3;
+$ps->sql("SELECT neon_test.store_act($model, 3000, 'flush')");
+is(problems(), '', 'files are in order');
+my @hidden = split /\|/, $ps->sql('SELECT tenant_id, timeline_id FROM neon_pageserver.timelines WHERE ancestor_id IS NULL AND tenant_id = $$' . unpack('H*', pack('Q< a4 V', $model, 'ZZZZ', 0)) . '$$');
+$ps->sql("SELECT neon_test.hide_versions('$hidden[0]', '$hidden[1]')");
+like(problems(), qr/timelines\/$hidden[1] at : Of the versions up to \S+ a partition lacks \d+ that wide files have, the first one at \S+ of key [\d\/]+: no reader finds them\./, 'hidden versions are found');
 $ps->stop;
 unlike(slurp_file($ps->node->logfile), qr/PANIC|TRAP|terminated by signal 6/, 'no panic in the log');
 done_testing();

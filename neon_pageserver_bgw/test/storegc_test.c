@@ -16,6 +16,7 @@
 #include "fmgr.h"
 #include "historygc.h"
 #include "miscadmin.h"
+#include "sqlutil.h"
 #include "storemodel.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -23,6 +24,7 @@
 PG_FUNCTION_INFO_V1(neon_test_store_gc);
 PG_FUNCTION_INFO_V1(neon_test_store_gc_read);
 PG_FUNCTION_INFO_V1(neon_test_store_act);
+PG_FUNCTION_INFO_V1(neon_test_hide_versions);
 
 #define MAX_LEASES	32
 #define EXTRA_BRANCH 100
@@ -580,4 +582,29 @@ neon_test_store_gc_read(PG_FUNCTION_ARGS)
 	add_extra_branch(m);
 	check_some(m, lookups);
 	PG_RETURN_INT32(lookups);
+}
+
+/*
+ * hide_versions(tenant, timeline): each partition says that its own files have
+ * all that is in files, which is not so.
+ */
+Datum
+neon_test_hide_versions(PG_FUNCTION_ARGS)
+{
+	Timeline   *tl = sql_open_timeline(fcinfo, 0, 1);
+	Manifest   *m = timeline_read_manifest(tl);
+	ManifestPartition all = {.upto = m->disk_consistent_lsn};
+	StringInfoData body;
+
+	initStringInfo(&body);
+	for (int i = 0; i < m->npartitions; i++)
+	{
+		m->partitions[i].upto = m->disk_consistent_lsn;
+		manifest_op_partition(&body, &m->partitions[i]);
+	}
+	if (m->npartitions == 0)
+		manifest_op_partition(&body, &all);
+	timeline_edit(tl, body.data, body.len);
+	store_announce_merge(tl, 0, 0);
+	PG_RETURN_VOID();
 }

@@ -38,3 +38,8 @@ AS 'MODULE_PATHNAME', 'neon_test_store_gc_read' LANGUAGE C STRICT;
 CREATE FUNCTION neon_test.store_act(seed bigint, steps int, what text)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'neon_test_store_act' LANGUAGE C STRICT;
+
+-- plants a fault: readers do not look into wide files any more
+CREATE FUNCTION neon_test.hide_versions(tenant text, timeline text)
+RETURNS void
+AS 'MODULE_PATHNAME', 'neon_test_hide_versions' LANGUAGE C STRICT;
