@@ -135,7 +135,7 @@ typedef enum CompactResult
 } CompactResult;
 
 /* Of so many runs of wide files reads suffer. */
-#define COMPACT_MANY_RUNS	12
+#define COMPACT_MANY_RUNS	8
 
 /* What a job does with one partition's keys, from its first one on. */
 typedef struct PartitionJob

@@ -326,8 +326,9 @@ weigh(Planner *planner, const MapPartition *p, XLogRecPtr horizon, uint64 *newer
 	}
 }
 
-static bool
-is_worth_it(Planner *planner, const MapPartition *p, XLogRecPtr horizon)
+/* Bytes that a rewrite at the horizon may make go; 0 if it is not worth it. */
+static uint64
+rebase_gain(Planner *planner, const MapPartition *p, XLogRecPtr horizon)
 {
 	uint64		newer;
 	uint64		base;
@@ -336,9 +337,9 @@ is_worth_it(Planner *planner, const MapPartition *p, XLogRecPtr horizon)
 	weigh(planner, p, horizon, &newer, &base, &kept);
 	if (!point_is_gone(planner, p))
 		kept = 0;				/* all of it is still wanted */
-	if (planner->demand->forced)
-		return newer + kept > 0;
-	return newer + kept >= Max(base / 2, REBASE_BYTES);
+	if (!planner->demand->forced && newer + kept < Max(base / 2, REBASE_BYTES))
+		return 0;
+	return newer + kept;
 }
 
 /* Files from the first one that reaches below the horizon. */
@@ -365,34 +366,41 @@ set_rebase(Planner *planner, int partition, XLogRecPtr upto, XLogRecPtr horizon,
 	plan->n = p->nfiles - plan->first;
 }
 
+/* Of the partition where most would go: the first one might always be due. */
 static bool
 plan_rebase(Planner *planner, PartitionPlan *plan)
 {
-	if (planner->horizon == InvalidXLogRecPtr)
-		return false;
-	for (int i = 0; i < planner->map->npartitions; i++)
+	XLogRecPtr	horizon = planner->horizon;
+	uint64		most = 0;
+	int			best = 0;
+
+	for (int i = 0; i < planner->map->npartitions && horizon != InvalidXLogRecPtr; i++)
 	{
 		const MapPartition *p = &planner->map->partitions[i];
-		XLogRecPtr	horizon = planner->horizon;
-		XLogRecPtr	upto = own_upto(planner, i);
+		uint64		gain;
 
 		CHECK_FOR_INTERRUPTS();
 		if (p->nfiles == 0 || horizon < p->base_lsn || !is_free(planner, p) ||
-			(horizon == p->base_lsn && !point_is_gone(planner, p)) ||
-			!is_worth_it(planner, p, horizon))
+			(horizon == p->base_lsn && !point_is_gone(planner, p)))
 			continue;
-		if (upto >= horizon)
-			set_rebase(planner, i, upto, horizon, plan);
-		else
-		{
-			/* what is at the horizon must be there first */
-			plan->kind = PARTITION_PULL;
-			plan->partition = i;
-			plan->upto = planner->disk_consistent;
-		}
-		return true;
+		gain = rebase_gain(planner, p, horizon);
+		if (gain <= most)
+			continue;
+		most = gain;
+		best = i;
 	}
-	return false;
+	if (most == 0)
+		return false;
+	if (own_upto(planner, best) >= horizon)
+		set_rebase(planner, best, own_upto(planner, best), horizon, plan);
+	else
+	{
+		/* what is at the horizon must be there first */
+		plan->kind = PARTITION_PULL;
+		plan->partition = best;
+		plan->upto = planner->disk_consistent;
+	}
+	return true;
 }
 
 /* ---- pages that are gone ---- */

@@ -182,7 +182,7 @@ refuse_with_safekeepers(Timeline *tl)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this timeline has safekeepers, which elect its writer"),
-				 errhint("Use \"neon endpoint start\".")));
+				 errhint("Use \"neon endpoint start\"; if safekeepers are being added, repeat \"neon safekeeper add\" first.")));
 }
 
 PG_FUNCTION_INFO_V1(neon_writer_acquire);

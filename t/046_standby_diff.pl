@@ -176,7 +176,10 @@ cmp_ok($compared, '>', $points * $sample / 2, 'thousands of pages');
 # ---- the past without the rest ----
 
 $ps->sql("SELECT neon_pageserver.tenant_configure('$t->{tenant}', '0', 0)");
-$ps->sql("SELECT neon_pageserver.timeline_gc($t->{args})");
+{
+	local $NeonPageserver::timeout = 600;
+	$ps->sql("SELECT neon_pageserver.timeline_gc($t->{args})");
+}
 for my $n (0 .. $#points)
 {
 	is(differing($t->{args}, $points[$n]{lsn}, @{ $points[$n]{pages} }), '', "point $n again, the rest of the past is gone");

@@ -279,6 +279,8 @@ if ($long && $lib && -e "$lib/neon_pageserver.so")
 		wait_for_lsn($ps, $t, $end);
 		eval { checkpoint($t) };
 		my $postmaster = (split /\n/, slurp_file($ps->node->data_dir . '/postmaster.pid'))[0];
+		# on a busy machine it has not yet left
+		for (1 .. 600) { last if !grep { $_ == $postmaster } attached(); select undef, undef, undef, 0.05 }
 		ok(!(grep { $_ == $postmaster } attached()), "the server died at $point");
 		kill 'KILL', attached();
 		for (1 .. 200) { last if !attached(); select undef, undef, undef, 0.05 }

@@ -100,6 +100,8 @@ for my $round (1 .. $rounds)
 	ok($c->wait_progress(50, 120), 'two dead: load runs') or diag($c->errors);
 	my $session = $t->session('main');
 	$session->query('SELECT 1');
+	my $lsn = $t->psql('main', 'SELECT pg_current_wal_insert_lsn()');
+	$t->neon('timeline', 'branch', '--branch-name', 'doomed');
 	$t->kill9('safekeeper 3');
 	$session->send('INSERT INTO t VALUES (' . ($rows + 1) . ')');
 	my $acked = scalar $c->acknowledged;
@@ -119,9 +121,12 @@ for my $round (1 .. $rounds)
 	like($err, qr/^neon: error: .*majority of the safekeepers.*safekeeper 2 .*; safekeeper 3 .*\nHINT: .*neon start/, 'and a clear error');
 	ok(NeonTest::alive($postmaster), 'the running primary is left alone');
 	$t->neon_fails([ 'timeline', 'branch', '--branch-name', 'minority' ], qr/majority of the safekeepers/, qr/neon start/, 'a branch of now');
+	$t->neon_fails([ 'timeline', 'branch', '--branch-name', 'minority', '--ancestor-start-lsn', $lsn ], qr/majority of the safekeepers/, qr/neon start/, 'a branch of the past');
 	$t->neon_fails([ 'timeline', 'create', '--branch-name', 'minority' ], qr/majority of the safekeepers/, qr/neon start/, 'a new branch');
 	$t->neon_fails([ 'tenant', 'create' ], qr/majority of the safekeepers/, qr/neon start/, 'a new tenant');
 	unlike($t->neon('timeline', 'list'), qr/minority/, 'leave nothing');
+	$t->neon_fails([ 'timeline', 'delete', 'doomed' ], qr/majority of the safekeepers.*safekeeper 2 .*; safekeeper 3 /, qr/neon start/, 'a deletion');
+	is($t->psql('safekeeper 1', "SELECT state FROM neon_safekeeper.positions('" . $t->tenant . "', '" . $t->timeline('doomed') . "')"), 'active', 'has not begun');
 
 	$t->neon('safekeeper', 'start', '3');
 	is($session->answer(60), '', 'the commit ends when one is back');
@@ -134,6 +139,7 @@ for my $round (1 .. $rounds)
 	is(scalar($c->lost('main')), 0, 'nothing acknowledged is lost');
 	has_all('main', 'two dead');
 	$t->neon('start');
+	$t->neon_ok([ 'timeline', 'delete', 'doomed' ], 'then it can be');
 	wait_caught_up('main');
 }
 

@@ -24,10 +24,10 @@ use Time::HiRes qw(sleep);
 my $t = NeonTest->new(safekeepers => 3);
 $t->init;
 my ($uid, $gid) = (getpwnam('postgres'))[ 2, 3 ];
-for my $id (1, 2)
+# of 1 and 2 what they keep, of 3 all
+for my $neon ((map { $t->sk_pgdata($_) . '/neon' } 1, 2), "$t->{dir}/safekeepers/3")
 {
-	my $neon = $t->sk_pgdata($id) . '/neon';
-	my $why = `cp -a '$neon' '$neon.saved' && mount -t tmpfs -o size=200m,mode=0700,uid=$uid,gid=$gid neon_test '$neon' 2>&1 && cp -a '$neon.saved/.' '$neon/'`;
+	my $why = `cp -a '$neon' '$neon.saved' && mount -t tmpfs -o size=300m,mode=0700,uid=$uid,gid=$gid neon_test '$neon' 2>&1 && cp -a '$neon.saved/.' '$neon/'`;
 	plan skip_all => "a file system cannot be mounted here: $why" if $? != 0;
 }
 $t->neon('start');
@@ -146,5 +146,35 @@ for my $id (1 .. 3)
 $t->wait_for('equal positions',
 	sub { my %p = map { NeonQuorum::positions($t, 'main', $_, 'flush_lsn, commit_lsn') => 1 } 1 .. 3; keys %p == 1 });
 NeonQuorum::check_wal($t, 'main', 'at the end');
+
+# ---- all of a safekeeper's directory is on a disk that takes nothing: that is in nobody's way ----
+my $dir = "$t->{dir}/safekeepers/3";
+sub password_lines { my @lines = split /\n/, NeonTest::Vanilla::slurp("$dir/passfile"); return scalar @lines }
+$t->endpoint_start('main');
+$t->neon('timeline', 'branch', '--branch-name', 'b');
+system("cat /dev/zero > '$dir/filler' 2>/dev/null");
+my ($rc, $out, $err) = $t->command([ qw(neon endpoint restart main) ]);
+is($rc, 0, 'an endpoint restarts');
+unlike($err, qr/warning/i, 'what is in its password file is not written again');
+$t->neon('safekeeper', 'stop', 3);
+unlink "$dir/filler";
+system('mount', '-o', 'remount,ro', $dir) == 0 or die;
+my $lines = password_lines();
+($rc, $out, $err) = $t->command([ 'neon', $t->endpoint_args('b', branch => 'b') ]);
+is($rc, 0, 'another one starts');
+like($err, qr/could not write "[^"]*safekeepers\/3\/passfile": Read-only file system.*"neon safekeeper start 3"/, 'what is not is warned of');
+$err = $t->neon_fails([ 'safekeeper', 'replace', 2 ], qr/could not remove/, qr/mounted/);
+like($err, qr/safekeepers\/3\/passfile/, 'of another safekeeper, too');
+system('umount', $t->sk_pgdata(2) . '/neon') == 0 or die;
+$t->neon('safekeeper', 'replace', 2);
+pass('then it is replaced');
+system('mount', '-o', 'remount,rw', $dir) == 0 or die;
+$t->neon('safekeeper', 'start', 3);
+is(password_lines(), $lines + 2, 'the start of the other one writes what it lacked');
+NeonQuorum::wait_streaming($t, $_, 3) for 'main', 'b';
+$t->neon('safekeeper', 'replace', 3);
+ok(-d $dir && !glob("$dir/*"), 'a mount point that is given up is emptied');
+is($t->psql('main', 'SELECT count(*) FROM a'), $rows, 'all rows are there');
+$t->neon('stop');
 
 done_testing();

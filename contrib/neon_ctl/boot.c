@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "access/xlog_internal.h"
+#include "credentials.h"
 #include "election.h"
 #include "fsutil.h"
 #include "instance.h"
@@ -330,34 +331,6 @@ wait_admission(const Endpoint *ep, const BootPlan *plan, const char *pgdata,
 
 /* ---- boot ---- */
 
-static void
-write_passfiles(const Endpoint *ep, const BootPlan *plan)
-{
-	Instance	all[MAX_SAFEKEEPERS + 1];
-	int			n = instance_all(all);
-	char		path[MAXPGPATH];
-	int			lock;
-
-	if (repo.trust)
-		return;
-	make_path(path, "%s", endpoint_path(ep, "passfile"));
-	for (int i = 0; i < n; i++)
-		server_passfile_put(path, all[i].port, strf("tenant_%s", ep->tenant),
-							tenant_secret(ep->tenant, "role"));
-	lock = lock_acquire("passfile", 30, NULL);
-	for (int i = 0; i < n; i++)
-	{
-		make_path(path, "%s", instance_path(&all[i], "passfile"));
-		/* a safekeeper that lost its disk has none */
-		if (all[i].id > 0 && !path_exists(path))
-			continue;
-		server_passfile_put(path, ep->port, STORAGE_ROLE, tenant_secret(ep->tenant, "storage"));
-	}
-	lock_release(lock);
-	if (plan->for_user)
-		user_passfile_put(socket_directory(ep->port), ep->port, SUPERUSER, superuser_password(ep));
-}
-
 void
 boot_plan_init(BootPlan *plan)
 {
@@ -444,7 +417,9 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan
 	kv_free(&boot);
 	swap_directories(built, pgdata);
 	keep_endpoint(ep);
-	write_passfiles(ep, plan);
+	credentials_of_endpoint(ep);
+	if (plan->for_user && !repo.trust)
+		user_passfile_put(socket_directory(ep->port), ep->port, SUPERUSER, superuser_password(ep));
 	test_point("built");
 	if (ep->kind == ENDPOINT_PRIMARY && plan->quorum == NULL)
 		ps_writer_acquire(conn, tl, expected_term, &writer);

@@ -7,6 +7,7 @@
  */
 #include "cli.h"
 
+#include "credentials.h"
 #include "endpoint.h"
 #include "fsutil.h"
 #include "instance.h"
@@ -80,16 +81,9 @@ cmd_endpoint_list(Invocation *inv)
 static void
 forget_passwords(const Endpoint *ep)
 {
-	Instance	all[MAX_SAFEKEEPERS + 1];
-	int			n = instance_all(all);
-	int			lock;
-
 	if (repo.trust)
 		return;
-	lock = lock_acquire("passfile", 30, NULL);
-	for (int i = 0; i < n; i++)
-		server_passfile_put(instance_path(&all[i], "passfile"), ep->port, STORAGE_ROLE, NULL);
-	lock_release(lock);
+	credentials_forget_endpoint(ep);
 	user_passfile_remove(socket_directory(ep->port), ep->port, SUPERUSER,
 						 tenant_secret(ep->tenant, "superuser"));
 }

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "credentials.h"
 #include "endpoint.h"
 #include "fsutil.h"
 #include "instance.h"
@@ -162,23 +163,6 @@ choose_safekeepers(const Invocation *inv)
 	return n;
 }
 
-/* What the services need to come to each other. */
-static void
-write_service_passfiles(const Instance *all, int n)
-{
-	if (repo.trust)
-		return;
-	for (int i = 0; i < n; i++)
-	{
-		char		path[MAXPGPATH];
-
-		make_path(path, "%s", instance_path(&all[i], "passfile"));
-		for (int k = 1; k < n; k++)
-			server_passfile_put(path, all[k].port, STORAGE_ROLE,
-								kv_get_default(&repo.config, "storage_service_password", ""));
-	}
-}
-
 static void
 create_instances(void)
 {
@@ -195,7 +179,7 @@ create_instances(void)
 				all[i].port, repo_path("%s", all[i].dir));
 		instance_create(&all[i]);
 	}
-	write_service_passfiles(all, n);
+	credentials_of_services(all, n);
 }
 
 static void

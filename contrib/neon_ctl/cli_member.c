@@ -19,11 +19,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "credentials.h"
 #include "endpoint.h"
 #include "fsutil.h"
 #include "member.h"
 #include "output.h"
-#include "passfile.h"
 #include "repo.h"
 #include "run.h"
 
@@ -139,46 +139,6 @@ wanted_port(const Invocation *inv)
 
 /* ---- new instances ---- */
 
-/* What all services and endpoints need to come to each other. */
-static void
-write_passfiles(const Instance *new)
-{
-	Instance	all[ALL_SAFEKEEPERS];
-	int			n = instance_all(all);
-	int			nendpoints;
-	char	  **names = endpoint_names(&nendpoints);
-	const char *secret = kv_get_default(&repo.config, "storage_service_password", "");
-	char		own[MAXPGPATH];
-	char		path[MAXPGPATH];
-	int			lock;
-
-	if (repo.trust)
-		return;
-	lock = lock_acquire("passfile", 30, NULL);
-	make_path(own, "%s", instance_path(new, "passfile"));
-	for (int i = 0; i < n; i++)
-	{
-		make_path(path, "%s", instance_path(&all[i], "passfile"));
-		if (path_exists(path))
-			server_passfile_put(path, new->port, STORAGE_ROLE, secret);
-		if (i > 0)
-			server_passfile_put(own, all[i].port, STORAGE_ROLE, secret);
-	}
-	for (int i = 0; i < nendpoints; i++)
-	{
-		Endpoint	ep;
-
-		endpoint_load(&ep, names[i]);
-		if (!ep.exists)
-			continue;
-		make_path(path, "%s", endpoint_path(&ep, "passfile"));
-		server_passfile_put(path, new->port, strf("tenant_%s", ep.tenant),
-							tenant_secret(ep.tenant, "role"));
-		server_passfile_put(own, ep.port, STORAGE_ROLE, tenant_secret(ep.tenant, "storage"));
-	}
-	lock_release(lock);
-}
-
 /* Its node id is in the config when all of it is made and durable. */
 static void
 make_instance(const Instance *inst)
@@ -216,7 +176,7 @@ make_instances(void)
 			make_instance(&all[i]);
 		if (!is_joining(all[i].id))
 			continue;
-		write_passfiles(&all[i]);
+		credentials_of_safekeeper(&all[i]);
 		if (instance_start(&all[i]))
 			say("%s started", all[i].name);
 	}
@@ -283,7 +243,8 @@ change_branches(PGconn *ps, Counts *counts,
 static void
 remove_instance(const Instance *inst)
 {
-	if (instance_stop(inst, false))
+	/* no branch needs it: one that hangs is not waited for */
+	if (instance_stop(inst, true))
 		say("%s stopped", inst->name);
 	remove_path_tree(repo_path("%s", inst->dir));
 	say("%s removed", inst->name);
@@ -365,6 +326,8 @@ static int	changes_lock = -1;
 static void
 lock_changes(void)
 {
+	/* not found out when half of it is done */
+	PQfinish(ps_connect());
 	changes_lock = lock_acquire("members", CHANGE_LOCK_TIMEOUT, NULL);
 }
 

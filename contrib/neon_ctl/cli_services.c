@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "credentials.h"
 #include "election.h"
 #include "endpoint.h"
 #include "fsutil.h"
@@ -112,6 +113,7 @@ start_instance(void *arg)
 			say("Starting safekeeper at '%s:%d' in \"%s\".", LOOPBACK, inst->port,
 				repo_path("%s", inst->dir));
 	}
+	credentials_complete(inst);
 	started = instance_start(inst);
 	server_info(instance_pgdata(inst), &info);
 	say(started ? "%s started, pid: %d" : "%s is already running, pid: %d", inst->name,

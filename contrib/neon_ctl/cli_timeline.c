@@ -162,6 +162,7 @@ cmd_timeline_branch(Invocation *inv)
 	if (at_time != NULL && option_given(inv, OPT_ANCESTOR_START_LSN))
 		die(EXIT_USAGE, "Give one of them.",
 			"--ancestor-start-lsn and --ancestor-start-time exclude each other");
+	election_check_running("creating a branch");
 	conn = ps_connect();
 	ps_find_timeline(conn, tenant, from, &tl);
 	lock = timeline_lock(tl.id);

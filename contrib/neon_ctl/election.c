@@ -340,11 +340,43 @@ majority_counts(const Quorum *q)
 	return quorum_is_majority(q, counts);
 }
 
+/* Why members do not count for a term: "safekeeper 2: the disk is nearly full; ...", in a buffer of strf(). */
+static const char *
+what_they_lack(Quorum *q, const Election *e)
+{
+	PQExpBufferData buf;
+	const char *result;
+
+	initPQExpBuffer(&buf);
+	quorum_ask(q, ASK_TIMEOUT_MS, ELECTED_GRACE_MS, NULL, NULL,
+			   "SELECT t.flush_lsn, t.problem FROM neon_safekeeper.timelines t"
+			   " WHERE t.tenant_id = $1 AND t.timeline_id = $2", 2, q->tenant, q->timeline);
+	for (int i = 0; i < q->set.n; i++)
+	{
+		const char *problem = "it does not answer";
+
+		if (quorum_answered(q, i))
+		{
+			if (quorum_value(q, i, "flush_lsn") != NULL && quorum_lsn(q, i, "flush_lsn") >= e->lsn)
+				continue;
+			problem = quorum_value(q, i, "problem");
+		}
+		appendPQExpBuffer(&buf, "%ssafekeeper %d: %s", buf.len ? "; " : "", q->set.member[i].id,
+						  problem && problem[0] ? problem : "it copies from the others");
+	}
+	if (PQExpBufferBroken(&buf))
+		die_oom();
+	result = strf("%s", buf.data);
+	termPQExpBuffer(&buf);
+	return result;
+}
+
 /* R9.  False if a higher term was promised meanwhile. */
 static bool
 ask_elected(Quorum *q, const Election *e, const char *history, int donor)
 {
 	int64		deadline = now_ms() + ELECTION_TIMEOUT_MS;
+	bool		warned = false;
 	char		conninfo[NEON_MEMBER_HOST_MAX + 128];
 
 	snprintf(conninfo, sizeof(conninfo), "host=%s port=%d user=%s dbname=%s",
@@ -363,8 +395,12 @@ ask_elected(Quorum *q, const Election *e, const char *history, int donor)
 		quorum_need_majority(q, "an election");
 		if (now_ms() > deadline)
 			die(EXIT_TIMEOUT, "See the view neon_safekeeper.timelines of the safekeepers, and try again.",
-				"a majority of the safekeepers of branch \"%s\" does not have its WAL up to %s in time",
-				q->branch, lsn_text(e->lsn));
+				"a majority of the safekeepers of branch \"%s\" does not have its WAL up to %s in time: %s",
+				q->branch, lsn_text(e->lsn), what_they_lack(q, e));
+		if (!warned)
+			warn("a majority of the safekeepers of branch \"%s\" does not have its WAL up to %s yet: %s",
+				 q->branch, lsn_text(e->lsn), what_they_lack(q, e));
+		warned = true;
 		sleep_ms(100);
 	}
 }
@@ -531,6 +567,8 @@ election_delete_timeline(PGconn *ps, const TimelineInfo *tl)
 	if (safekeeper_count() == 0)
 		return;
 	quorum_open(ps, tl, q);
+	/* a branch that is deleted on some of them only can be used no more */
+	quorum_need_sessions(q, "deleting a branch");
 	quorum_ask(q, 60000, GRACE_MS, NULL, "deleting the branch on the safekeepers",
 			   "SELECT neon_safekeeper.timeline_delete($1, $2, $3)", 3, q->tenant, q->timeline,
 			   generation_text(q));

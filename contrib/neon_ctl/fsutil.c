@@ -79,8 +79,17 @@ remove_path_tree(const char *path)
 		die(EXIT_GENERAL, "Check the permissions of the directories above it.",
 			"could not look at \"%s\": %m", path);
 	}
-	if (S_ISDIR(st.st_mode) ? !rmtree(path, true) : unlink(path) < 0)
-		die(EXIT_GENERAL, "Check the permissions below it.", "could not remove \"%s\"", path);
+	if (!S_ISDIR(st.st_mode))
+	{
+		if (unlink(path) < 0)
+			die(EXIT_GENERAL, "Check the permissions of its directory.",
+				"could not remove \"%s\": %m", path);
+		return;
+	}
+	/* a mount point stays */
+	if (!rmtree(path, false) || (rmdir(path) < 0 && errno != EBUSY))
+		die(EXIT_GENERAL, "Check the permissions below it, and whether something is mounted there.",
+			"could not remove \"%s\"", path);
 }
 
 static void

@@ -18,7 +18,7 @@ extern bool directory_is_empty(const char *path);
 /* mode 0700; an existing directory is fine. */
 extern void make_directory(const char *path);
 
-/* Removes a tree, or a file; fine if it is not there. */
+/* Removes a tree, or a file; fine if it is not there.  A mount point is emptied. */
 extern void remove_path_tree(const char *path);
 
 /* Removes a file and makes that durable; fine if it is not there. */

@@ -259,13 +259,51 @@ user_passfile_remove(const char *socket_dir, int port, const char *user, const c
 	change_user_passfile(socket_dir, port, user, password, NULL);
 }
 
-void
+/*
+ * Is a server's file as it shall be?  Read without a lock: it is only ever
+ * replaced as a whole.  So nothing is written to a full disk that needs not be.
+ */
+static bool
+has_line(const char *path, const char *prefix, const char *line)
+{
+	int			fd = open(path, O_RDONLY | O_CLOEXEC);
+	PQExpBufferData content;
+	bool		has = false;
+
+	if (fd < 0)
+		return false;
+	initPQExpBuffer(&content);
+	if (read_all(fd, &content))
+	{
+		const char *at = content.data;
+
+		/* the first line that begins so is the one that counts */
+		while (at != NULL && strncmp(at, prefix, strlen(prefix)) != 0)
+		{
+			at = strchr(at, '\n');
+			at = at ? at + 1 : NULL;
+		}
+		if (line == NULL || at == NULL)
+			has = line == NULL && at == NULL;
+		else
+			has = strncmp(at, line, strlen(line)) == 0 &&
+				(at[strlen(line)] == '\n' || at[strlen(line)] == '\0');
+	}
+	termPQExpBuffer(&content);
+	close(fd);
+	return has;
+}
+
+bool
 server_passfile_put(const char *path, int port, const char *user, const char *password)
 {
 	char	   *prefix = make_prefix("127.0.0.1", port, user, NULL);
+	char	   *line = password ? make_prefix("127.0.0.1", port, user, password) : NULL;
+	bool		ok = has_line(path, prefix, line) || put_lines(path, &prefix, 1, password);
+	int			save_errno = errno;
 
-	if (!put_lines(path, &prefix, 1, password))
-		die(EXIT_GENERAL, "Check its permissions and the space on its file system.",
-			"could not write \"%s\": %m", path);
 	free(prefix);
+	free(line);
+	errno = save_errno;
+	return ok;
 }

@@ -22,8 +22,8 @@ extern void user_passfile_remove(const char *socket_dir, int port, const char *u
 
 /*
  * Puts the line for 127.0.0.1:port into a server's file at path, in place of
- * an older one; dies on failure.  password NULL removes.
+ * an older one.  password NULL removes.  False, with errno, if that fails.
  */
-extern void server_passfile_put(const char *path, int port, const char *user, const char *password);
+extern bool server_passfile_put(const char *path, int port, const char *user, const char *password);
 
 #endif							/* NEON_CTL_PASSFILE_H */

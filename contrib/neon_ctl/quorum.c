@@ -486,7 +486,10 @@ quorum_positions(Quorum *q, Position *positions)
 		if (node == NULL || strcmp(node, q->set.member[i].node) != 0)
 			drop_member(&q->member[i], strf("another safekeeper (node %s) is there", node ? node : "?"));
 		else if (is_deleted(q, i))
+		{
+			q->member[i].deleted = true;
 			set_problem(&q->member[i], "the timeline was deleted there");
+		}
 		else
 			fill_position(q, i, &positions[i]);
 	}
@@ -517,28 +520,45 @@ const char *
 quorum_hint(const Quorum *q)
 {
 	int			id = 0;
+	bool		down = false;
 
 	for (int i = 0; i < q->set.n; i++)
 	{
 		Instance	inst = instance_safekeeper(q->set.member[i].id);
 		ServerInfo	info;
 
+		if (q->member[i].deleted)
+			return strf("Finish its deletion by \"neon timeline delete %s\".", q->branch);
 		if (q->member[i].problem[0] == '\0')
 			continue;
 		server_info(instance_pgdata(&inst), &info);
 		if (info.state != SERVER_RUNNING)
-			return "Start the safekeepers by \"neon start\", then repeat this.";
+			down = true;
 		if (id == 0)
 			id = inst.id;
 	}
+	if (down)
+		return "Start the safekeepers by \"neon start\", then repeat this.";
 	return strf("Look into its log: \"neon safekeeper logs %d\", and repeat this.", id);
+}
+
+static void
+need_majority(const Quorum *q, bool there, const char *what)
+{
+	if (!there)
+		die(EXIT_NOT_RUNNING, quorum_hint(q),
+			"%s needs a majority of the safekeepers of branch \"%s\": %s", what, q->branch,
+			quorum_problems(q));
 }
 
 void
 quorum_need_majority(const Quorum *q, const char *what)
 {
-	if (!answered_majority(q))
-		die(EXIT_NOT_RUNNING, quorum_hint(q),
-			"%s needs a majority of the safekeepers of branch \"%s\": %s", what, q->branch,
-			quorum_problems(q));
+	need_majority(q, answered_majority(q), what);
+}
+
+void
+quorum_need_sessions(const Quorum *q, const char *what)
+{
+	need_majority(q, connected_majority(q), what);
 }

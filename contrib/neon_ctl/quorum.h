@@ -27,6 +27,7 @@ typedef struct QuorumMember
 	PGconn	   *conn;			/* NULL: it does not answer */
 	bool		connecting;		/* within quorum_open */
 	bool		skip;			/* not to be asked */
+	bool		deleted;		/* it said so, at quorum_positions */
 	PGresult   *res;			/* answer to the last question, or NULL */
 	char		problem[512];	/* why there is no good answer, "" if there is one */
 } QuorumMember;
@@ -100,5 +101,8 @@ extern const char *quorum_hint(const Quorum *q);
 
 /* Dies unless a majority answered. */
 extern void quorum_need_majority(const Quorum *q, const char *what);
+
+/* Dies unless there are sessions to a majority. */
+extern void quorum_need_sessions(const Quorum *q, const char *what);
 
 #endif							/* NEON_CTL_QUORUM_H */

@@ -1,0 +1,62 @@
+# Of several partitions that are due to be rewritten, the one where most goes
+# comes first: else one that is always due again would let the others grow.
+use strict;
+use warnings;
+use IngestVanilla;
+use NeonPageserver;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(usleep);
+
+my $f = 'neon_pageserver';
+my $ps = NeonPageserver->new('ps', conf => <<"CONF");
+$f.pitr_interval = 0
+$f.gc_horizon = 1TB
+$f.compaction_target_size = 1MB
+$f.compaction_workers = 1
+CONF
+my $t = $ps->tenant;
+$t->{args} = "'$t->{tenant}', '$t->{timeline}'";
+my $node = $ps->vanilla('writer', $t, $t->{lsn}, 1, 'primary', conf => "autovacuum = off\nfsync = off\n");
+$ENV{PGUSER} = 'cloud_admin';
+$node->start;
+$node->safe_psql('postgres', "SELECT pg_create_physical_replication_slot('neon_pageserver', true)");
+follow($ps, $t, $node);
+
+# Keys go by relation: the first table is in the first of these partitions.
+$node->safe_psql('postgres', <<'SQL');
+CREATE TABLE first (i int, t text);
+CREATE TABLE last (i int, t text);
+INSERT INTO first SELECT i, string_agg(md5(random()::text), '') FROM generate_series(1, 4000) i, generate_series(1, 30) GROUP BY i;
+INSERT INTO last SELECT i, t FROM first;
+SQL
+sub flushed
+{
+	my $end = (split /\n/, $node->safe_psql('postgres', 'SELECT txid_current(); SELECT pg_current_wal_flush_lsn()'))[-1];
+	wait_for_lsn($ps, $t, $end);
+	$ps->sql("SELECT $f.timeline_checkpoint($t->{args})");
+	return $end;
+}
+flushed();
+$ps->sql("SELECT $f.timeline_compact($t->{args})");
+
+# Both get updates, the last one more; all of it is in partitions, and kept.
+$node->safe_psql('postgres', 'UPDATE first SET t = reverse(t)');
+$node->safe_psql('postgres', 'UPDATE last SET t = reverse(t); VACUUM last') for 1 .. 4;
+$node->safe_psql('postgres', 'CHECKPOINT');
+my $end = flushed();
+$ps->sql("SELECT $f.timeline_compact($t->{args})");
+
+# Nothing of the past is kept any more.
+my $from = -s $ps->node->logfile;
+$ps->sql("SELECT $f.tenant_configure('$t->{tenant}', '0', 0)");
+$ps->sql("SELECT $f.timeline_gc($t->{args})");
+my @rebased = substr(slurp_file($ps->node->logfile), $from) =~ /rebase of partition (\d+) of/g;
+note("rebased: @rebased");
+my ($lowest) = sort { $a <=> $b } @rebased;
+cmp_ok(scalar(@rebased), '>', 3, 'several partitions were due');
+cmp_ok($rebased[0], '>', $lowest, 'the first of them by key was not the first to be rewritten');
+is($ps->sql("SELECT count(*) FROM $f.timeline_verify($t->{args})"), 0, 'timeline_verify finds nothing');
+$node->stop;
+$ps->stop;
+done_testing();
