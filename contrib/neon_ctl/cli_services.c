@@ -198,7 +198,7 @@ services_stop(Invocation *inv, bool safekeepers)
 		stopped++;
 	}
 	if (stopped == 0)
-		die(EXIT_NOT_RUNNING, "Start it by \"neon start\".", "the %s is not running",
+		die(EXIT_NOT_RUNNING, "See \"neon status\".", "the %s is not running",
 			n == 1 ? list[0].name : list[0].service);
 	(void) print_services(list, n, safekeepers);
 	return EXIT_OK;
