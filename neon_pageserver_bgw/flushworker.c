@@ -155,13 +155,15 @@ flushworker_main(Datum arg)
 
 	for (;;)
 	{
-		bool		ok = flush_all_frozen(context);
+		bool		ok;
 
+		/* a sleep for work does not end with the signal: before the work that ends it */
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
+		ok = flush_all_frozen(context);
 		ConditionVariablePrepareToSleep(&flush_shared->work_cv);
 		if (!ok || !something_is_frozen())
 			(void) ConditionVariableTimedSleep(&flush_shared->work_cv, ok ? IDLE_MS : retry_ms,

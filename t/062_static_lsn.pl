@@ -6,7 +6,7 @@ use NeonTest;
 use RichWorkload;
 use Test::More;
 
-my $points = $NeonTest::long ? 5 : 3;
+my $points = $NeonTest::long ? 5 : 2;
 my $seconds = $NeonTest::long ? 90 : 10;
 my $t = NeonTest->new;
 $t->quickstart(no_endpoint => 1);

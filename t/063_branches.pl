@@ -38,7 +38,7 @@ SQL
 	$t->balances_agree($ep, "$what: balances agree");
 }
 
-for my $k (2 + int(rand(8)), 10 + int(rand(9)))
+for my $k ($NeonTest::long ? (2 + int(rand(8)), 10 + int(rand(9))) : 2 + int(rand(17)))
 {
 	my (undef, $lsn, $when) = @{ $marks[ $k - 1 ] };
 	my $out = $t->neon('timeline', 'branch', '--branch-name', "l$k", '--ancestor-start-lsn', $lsn) unless grep { $_ eq "l$k" } keys %{ $t->{ports} };
