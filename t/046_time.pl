@@ -273,7 +273,8 @@ if ($long && $lib && -e "$lib/neon_pageserver.so")
 		@places = map { text($_->[0]) } grep { $_->[0] <= lsn($end) } transactions($node->data_dir, $t->{lsn});
 		my $want = states($t, @places);
 		my $n = segments($t);
-		$ps->stop;
+		# a clean stop would leave nothing to write
+		$ps->stop('immediate');
 		$set->($point);
 		$ps->start;
 		wait_for_lsn($ps, $t, $end);
