@@ -13,6 +13,8 @@ $t->init;
 $t->neon('start');
 $t->psql('pageserver', 'ALTER SYSTEM SET neon_pageserver.wal_keep = 0');
 $t->psql('pageserver', 'SELECT pg_reload_conf()');
+# of the safekeepers the first segments are looked at
+$t->psql("safekeeper $_", "ALTER SYSTEM SET neon_safekeeper.retention_interval = '1h'; SELECT pg_reload_conf()") for $t->quorum ? (1 .. 3) : ();
 $t->neon('tenant', 'create', '--set-default', '--wal-segsize', 1);
 $t->endpoint_start('main');
 $t->psql('main', 'CREATE TABLE m(i int, t text)');
