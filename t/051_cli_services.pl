@@ -86,7 +86,7 @@ is(scalar(@{ decode_json($t->neon('tenant', 'list', '--json')) }), 1, 'with its 
 my $stopped = $t->postmaster_pid('pageserver');
 kill 'STOP', $stopped;
 $t->neon_ok([ 'pageserver', 'stop', '-m', 'immediate' ], 'stop of a process that SIGSTOP holds');
-$t->neon_fails([ 'pageserver', 'stop' ], qr/not running/, qr/neon start/, 'stop of a stopped pageserver');
+$t->neon_fails([ 'pageserver', 'stop' ], qr/not running/, qr/neon status/, 'stop of a stopped pageserver');
 like($t->neon_ok(['stop'], 'neon stop of what is stopped'), qr/not running/, 'is no error');
 is(($t->command([ 'neon', 'pageserver', 'status' ]))[0], 3, 'pageserver status: exit code 3');
 like($t->neon('pageserver', 'logs'), qr/database system is ready/, 'logs');
