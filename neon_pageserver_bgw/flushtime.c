@@ -9,9 +9,9 @@
 
 #include "controlat.h"
 #include "flushtime.h"
+#include "rebuild.h"
 #include "store_private.h"
 #include "timeblock.h"
-#include "rebuild.h"
 #include "walmend.h"
 #include "walstore.h"
 

@@ -4,10 +4,10 @@
  *	  What is to be done next on a timeline's partitions.
  *
  * In this order: a pull, if wide files are so many that reads suffer; a rebase
- * where much would go; a pull where wide files have much of one partition, or
- * where they are many and few partitions have what is in them; a fold where
- * delta files of a partition are of like size.  All of it follows from sizes of
- * files and from their directories.
+ * where most would go, if that is much; a pull where wide files have much of one
+ * partition, or where they are many and few partitions have what is in them; a
+ * fold where delta files of a partition are of like size.  All of it follows from
+ * sizes of files and from their directories.
  *
  *-------------------------------------------------------------------------
  */

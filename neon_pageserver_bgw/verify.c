@@ -6,8 +6,9 @@
  *
  * It changes nothing, also not the timeline's state, and works on one that is
  * refused as damaged; but if that is asked for, it has damaged layers rebuilt
- * (rebuild.h), the older ones first, and damaged WAL fetched again (walmend.h).  What ingest, flush and merge do meanwhile is no problem:
- * files that are taken away while they wait for their turn are left out.
+ * (rebuild.h), the older ones first, and damaged WAL fetched again (walmend.h).
+ * What ingest, flush and merge do meanwhile is no problem: files that are taken
+ * away while they wait for their turn are left out.
  *
  *-------------------------------------------------------------------------
  */

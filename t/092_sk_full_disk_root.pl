@@ -90,6 +90,18 @@ $t->kill9('main');
 $session->close;
 $t->kill9('safekeeper 1');
 $t->neon('safekeeper', 'start', 1);
+SKIP:
+{
+	skip 'make check-long has it: a start that waits for space says why after half a minute', 2 if !$NeonTest::long;
+	my $pid = fork // die;
+	if ($pid == 0) { sleep 50; make_space($_) for 1, 2; require POSIX; POSIX::_exit(0) }
+	my ($rc, $out, $err) = $t->command([ 'neon', $t->endpoint_args('main') ], timeout => 300);
+	waitpid $pid, 0;
+	is($rc, 0, 'a start waits until there is space') or diag($err);
+	like($err, qr/^neon: warning: a majority of the safekeepers of branch "main" does not have its WAL up to \S+ yet: .*safekeeper 2: the disk is nearly full/m,
+		'and says who has none');
+	$t->kill9('main');
+}
 make_space($_) for 1, 2;
 $t->endpoint_start('main');
 my $there = $t->psql('main', 'SELECT count(*) FROM a');

@@ -61,6 +61,17 @@ lock_files(void)
 	return lock_acquire("passfile", LOCK_TIMEOUT, NULL);
 }
 
+/* All services log in to the port with the password, or do not any more (NULL); with the lock. */
+static void
+tell_services(int port, const char *password)
+{
+	Instance	all[MAX_SAFEKEEPERS + 1];
+	int			n = instance_all(all);
+
+	for (int i = 0; i < n; i++)
+		put_of_service(&all[i], port, password);
+}
+
 void
 credentials_of_services(const Instance *all, int n)
 {
@@ -112,15 +123,12 @@ credentials_complete(const Instance *inst)
 void
 credentials_of_safekeeper(const Instance *new)
 {
-	Instance	all[MAX_SAFEKEEPERS + 1];
-	int			n = instance_all(all);
 	int			lock;
 
 	if (repo.trust)
 		return;
 	lock = lock_files();
-	for (int i = 0; i < n; i++)
-		put_of_service(&all[i], new->port, service_secret());
+	tell_services(new->port, service_secret());
 	complete(new, true);
 	lock_release(lock);
 }
@@ -137,22 +145,18 @@ credentials_of_endpoint(const Endpoint *ep)
 	for (int i = 0; i < n; i++)
 		put_of_endpoint(ep, all[i].port);
 	lock = lock_files();
-	for (int i = 0; i < n; i++)
-		put_of_service(&all[i], ep->port, tenant_secret(ep->tenant, "storage"));
+	tell_services(ep->port, tenant_secret(ep->tenant, "storage"));
 	lock_release(lock);
 }
 
 void
 credentials_forget_endpoint(const Endpoint *ep)
 {
-	Instance	all[MAX_SAFEKEEPERS + 1];
-	int			n = instance_all(all);
 	int			lock;
 
 	if (repo.trust)
 		return;
 	lock = lock_files();
-	for (int i = 0; i < n; i++)
-		put_of_service(&all[i], ep->port, NULL);
+	tell_services(ep->port, NULL);
 	lock_release(lock);
 }

@@ -348,7 +348,8 @@ what_they_lack(Quorum *q, const Election *e)
 	const char *result;
 
 	initPQExpBuffer(&buf);
-	quorum_ask(q, ASK_TIMEOUT_MS, ELECTED_GRACE_MS, NULL, NULL,
+	/* who is slow is the one that lacks something: it must not lose its session */
+	quorum_ask(q, ASK_TIMEOUT_MS, ASK_TIMEOUT_MS, NULL, NULL,
 			   "SELECT t.flush_lsn, t.problem FROM neon_safekeeper.timelines t"
 			   " WHERE t.tenant_id = $1 AND t.timeline_id = $2", 2, q->tenant, q->timeline);
 	for (int i = 0; i < q->set.n; i++)
