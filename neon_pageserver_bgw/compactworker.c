@@ -36,6 +36,7 @@ typedef struct CompactShared
 {
 	ConditionVariable work_cv;
 	pg_atomic_uint64 paid_until;	/* neon_clock() when what was written is within the limit */
+	pg_atomic_uint32 allowed;	/* stored WAL has been decoded */
 } CompactShared;
 
 /* What this process knows of a slot. */
@@ -106,6 +107,7 @@ compactworker_shmem_init(void)
 	{
 		ConditionVariableInit(&compact_shared->work_cv);
 		pg_atomic_init_u64(&compact_shared->paid_until, 0);
+		pg_atomic_init_u32(&compact_shared->allowed, 0);
 	}
 }
 
@@ -119,6 +121,13 @@ void
 compactworker_wake(void)
 {
 	ConditionVariableBroadcast(&compact_shared->work_cv);
+}
+
+void
+store_allow_compaction(void)
+{
+	pg_atomic_write_u32(&compact_shared->allowed, 1);
+	compactworker_wake();
 }
 
 /* ---- the limit ---- */
@@ -347,7 +356,8 @@ compactworker_main(Datum arg)
 			memset(memos, 0, timeline_nslots() * sizeof(SlotMemo));
 		}
 		ConditionVariablePrepareToSleep(&compact_shared->work_cv);
-		compact_all(memos, &rounds, context);
+		if (pg_atomic_read_u32(&compact_shared->allowed))
+			compact_all(memos, &rounds, context);
 		if (!ConfigReloadPending)
 			(void) ConditionVariableTimedSleep(&compact_shared->work_cv, IDLE_MS, PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();

@@ -8,6 +8,10 @@
  * proportion to their new records, which bounds chains without a lookup for
  * each page.  A page that cannot be made is skipped: its records remain.
  *
+ * Images take longer than all else of a flush.  When the next index is half
+ * full, WAL is about to wait: then they are left to compaction, but for chains
+ * that are much longer.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -21,6 +25,9 @@
 
 #define IMAGE_BATCH		32
 
+/* Chains that get an image in any case: so many times image_chain. */
+#define LAG_FACTOR		8
+
 struct FlushImages
 {
 	Timeline   *tl;
@@ -29,6 +36,7 @@ struct FlushImages
 	uint32		nkeys;
 	XLogRecPtr	cut;
 	bool		broken;			/* no page can be made at all */
+	bool		lags;			/* the next index fills meanwhile */
 	NeonKey		size_key;		/* of the fork asked for last */
 	bool		exists;
 	RelSize		size;
@@ -81,31 +89,37 @@ still_there(FlushImages *images, const NeonKey *key, XLogRecPtr lsn)
 }
 
 static bool
-has_long_chain(FlushImages *images, FlushKey *key, const ChainCount *count)
+is_chain_long(FlushImages *images, FlushKey *key, const ChainCount *count, uint32 limit)
 {
 	uint32		draw;
 
-	if (count->n >= store_image_chain)
+	if (count->n >= limit)
 		return true;
 	if (count->base || count->n == 0)
 		return false;
 	draw = hash_bytes((const unsigned char *) &key->key, sizeof(NeonKey)) ^
 		hash_bytes_uint32((uint32) (images->cut >> 3));
-	if (draw % store_image_chain >= count->n)
+	if (draw % limit >= count->n)
 		return false;
-	return count->n + store_count_in_files(images->tl, &key->key, images->cut) >= store_image_chain;
+	return count->n + store_count_in_files(images->tl, &key->key, images->cut) >= limit;
 }
 
-static bool
-wants_image(FlushImages *images, FlushKey *key)
+static FlushImage
+image_wanted(FlushImages *images, FlushKey *key)
 {
 	ChainCount	count = {images->cut, 0, false, InvalidXLogRecPtr};
+	FlushImage	image = FLUSH_NO_IMAGE;
 
 	if (key->key.kind != NEON_KEY_PAGE || key->open->nrefs == 0)
-		return false;
+		return FLUSH_NO_IMAGE;
 	openlayer_visit(images->frozen, key->open, count_ref, &count);
-	return has_long_chain(images, key, &count) &&
-		still_there(images, &key->key, count.last);
+	if (is_chain_long(images, key, &count, (uint32) store_image_chain * LAG_FACTOR))
+		image = FLUSH_NEEDS_IMAGE;
+	else if (is_chain_long(images, key, &count, store_image_chain))
+		image = FLUSH_WANTS_IMAGE;
+	if (image != FLUSH_NO_IMAGE && !still_there(images, &key->key, count.last))
+		return FLUSH_NO_IMAGE;
+	return image;
 }
 
 /* What is damaged fails readers, and not the flush, which would fail again and again. */
@@ -132,8 +146,7 @@ mark_keys(FlushImages *images)
 	{
 		for (uint32 i = 0; i < images->nkeys; i++)
 		{
-			if (wants_image(images, &images->keys[i]))
-				images->keys[i].image = FLUSH_WANTS_IMAGE;
+			images->keys[i].image = image_wanted(images, &images->keys[i]);
 			if (i % 64 == 0)
 				store_tick();
 		}
@@ -164,7 +177,15 @@ flush_images_begin(Timeline *tl, const OpenLayer *frozen, FlushKey *keys, uint32
 	return images;
 }
 
-/* Makes the pages of the next marked keys from i on. */
+/* Is the i-th key's image to be made, as things are now? */
+static bool
+is_due(FlushImages *images, uint32 i)
+{
+	return images->keys[i].image == FLUSH_NEEDS_IMAGE ||
+		(images->keys[i].image == FLUSH_WANTS_IMAGE && !images->lags);
+}
+
+/* Makes the pages of the next keys from i on whose images are due. */
 static void
 load_batch(FlushImages *images, uint32 i)
 {
@@ -176,7 +197,7 @@ load_batch(FlushImages *images, uint32 i)
 	images->nbatch = 0;
 	for (; i < images->nkeys && images->nbatch < IMAGE_BATCH; i++)
 	{
-		if (images->keys[i].image != FLUSH_WANTS_IMAGE)
+		if (!is_due(images, i))
 			continue;
 		keys[images->nbatch] = images->keys[i].key;
 		images->batch[images->nbatch++] = i;
@@ -202,7 +223,8 @@ flush_images_get(FlushImages *images, uint32 i)
 
 	if (images->nbatch == 0 || images->batch[images->nbatch - 1] < i)
 	{
-		if (images->broken)
+		images->lags = images->lags || store_flush_lags(images->tl);
+		if (images->broken || !is_due(images, i))
 			return NULL;
 		load_batch(images, i);
 	}

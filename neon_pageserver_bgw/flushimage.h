@@ -13,7 +13,8 @@
 typedef enum FlushImage
 {
 	FLUSH_NO_IMAGE,
-	FLUSH_WANTS_IMAGE,
+	FLUSH_WANTS_IMAGE,			/* if there is time */
+	FLUSH_NEEDS_IMAGE,
 } FlushImage;
 
 /* A key of the frozen index in a flush. */
@@ -30,7 +31,7 @@ typedef struct FlushImages FlushImages;
 extern FlushImages *flush_images_begin(Timeline *tl, const OpenLayer *frozen, FlushKey *keys,
 									   uint32 nkeys, XLogRecPtr cut);
 
-/* The page of a marked key, in ascending order; NULL if it could not be made. */
+/* The page of a marked key, in ascending order; NULL if it could not be made, or there is no time for it. */
 extern const char *flush_images_get(FlushImages *images, uint32 i);
 
 /* How many pages were delivered. */

@@ -106,7 +106,7 @@ write_keys(WriteState *state, FlushKey *keys, uint32 n, FlushImages *images)
 		state->key = &keys[i];
 		crashnote_set(w->tl, &keys[i].key, w->cut);
 		openlayer_visit(w->index, keys[i].open, write_ref, state);
-		if (keys[i].image == FLUSH_WANTS_IMAGE &&
+		if (keys[i].image != FLUSH_NO_IMAGE &&
 			(page = flush_images_get(images, i)) != NULL)
 			write_image(state, page);
 		if (i % 64 == 0)

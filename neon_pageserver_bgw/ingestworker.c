@@ -331,7 +331,8 @@ flush_if_due(Worker *w)
 {
 	bool		wanted = source_take_flush_request(w->row);
 
-	if (!wanted && !store_flush_wanted(w->tl) && ms_since(w->last_housekeeping) < HOUSEKEEPING_MS)
+	if (!wanted && !store_flush_wanted(w->tl) && !store_flush_due(w->tl) &&
+		ms_since(w->last_housekeeping) < HOUSEKEEPING_MS)
 		return;
 	w->last_housekeeping = neon_clock();
 	ingest_flush(w->ingest, wanted ? INGEST_FLUSH_BEGIN : INGEST_FLUSH_IF_DUE);
@@ -730,13 +731,15 @@ recover_one(Timeline *tl, void *arg)
 
 /*
  * Indexes the stored WAL of all timelines once, then stays so that it is
- * started again after a crash of a backend.
+ * started again after a crash of a backend.  The processors are its own so
+ * long: compaction waits for it.
  */
 void
 neon_recovery_main(Datum arg)
 {
 	start_process("neon pageserver recovery");
 	timeline_foreach(recover_one, NULL);
+	store_allow_compaction();
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -154,6 +154,9 @@ typedef bool (*StoreScanCallback) (const NeonKey *key, const StoreVersion *newes
 extern void store_scan(Timeline *tl, const NeonKey *lo, const NeonKey *hi, XLogRecPtr lsn,
 					   StoreScanCallback cb, void *arg);
 
+/* Until this is called, once in a life of the server, compaction's workers wait: a start has other work. */
+extern void store_allow_compaction(void);
+
 /* Bytes on disk: layers and stored WAL of this timeline alone. */
 extern uint64 store_physical_size(Timeline *tl);
 

@@ -74,6 +74,9 @@ extern void store_tick(void);
 /* Is the open index so large that its owner has to wait for the frozen one? */
 extern bool store_flush_backlog(Timeline *tl);
 
+/* Is the open index half full already, while the frozen one is still being written? */
+extern bool store_flush_lags(Timeline *tl);
+
 /* False if somebody still writes the frozen index. */
 extern bool store_wait_for_flusher(TimelineShared *shared, int timeout_ms);
 

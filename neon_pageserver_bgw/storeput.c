@@ -31,8 +31,6 @@
 #define PUT_SLICE			32
 /* A record with more than this (a drop of many relations) begins in an empty index. */
 #define LARGE_RECORD		1024
-/* A flush takes longer than a restart, so that WAL waits only at so many times checkpoint_records. */
-#define RECORDS_BACKLOG		4
 #define MAX_WAL_DISTANCE	(UINT64CONST(8) * 1024 * 1024 * 1024)
 
 int			store_checkpoint_distance = 256;	/* MB */
@@ -313,7 +311,7 @@ is_due(Timeline *tl, int factor)
 	uint64		changes = s->open.nrefs + s->frozen.nrefs;
 
 	return waiting >= (uint64) factor * store_checkpoint_distance * 1024 * 1024 ||
-		changes >= (uint64) (factor == 1 ? 1 : RECORDS_BACKLOG) * store_checkpoint_records ||
+		changes >= (uint64) factor * store_checkpoint_records ||
 		own > factor * (total / LARGE_PART) ||
 		(factor == 1 && openpressure_is_over(s));
 }
@@ -322,6 +320,16 @@ bool
 store_flush_backlog(Timeline *tl)
 {
 	return is_due(tl, 2);
+}
+
+/* In the flusher's process, which may see the open index a little later than its owner. */
+bool
+store_flush_lags(Timeline *tl)
+{
+	TimelineShared *s = tl->shared;
+
+	return s->open.nrefs >= store_checkpoint_records / 2 ||
+		timeline_last_record_lsn(tl) - s->frozen_cut >= (uint64) store_checkpoint_distance * 1024 * 1024 / 2;
 }
 
 bool

@@ -11,7 +11,7 @@ use Time::HiRes qw(usleep);
 
 my $f = 'neon_pageserver';
 my $changes = 20000;
-my $ps = NeonPageserver->new('ps', conf => "$f.checkpoint_records = $changes\n");
+my $ps = NeonPageserver->new('ps', conf => "$f.checkpoint_records = $changes\n$f.flush_workers = 1\n");
 $ENV{PGUSER} = 'cloud_admin';
 
 # A timeline that a server of its own writes.
@@ -61,11 +61,38 @@ for (1 .. 1200)
 }
 is($in_files, 't', 'many small records become a file');
 
+# ---- images wait when much comes in ----
+# Who writes the next file behind this place in the log, and how many images it has.
+sub next_file
+{
+	my ($from) = @_;
+	my @files;
+	for (1 .. 1200)
+	{
+		@files = slurp_file($ps->node->logfile, $from) =~ /\[(\d+)\] LOG:  layer of timeline "$t->{timeline}" .* written: .* (\d+) images/;
+		last if @files;
+		usleep(100_000);
+	}
+	return @files;
+}
+
+my $log = -s $ps->node->logfile;
+work($t, $changes + 1000);
+my ($pid, $images) = next_file($log);
+cmp_ok($images, '>', 0, 'pages with many records get an image when a file is written');
+kill 'STOP', $pid;
+$log = -s $ps->node->logfile;
+work($t, $changes + 1000);
+work($t, $changes / 2 + 2000);
+kill 'CONT', $pid;
+is((next_file($log))[1], 0, 'but not while the next file is about to be due');
+is(page($t), $t->{page}, 'pages are what they are');
+
 # ---- a clean stop ----
 work($_, 1000) for $t, $other;
 $_->{node}->stop for $t, $other;
 $ps->stop;
-my $log = -s $ps->node->logfile;
+$log = -s $ps->node->logfile;
 $ps->start;
 for ($t, $other)
 {
