@@ -518,8 +518,8 @@ receiver_next(Receiver *r, ReceiverMessage *message)
 }
 
 bool
-receiver_reply(Receiver *r, XLogRecPtr written, XLogRecPtr flushed, bool request_reply,
-			   char **problem)
+receiver_reply(Receiver *r, XLogRecPtr written, XLogRecPtr flushed, XLogRecPtr applied,
+			   bool request_reply, char **problem)
 {
 	StringInfoData buf;
 	bool		ok;
@@ -528,7 +528,7 @@ receiver_reply(Receiver *r, XLogRecPtr written, XLogRecPtr flushed, bool request
 	pq_sendbyte(&buf, MSG_REPLY);
 	pq_sendint64(&buf, written);
 	pq_sendint64(&buf, flushed);
-	pq_sendint64(&buf, flushed);	/* applied */
+	pq_sendint64(&buf, applied);
 	pq_sendint64(&buf, GetCurrentTimestamp());
 	pq_sendbyte(&buf, request_reply ? 1 : 0);
 	ok = PQputCopyData(r->conn, buf.data, buf.len) > 0 && PQflush(r->conn) >= 0;

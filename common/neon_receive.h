@@ -81,9 +81,9 @@ extern bool receiver_start(Receiver *r, const char *slot, XLogRecPtr start, int 
 /* The next message, without waiting. */
 extern ReceiverResult receiver_next(Receiver *r, ReceiverMessage *message);
 
-/* Tells the positions; false with *problem if the connection is broken. */
+/* Tells the positions (invalid: none); false with *problem if the connection is broken. */
 extern bool receiver_reply(Receiver *r, XLogRecPtr written, XLogRecPtr flushed,
-						   bool request_reply, char **problem);
+						   XLogRecPtr applied, bool request_reply, char **problem);
 
 /* One row, one column, as text in CurrentMemoryContext; NULL with *problem on failure. */
 extern char *receiver_query(Receiver *r, const char *sql, int timeout_ms, char **problem);

@@ -45,7 +45,8 @@
 #define MEMBER_SILENCE_MS	5000	/* of one safekeeper among others */
 #define FIRST_LOOK_MS		5000
 #define LONGEST_LOOK_MS		60000
-#define IDLE_END_MS			60000	/* without WAL and without being named */
+#define LEAST_IDLE_END_MS	10000	/* see idle_end_ms() */
+#define LAST_FLUSH_MS		600000	/* at most, for a layer before the end */
 #define FIRST_PAUSE_MS		100
 #define LONGEST_PAUSE_MS	5000
 #define OWNERSHIP_WAIT_MS	60000
@@ -72,6 +73,7 @@ typedef struct Worker
 	XLogRecPtr	received;		/* end of the bytes that are in wal/ */
 	XLogRecPtr	synced;			/* end of those that are durable */
 	XLogRecPtr	reported;		/* flush position told last */
+	XLogRecPtr	applied;		/* position of what the source need not keep, told last */
 	bool		reply_requested;
 	bool		pinged;			/* asked for an answer after a long silence */
 	TimestampTz last_message;	/* by the wall clock; the others in neon_clock() */
@@ -130,15 +132,37 @@ fail(Worker *w, const char *problem)
 	return false;
 }
 
+/*
+ * What is in no layer file is here only once, as stored WAL, and is fetched again
+ * from the safekeepers if that is damaged: they keep it until then.  Not so a
+ * compute: its slot goes by the flush position, and its sessions may wait for
+ * "applied"; wal_keep_size says what is there longer.
+ */
+static XLogRecPtr
+applied_position(const Worker *w)
+{
+	if (w->target.kind == SOURCE_COMPUTE)
+		return w->reported;
+	return Min(w->reported, timeline_disk_consistent_lsn(w->tl));
+}
+
+static bool
+tell_positions(Worker *w, bool request_reply, char **problem)
+{
+	w->last_reply = neon_clock();
+	w->applied = applied_position(w);
+	return receiver_reply(w->receiver, w->received, w->reported, w->applied, request_reply,
+						  problem);
+}
+
 static bool
 send_reply(Worker *w, bool request_reply)
 {
 	char	   *problem;
 
-	if (!receiver_reply(w->receiver, w->received, w->reported, request_reply, &problem))
+	if (!tell_positions(w, request_reply, &problem))
 		return fail(w, problem);
 	w->reply_requested = false;
-	w->last_reply = neon_clock();
 	return true;
 }
 
@@ -164,9 +188,8 @@ keep_alive(void *arg)
 
 	if (w->receiver == NULL || ms_since(w->last_reply) < ALIVE_INTERVAL_MS)
 		return;
-	w->last_reply = neon_clock();
 	/* a failure is seen by who uses the connection next */
-	if (!receiver_reply(w->receiver, w->received, w->reported, false, &problem))
+	if (!tell_positions(w, false, &problem))
 		pfree(problem);
 }
 
@@ -338,6 +361,13 @@ flush_if_due(Worker *w)
 	ingest_flush(w->ingest, wanted ? INGEST_FLUSH_BEGIN : INGEST_FLUSH_IF_DUE);
 }
 
+/* A layer was written, perhaps long after the last WAL: what is kept for us may go. */
+static bool
+tell_of_layers(Worker *w)
+{
+	return applied_position(w) == w->applied || send_reply(w, false);
+}
+
 /* A source that says nothing is asked, and given up if it still does not. */
 static bool
 check_silence(Worker *w)
@@ -361,7 +391,6 @@ check_silence(Worker *w)
 /*
  * A safekeeper that has nothing new may be cut off: look whether another one
  * has more, ever less often.  False if so, for then that one is to be read.
- * When there is nothing for long and nobody names the source again, it ends.
  */
 static bool
 look_around(Worker *w)
@@ -372,9 +401,34 @@ look_around(Worker *w)
 		return fail(w, "another safekeeper has more WAL");
 	w->last_look = neon_clock();
 	w->look_after = Min(w->look_after * 2, LONGEST_LOOK_MS);
-	if (ms_since(w->last_wal) >= IDLE_END_MS)
-		source_forget_if_unnamed(w->row, IDLE_END_MS);
 	return true;
+}
+
+/* Without WAL and without being named for so long, the worker ends. */
+static int
+idle_end_ms(void)
+{
+	return Max(LEAST_IDLE_END_MS, 2 * Min(ingest_source_timeout, INT_MAX / 2));
+}
+
+/*
+ * When there is nothing for long and nobody names the source again, it ends.
+ * Before, what it has received gets into a layer, and the safekeepers hear of
+ * that: else they would keep it until the timeline is used again.
+ */
+static void
+end_if_forgotten(Worker *w)
+{
+	int			idle_ms = idle_end_ms();
+
+	if (w->target.kind != SOURCE_SAFEKEEPERS || ms_since(w->last_wal) < idle_ms ||
+		source_is_named(w->row, idle_ms))
+		return;
+	if (w->applied >= ingest_state(w->ingest)->lsn ||
+		ms_since(w->last_wal) >= idle_ms + LAST_FLUSH_MS)
+		source_forget_if_unnamed(w->row, idle_ms);
+	else
+		ingest_flush(w->ingest, INGEST_FLUSH_BEGIN);
 }
 
 static void
@@ -410,6 +464,7 @@ open_stream(Worker *w, int turn)
 	w->received = state->lsn;
 	w->synced = state->lsn;
 	w->reported = state->lsn;
+	w->applied = InvalidXLogRecPtr;
 	w->reply_requested = true;	/* tell the positions at once */
 	w->pinged = false;
 	w->progress = false;
@@ -476,8 +531,9 @@ stream(Worker *w, int turn)
 			flush_if_due(w);
 			if (idle)
 			{
-				if (!check_silence(w) || !look_around(w))
+				if (!check_silence(w) || !look_around(w) || !tell_of_layers(w))
 					break;
+				end_if_forgotten(w);
 				wait_for_source(w);
 			}
 			MemoryContextReset(loop_context);

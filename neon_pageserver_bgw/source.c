@@ -502,13 +502,31 @@ source_report_error(int index, const char *message)
 	LWLockRelease(&table->lock);
 }
 
+/* The lock is held. */
+static bool
+is_named(const SourceRow *row, int idle_ms)
+{
+	return !TimestampDifferenceExceeds(row->named_at, neon_clock(), idle_ms);
+}
+
+bool
+source_is_named(int index, int idle_ms)
+{
+	bool		named;
+
+	LWLockAcquire(&table->lock, LW_SHARED);
+	named = is_named(&table->row[index], idle_ms);
+	LWLockRelease(&table->lock);
+	return named;
+}
+
 void
 source_forget_if_unnamed(int index, int idle_ms)
 {
 	SourceRow  *row = &table->row[index];
 
 	LWLockAcquire(&table->lock, LW_EXCLUSIVE);
-	if (TimestampDifferenceExceeds(row->named_at, neon_clock(), idle_ms))
+	if (!is_named(row, idle_ms))
 		set_target(row, SOURCE_COMPUTE, 0, NULL, 0);
 	LWLockRelease(&table->lock);
 }

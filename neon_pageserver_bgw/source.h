@@ -70,7 +70,8 @@ extern void source_report(int row, bool connected, XLogRecPtr received, XLogRecP
 extern void source_report_error(int row, const char *message);
 extern bool source_take_flush_request(int row);
 
-/* There is no source any more unless it was named within the last idle_ms. */
+/* Was the source named within the last idle_ms?  If not, there is none any more. */
+extern bool source_is_named(int row, int idle_ms);
 extern void source_forget_if_unnamed(int row, int idle_ms);
 
 #endif							/* NEON_PS_SOURCE_H */

@@ -83,12 +83,20 @@ connect_farthest(Timeline *tl, const SourceTarget *target, char **problem)
 }
 
 Receiver *
+source_connect_to(Timeline *tl, const SourceTarget *target, int which, char **problem)
+{
+	if (target->kind == SOURCE_SAFEKEEPERS)
+		return connect_one(tl, target->conninfo[which], session_options(tl),
+						   MEMBER_TIMEOUT_MS, problem);
+	return connect_one(tl, target->conninfo[which], NULL, COMPUTE_TIMEOUT_MS, problem);
+}
+
+Receiver *
 source_connect(Timeline *tl, const SourceTarget *target, int turn, char **problem)
 {
 	if (target->kind == SOURCE_SAFEKEEPERS)
 		return connect_farthest(tl, target, problem);
-	return connect_one(tl, target->conninfo[turn % target->nconninfo], NULL,
-					   COMPUTE_TIMEOUT_MS, problem);
+	return source_connect_to(tl, target, turn % target->nconninfo, problem);
 }
 
 bool

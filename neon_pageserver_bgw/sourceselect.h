@@ -20,6 +20,10 @@
 extern Receiver *source_connect(Timeline *tl, const SourceTarget *target, int turn,
 								char **problem);
 
+/* The same to one certain connection string of the target, counted from 0. */
+extern Receiver *source_connect_to(Timeline *tl, const SourceTarget *target, int which,
+								   char **problem);
+
 /* Does any safekeeper have committed WAL behind lsn?  Waits as source_connect() does. */
 extern bool source_has_more(Timeline *tl, const SourceTarget *target, XLogRecPtr lsn);
 

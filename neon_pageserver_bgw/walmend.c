@@ -10,6 +10,8 @@
  * them are valid and linked, by their CRCs and xl_prev, with those before.  As
  * soon as a record that begins in them is followed by stored ones again, they
  * are written in place.  So one damaged page costs one message of the source.
+ * Of several safekeepers each is tried: one may be away, have less, or be
+ * damaged there itself.
  *
  * Nothing that is good is taken away: bytes that are written are equal to those
  * that were there, but for the damage.  So it needs no ownership and no lock
@@ -162,17 +164,14 @@ refuse(Mend *m, char *problem)
 	return false;
 }
 
-/* False with the problem if there is no source, or it has nothing behind the break. */
+/* False with the problem if that source is not there, or has nothing behind the break. */
 static bool
-begin_fetching(Mend *m)
+begin_fetching(Mend *m, const SourceTarget *target, int which)
 {
-	SourceTarget *target = palloc0(sizeof(SourceTarget));
 	XLogRecPtr	from = m->at - m->at % XLOG_BLCKSZ;
 	char	   *problem;
 
-	if (!source_get_target(m->tl, target))
-		return refuse(m, "no source of the timeline's WAL is known: no endpoint of it runs");
-	m->receiver = source_connect(m->tl, target, 0, &problem);
+	m->receiver = source_connect_to(m->tl, target, which, &problem);
 	if (m->receiver == NULL)
 		return refuse(m, problem);
 	m->position = receiver_position(m->receiver);
@@ -192,7 +191,8 @@ take_message(Mend *m, const ReceiverMessage *message)
 	char	   *problem;
 
 	if (message->reply_requested &&
-		!receiver_reply(m->receiver, m->base + m->bytes.len, InvalidXLogRecPtr, false, &problem))
+		!receiver_reply(m->receiver, m->base + m->bytes.len, InvalidXLogRecPtr,
+						InvalidXLogRecPtr, false, &problem))
 		return refuse(m, problem);
 	if (message->data == NULL)
 		return true;
@@ -262,8 +262,12 @@ use_received(Mend *m)
 	XLogRecPtr	end = m->base + m->bytes.len;
 
 	if (walk(m, end) == WALCURSOR_INVALID)
+	{
+		/* what is good of it is: another source may go on from there */
+		put_in_place(m, m->at);
 		return refuse(m, psprintf("what the source sent behind %X/%X is not valid: %s",
 								  LSN_FORMAT_ARGS(m->at), m->problem));
+	}
 	/* a record that only begins in it: with what is stored behind? */
 	if (m->at < m->upto)
 		(void) walk(m, PG_UINT64_MAX);
@@ -275,24 +279,53 @@ use_received(Mend *m)
 
 /* ---- from the first break to the last ---- */
 
+/* From one source, until what is stored goes on. */
+static bool
+fetch_from(Mend *m, const SourceTarget *target, int which)
+{
+	bool		ok = begin_fetching(m, target, which);
+
+	while (ok && m->receiver != NULL)
+		ok = fetch_piece(m) && use_received(m);
+	stop_fetching(m);
+	return ok;
+}
+
+static bool
+fetch_from_any(Mend *m)
+{
+	SourceTarget *target = palloc0(sizeof(SourceTarget));
+	StringInfoData problems;
+	bool		ok = false;
+
+	if (!source_get_target(m->tl, target))
+		return refuse(m, "no source of the timeline's WAL is known: no endpoint of it runs");
+	initStringInfo(&problems);
+	for (int i = 0; i < target->nconninfo && !ok; i++)
+	{
+		ok = fetch_from(m, target, i);
+		if (!ok)
+			appendStringInfo(&problems, "%s%s%s", problems.len > 0 ? "; " : "",
+							 target->nconninfo > 1 ? psprintf("%s: ", target->conninfo[i]) : "",
+							 m->problem);
+	}
+	pfree(target);
+	return ok || refuse(m, problems.data);
+}
+
 static bool
 mend(Mend *m)
 {
 	for (;;)
 	{
-		if (m->receiver == NULL)
-		{
-			(void) walk(m, PG_UINT64_MAX);
-			if (m->at >= m->upto)
-				return true;
-			ereport(LOG,
-					(errmsg("stored WAL is damaged behind %X/%X: %s", LSN_FORMAT_ARGS(m->at),
-							walmend_place(m->tl, m->at)),
-					 errdetail("%s", m->problem)));
-			if (!begin_fetching(m))
-				return false;
-		}
-		if (!fetch_piece(m) || !use_received(m))
+		(void) walk(m, PG_UINT64_MAX);
+		if (m->at >= m->upto)
+			return true;
+		ereport(LOG,
+				(errmsg("stored WAL is damaged behind %X/%X: %s", LSN_FORMAT_ARGS(m->at),
+						walmend_place(m->tl, m->at)),
+				 errdetail("%s", m->problem)));
+		if (!fetch_from_any(m))
 			return false;
 	}
 }

@@ -3,9 +3,9 @@
  * jump.c
  *	  A member that lacks WAL which nobody keeps any more begins its log anew.
  *
- * Retention removes what the pageserver has durably, and keeps it for a member
- * that is behind only up to a limit.  A member whose log ends below what the
- * others still have takes a peer's wal_start as its own: its log becomes
+ * Retention removes what the pageserver has in layer files, and keeps it for a
+ * member that is behind only up to a limit.  A member whose log ends below what
+ * the others still have takes a peer's wal_start as its own: its log becomes
  * [wal_start, first_record), where first_record is the end of the record that
  * reaches into that segment, and from there it is copied as always.
  *

@@ -461,7 +461,7 @@ note_row(PGresult *result, int row, const PeerLink *link)
 		sk_note_peer(tl, &peer);
 		memset(&ps, 0, sizeof(ps));
 		ps.received_lsn = lsn_field(result, row, 10);
-		ps.disk_lsn = ps.remote_lsn = lsn_field(result, row, 12);
+		ps.flush_lsn = ps.layers_lsn = lsn_field(result, row, 12);
 		if (ps.received_lsn != InvalidXLogRecPtr)
 			sk_note_pageserver(tl, &ps);
 		(void) sk_raise_commit_by_peers(tl);

@@ -265,8 +265,8 @@ sk_note_pageserver(SkTimeline *tl, const SkPageserver *ps)
 
 	SpinLockAcquire(&tl->shared->mutex);
 	p->received_lsn = Max(p->received_lsn, ps->received_lsn);
-	p->disk_lsn = Max(p->disk_lsn, ps->disk_lsn);
-	p->remote_lsn = Max(p->remote_lsn, ps->remote_lsn);
+	p->flush_lsn = Max(p->flush_lsn, ps->flush_lsn);
+	p->layers_lsn = Max(p->layers_lsn, ps->layers_lsn);
 	p->at = ps->at ? ps->at : now;
 	SpinLockRelease(&tl->shared->mutex);
 }

@@ -4,7 +4,8 @@
  *	  Which WAL of a timeline is kept, and the worker that removes the rest.
  *
  * WAL is kept from the oldest of these positions on, in whole segments:
- *	- what the pageserver has durably (not known: everything is kept);
+ *	- what the pageserver has in layer files (not known: everything is kept);
+ *	  what it has stored only as WAL it fetches again if that is damaged;
  *	- what each member of the timeline has, and a safekeeper that copies from
  *	  here;
  *	- what each replication slot needs;

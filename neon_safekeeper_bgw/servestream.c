@@ -202,8 +202,8 @@ believable(Stream *s, XLogRecPtr lsn)
 }
 
 /*
- * The pageserver: written is what it has received, flushed what its disk has,
- * applied what its remote storage has (without one, the disk again).
+ * The pageserver: written is what it has received, flushed the WAL that its
+ * disk has, applied what is in layer files there.
  */
 static void
 note_pageserver(Stream *s, XLogRecPtr written, XLogRecPtr flushed, XLogRecPtr applied)
@@ -213,8 +213,8 @@ note_pageserver(Stream *s, XLogRecPtr written, XLogRecPtr flushed, XLogRecPtr ap
 
 	sk_get_positions(s->tl, &p);
 	ps.received_lsn = believable(s, written);
-	ps.disk_lsn = believable(s, flushed);
-	ps.remote_lsn = believable(s, applied);
+	ps.flush_lsn = believable(s, flushed);
+	ps.layers_lsn = believable(s, applied);
 	ps.at = neon_clock();
 	sk_note_pageserver(s->tl, &ps);
 	/* peers are told of active timelines only, and have WAL to remove */

@@ -112,8 +112,8 @@ reply(Stream *s, bool request_reply, char **problem)
 	NEON_TEST_POINT("before-wal-reply");
 	if (!sk_note_acked(s->writer->tl, s->writer->flushed))
 		sk_check_write(s->writer->tl);
-	if (!receiver_reply(s->receiver, s->writer->flushed, s->writer->flushed, request_reply,
-						problem))
+	if (!receiver_reply(s->receiver, s->writer->flushed, s->writer->flushed,
+						s->writer->flushed, request_reply, problem))
 		return false;
 	s->reply_requested = false;
 	s->last_reply = neon_boottime_ms();
@@ -393,7 +393,7 @@ hold_message(Receiver *receiver, HeldBytes *held, char **problem)
 								 PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		/* the walsender must not think that we are gone */
-		return receiver_reply(receiver, held->x, held->x, false, problem);
+		return receiver_reply(receiver, held->x, held->x, held->x, false, problem);
 	}
 	else if (result == RECEIVER_WAL && message.start != held->x + held->bytes.len)
 		*problem = pstrdup("the compute sent WAL from an unexpected position");

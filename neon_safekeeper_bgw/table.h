@@ -66,16 +66,19 @@ typedef struct SkPeer
 typedef struct SkPageserver
 {
 	XLogRecPtr	received_lsn;
-	XLogRecPtr	disk_lsn;		/* disk_consistent_lsn */
-	XLogRecPtr	remote_lsn;		/* remote_consistent_lsn */
+	XLogRecPtr	flush_lsn;		/* its stored WAL is durable up to here */
+	XLogRecPtr	layers_lsn;		/* its layer files have it up to here: disk_consistent_lsn */
 	TimestampTz at;				/* the same */
 } SkPageserver;
 
-/* What it will never ask for again: 0 if that is not known. */
+/*
+ * What it will not ask for again: 0 if that is not known.  Stored WAL that is in
+ * no layer file yet is the only copy there, and is fetched again if it is damaged.
+ */
 static inline XLogRecPtr
 skpageserver_durable(const SkPageserver *ps)
 {
-	return Min(ps->disk_lsn, ps->remote_lsn);
+	return Min(ps->flush_lsn, ps->layers_lsn);
 }
 
 typedef struct SkShared

@@ -1,5 +1,6 @@
 # Retention in a whole system: WAL goes from all three safekeepers once the
-# pageserver, the members and the slots have it, and not before.  The
+# pageserver has it in layer files, and the members and the slots have it, and
+# not before.  The
 # pageserver finds another safekeeper when the one it reads from is killed.
 use strict;
 use warnings;
@@ -51,8 +52,18 @@ sub trimmed
 set($_, 'neon_safekeeper.retention_interval', '200ms') for @sk;
 $t->psql('main', 'CREATE TABLE t (i int, a text)');
 
-# ---- all have it ----
+# ---- all have it, the pageserver in no layer ----
 my $lsn = write_mb(8);
+$t->wait_for_lsn('main', $lsn);
+my $layers = $t->timeline_field('main', 'disk_consistent_lsn');
+for my $sk (@sk)
+{
+	$t->poll($sk, "SELECT retained_by = 'pageserver' AND pageserver_lsn >= '$lsn' AND commit_lsn >= '$lsn' FROM neon_safekeeper.timelines WHERE $tl");
+	is($t->psql($sk, "SELECT wal_start <= '$layers' FROM neon_safekeeper.timelines WHERE $tl"), 't', "$sk keeps what is in no layer there");
+}
+
+# ---- all have it in layers ----
+$t->layers_soon;
 trimmed($lsn, @sk);
 pass('WAL that all have is removed from all three');
 $t->wait_for("the files of $_", sub { segments($_) <= 6 }, 60) for @sk;
@@ -123,5 +134,21 @@ pass('such a timeline is trimmed, too');
 $t->wait_for('its files', sub { segments($sk[0]) <= 4 }, 60);
 $t->endpoint_start('main');
 is($t->psql('main', 'SELECT count(*) FROM t'), $rows, 'the endpoint starts from what is left');
+
+# ---- when nobody names the source any more, what came is put into a layer and told ----
+if ($NeonTest::long)
+{
+	set('pageserver', 'neon_pageserver.idle_flush_timeout', '1h');
+	set('pageserver', 'neon_pageserver.checkpoint_distance', '1GB');
+	set('pageserver', 'neon_pageserver.source_timeout', '5s');
+	$lsn = write_mb(4);
+	$t->wait_for_lsn('main', $lsn);
+	is($t->psql($sk[0], "SELECT retained_by FROM neon_safekeeper.timelines WHERE $tl"), 'pageserver', 'it is in no layer');
+	$t->endpoint_stop('main');
+	trimmed($lsn, @sk);
+	pass('the end of an endpoint is the end of its WAL');
+	$t->poll('pageserver', 'SELECT count(*) FROM neon_pageserver.sources', 0);
+	pass('and of its source');
+}
 $t->neon('stop');
 done_testing();

@@ -27,6 +27,12 @@
 #define MAX_ARGS		96
 #define DEFAULT_SEGMENT_SIZE	(16 * 1024 * 1024)
 #define MIN_WAL_SEGMENTS	5
+
+/*
+ * Without safekeepers: the pageserver has so much in no layer file at most (twice
+ * the default of checkpoint_distance), and fetches it again if it is damaged.
+ */
+#define WAL_KEPT				"512MB"
 #define INCLUDE_NEON_CONF	"include_if_exists = 'neon.conf'\n"
 #define NEON_CONF_HEAD		"# Written by neon at each start; do not change it.\n"
 
@@ -653,6 +659,8 @@ conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot, bo
 	add_raised(&args, ep, pgdata, boot, "max_prepared_transactions", "max_prepared_xacts", 0);
 	add_raised(&args, ep, pgdata, boot, "max_locks_per_transaction", "max_locks_per_xact", 64);
 	add_min_wal_size(&args, ep, pgdata, boot);
+	if (!in_quorum)
+		add_setting(&args, "wal_keep_size", conf_user_setting(ep, pgdata, "wal_keep_size", WAL_KEPT));
 	if (!subscriptions)
 		add_setting(&args, "max_logical_replication_workers", "0");
 	add_identity(&args, ep, in_quorum);

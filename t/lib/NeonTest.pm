@@ -400,6 +400,16 @@ sub wait_ingest
 	return $lsn;
 }
 
+# Layers are written after a megabyte of WAL or a second without: then safekeepers
+# need not keep it for the pageserver any more.
+sub layers_soon
+{
+	my ($self) = @_;
+	$self->psql('pageserver', "ALTER SYSTEM SET neon_pageserver.checkpoint_distance = '1MB'; ALTER SYSTEM SET neon_pageserver.idle_flush_timeout = '1s'");
+	$self->psql('pageserver', 'SELECT pg_reload_conf()');
+	return;
+}
+
 sub wait_for_lsn
 {
 	my ($self, $branch, $lsn, $limit) = @_;
