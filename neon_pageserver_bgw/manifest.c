@@ -8,8 +8,11 @@
  *	  u32 body length | u32 crc | u16 type | u16 0 | u32 sequence | body
  *
  * whose CRC covers type, body, sequence and the number of the file.  A body is
- * a list of operations (manifestops.c).  A bad record with nothing readable and
- * newer behind it is a torn tail, cut by going on in a new file; otherwise
+ * a list of operations (manifestops.c).  When an edit has been synchronized, a
+ * mark is written behind it, a record of its sequence without a body, which the
+ * next edit overwrites.  The mark itself is not synchronized: it is there when
+ * the edit was damaged later.  A bad record with nothing readable and newer, nor
+ * its mark, behind it is a torn tail, cut by going on in a new file; otherwise
  * records were lost, and the timeline is damaged.
  *
  *-------------------------------------------------------------------------
@@ -35,6 +38,7 @@
 #define RECORD_HEADER		16
 #define RECORD_SNAPSHOT		1
 #define RECORD_EDIT			2
+#define RECORD_MARK			3
 #define MANIFEST_MAX_BYTES	(512 * 1024 * 1024)
 
 /* Bytes of edits after which the log goes on in a new file. */
@@ -93,27 +97,40 @@ view_record(const uint8 *p, size_t left, uint32 number, RecordView *r)
 	r->sequence = codec_load_u32(p + 12);
 	if (r->len > left - RECORD_HEADER || codec_load_u16(p + 10) != 0)
 		return false;
-	if (r->type != RECORD_SNAPSHOT && r->type != RECORD_EDIT)
+	if (r->type != RECORD_SNAPSHOT && r->type != RECORD_EDIT &&
+		!(r->type == RECORD_MARK && r->len == 0))
 		return false;
 	r->body = p + RECORD_HEADER;
 	r->total = RECORD_HEADER + (size_t) r->len;
 	return record_crc(r->type, r->sequence, number, r->body, r->len) == codec_load_u32(p + 4);
 }
 
-/* Is there a readable edit newer than sequence anywhere from offset on? */
+/*
+ * Is there proof anywhere from offset on that the record of this sequence was
+ * synchronized: its mark, or something newer?
+ */
 static bool
-newer_record_follows(const uint8 *data, size_t size, size_t offset, uint32 number,
-					 uint32 sequence)
+record_was_synced(const uint8 *data, size_t size, size_t offset, uint32 number,
+				  uint32 sequence)
 {
 	for (; offset + RECORD_HEADER <= size; offset++)
 	{
 		RecordView	r;
 
 		if (view_record(data + offset, size - offset, number, &r) &&
-			r.type == RECORD_EDIT && r.sequence > sequence)
+			((r.type == RECORD_EDIT && r.sequence > sequence) ||
+			 (r.type == RECORD_MARK && r.sequence >= sequence)))
 			return true;
 	}
 	return false;
+}
+
+static bool
+is_mark(const uint8 *p, size_t left, uint32 number, uint32 sequence)
+{
+	RecordView	r;
+
+	return view_record(p, left, number, &r) && r.type == RECORD_MARK && r.sequence == sequence;
 }
 
 static void
@@ -218,7 +235,7 @@ replay(const char *path, uint32 number, const uint8 *data, size_t size, Manifest
 		!view_record(data + offset, size - offset, number, &r) ||
 		r.type != RECORD_SNAPSHOT)
 	{
-		if (newer_record_follows(data, size, 0, number, 0))
+		if (record_was_synced(data, size, 0, number, 0))
 			corrupted(path, "The snapshot is unreadable, but changes follow it.");
 		return NULL;
 	}
@@ -236,10 +253,12 @@ replay(const char *path, uint32 number, const uint8 *data, size_t size, Manifest
 	} while (view_record(data + offset, size - offset, number, &r) &&
 			 r.type == RECORD_EDIT && r.sequence == pos->sequence + 1);
 	pos->length = offset;
+	if (is_mark(data + offset, size - offset, number, pos->sequence))
+		offset += RECORD_HEADER;
 	if (offset < size)
 	{
-		if (newer_record_follows(data, size, offset, number, pos->sequence + 1))
-			corrupted(path, psprintf("Record %u at offset %zu is unreadable, but newer ones follow it.",
+		if (record_was_synced(data, size, offset, number, pos->sequence + 1))
+			corrupted(path, psprintf("Record %u at offset %zu is unreadable, and it was written whole.",
 									 pos->sequence + 1, offset));
 		pos->torn = true;
 	}
@@ -452,6 +471,18 @@ manifest_wants_rewrite(const ManifestPos *pos)
 		pos->length - pos->snapshot_length > MANIFEST_REWRITE_AFTER(pos->snapshot_length);
 }
 
+/* The last edit is synchronized.  Without its mark, which may fail, it would be taken for torn if it got damaged. */
+static void
+put_mark(int fd, const ManifestPos *pos)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	put_record(&buf, RECORD_MARK, pos->sequence, pos->number, "", 0);
+	(void) durable_pwrite(fd, buf.data, buf.len, pos->length);
+	pfree(buf.data);
+}
+
 bool
 manifest_append(const char *dir, ManifestPos *pos, const char *body, uint32 len)
 {
@@ -488,11 +519,15 @@ manifest_append(const char *dir, ManifestPos *pos, const char *body, uint32 len)
 		ereport(LOG,
 				(errcode_for_file_access(),
 				 errmsg("could not synchronize file \"%s\": %m", path)));
-	CloseTransientFile(fd);
 	if (synced)
 	{
 		pos->sequence++;
 		pos->length += buf.len;
+		put_mark(fd, pos);
+	}
+	CloseTransientFile(fd);
+	if (synced)
+	{
 		if (pos->has_older)
 			remove_older(dir, pos);
 	}

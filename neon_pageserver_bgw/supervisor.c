@@ -13,6 +13,7 @@
 #include "crashnote.h"
 #include "history.h"
 #include "init.h"
+#include "layerfile.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
 #include "neon_durable.h"
@@ -95,6 +96,33 @@ remove_orphan_layers(const Manifest *m)
 	FreeDir(dir);
 }
 
+/*
+ * What follows the last readable change was never synchronized, it seems.  Then
+ * it can have removed nothing yet: if a file is missing, a change was lost that
+ * had been.  Before anything is removed.
+ */
+static void
+check_torn(const Manifest *m, const char *dir, const ManifestPos *pos)
+{
+	char		log[MAXPGPATH];
+	char		path[MAXPGPATH];
+
+	manifest_file_path(dir, pos->number, log);
+	ereport(LOG,
+			(errmsg("file \"%s\" ends with a change that was not written whole", log),
+			 errdetail("It begins at offset " UINT64_FORMAT ", and is left out.", pos->length)));
+	for (int i = 0; i < m->nfiles; i++)
+	{
+		layer_path(&m->identity, &m->files[i], path);
+		if (!durable_exists(path))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("file \"%s\" is corrupted", log),
+					 errdetail("It is unreadable from offset " UINT64_FORMAT " on, and file \"%s\", which it names before, is missing.",
+							   pos->length, path)));
+	}
+}
+
 /* The manifest, or NULL and why it is not usable. */
 static Manifest *
 try_load(const NeonId *tenant, const NeonId *timeline, ManifestPos *pos, char *detail)
@@ -113,6 +141,8 @@ try_load(const NeonId *tenant, const NeonId *timeline, ManifestPos *pos, char *d
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("the manifest in \"%s\" is another timeline's", dir)));
+		if (pos->torn)
+			check_torn(loaded, dir, pos);
 		if (loaded->finished)
 			remove_orphan_layers(loaded);
 		m = loaded;

@@ -382,9 +382,33 @@ report_wal(Verify *v, const WalCursor *cursor, XLogRecPtr end, const char *probl
 		   remedy ? remedy : remedy_of_wal(v, lsn), mended);
 }
 
+/* Time blocks are in layers, which may be damaged: then false. */
+static bool
+try_control(Timeline *tl, XLogRecPtr lsn, ControlState *state)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool found = false;
+
+	PG_TRY();
+	{
+		found = control_find(tl, lsn, state);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		if (ERRCODE_TO_CATEGORY(geterrcode()) == ERRCODE_OPERATOR_INTERVENTION)
+			PG_RE_THROW();
+		FlushErrorState();
+		LWLockReleaseAll();
+	}
+	PG_END_TRY();
+	return found;
+}
+
 /*
  * The first record's place in what is stored.  Where the beginning has been
- * removed and the timeline cannot be asked, that is where the layers end.
+ * removed and the timeline, or its layers, cannot be asked, that is where the
+ * layers end.
  */
 static void
 first_stored_record(Timeline *tl, const Manifest *m, XLogRecPtr *start, XLogRecPtr *prev)
@@ -401,7 +425,7 @@ first_stored_record(Timeline *tl, const Manifest *m, XLogRecPtr *start, XLogRecP
 	*prev = m->prev_record_lsn;
 	while (timeline_state(tl) == TIMELINE_ACTIVE && (lsn += TIMEBLOCK_SPAN) < *start)
 	{
-		if (control_find(tl, lsn, &state) && state.lsn >= stored)
+		if (try_control(tl, lsn, &state) && state.lsn >= stored)
 		{
 			*start = state.lsn;
 			*prev = state.prev;

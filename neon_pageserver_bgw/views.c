@@ -26,7 +26,7 @@ PG_FUNCTION_INFO_V1(neon_timelines_info);
 PG_FUNCTION_INFO_V1(neon_branches);
 PG_FUNCTION_INFO_V1(neon_stat_pageserver_info);
 
-#define TIMELINE_COLUMNS	22
+#define TIMELINE_COLUMNS	23
 #define BRANCH_COLUMNS		7
 
 /* A row that is filled from left to right. */
@@ -136,6 +136,19 @@ add_cutoff(RowBuilder *row, Timeline *tl)
 		add(row, TimestampTzGetDatum(time));
 }
 
+/* Why it is refused or read-only; null if it is not. */
+static void
+add_problem(RowBuilder *row, Timeline *tl)
+{
+	char		detail[TIMELINE_DETAIL_MAX];
+
+	timeline_get_detail(tl, detail);
+	if (detail[0] != '\0')
+		add_text(row, detail);
+	else
+		add_null(row);
+}
+
 static void
 put_timeline(Timeline *tl, void *arg)
 {
@@ -163,6 +176,7 @@ put_timeline(Timeline *tl, void *arg)
 	add(&row, BoolGetDatum(tl->id.data_checksums));
 	add(&row, Int64GetDatum((int64) timeline_members_generation(tl)));
 	add_cutoff(&row, tl);
+	add_problem(&row, tl);
 	Assert(row.n == TIMELINE_COLUMNS);
 	sql_put_row(row.fcinfo, row.values, row.nulls);
 }
