@@ -86,6 +86,10 @@ layer_header_decode(const uint8 *buf, LayerHeader *h)
 	memset(h, 0, sizeof(*h));
 	if (codec_load_u32(buf) != LAYER_MAGIC)
 		return "This is not the header of a layer file.";
+	h->file_id = codec_load_u64(buf + 48);
+	/* it is there in all versions: a changed bit is not taken for one */
+	if (codec_load_u32(buf + 60) != layer_crc(h->file_id, 0, buf, 60))
+		return "The header has a wrong CRC.";
 	h->version = codec_load_u16(buf + 4);
 	if (h->version != LAYER_VERSION)
 		return "The version of the file is not one that can be read.";
@@ -94,10 +98,7 @@ layer_header_decode(const uint8 *buf, LayerHeader *h)
 	h->system_identifier = codec_load_u64(buf + 8);
 	memcpy(h->tenant.b, buf + 16, NEON_ID_BYTES);
 	memcpy(h->timeline.b, buf + 32, NEON_ID_BYTES);
-	h->file_id = codec_load_u64(buf + 48);
 	h->generation = codec_load_u32(buf + 56);
-	if (codec_load_u32(buf + 60) != layer_crc(h->file_id, 0, buf, 60))
-		return "The header has a wrong CRC.";
 	return check_type(h->type, h->flags);
 }
 
@@ -154,11 +155,11 @@ layer_footer_decode(const uint8 *buf, uint64 file_id, uint64 offset, LayerFooter
 	memset(f, 0, sizeof(*f));
 	if (codec_load_u32(buf) != LAYER_FOOTER_MAGIC || codec_load_u32(buf + 252) != LAYER_END_MAGIC)
 		return "This is not the footer of a layer file.";
+	if (codec_load_u32(buf + 248) != layer_crc(file_id, offset, buf, 248))
+		return "The footer has a wrong CRC.";
 	f->version = codec_load_u16(buf + 4);
 	if (f->version != LAYER_VERSION)
 		return "The version of the footer is not one that can be read.";
-	if (codec_load_u32(buf + 248) != layer_crc(file_id, offset, buf, 248))
-		return "The footer has a wrong CRC.";
 	f->type = buf[6];
 	f->flags = buf[7];
 	memcpy(f->first_key, buf + 8, NEON_KEY_ENCODED_SIZE);

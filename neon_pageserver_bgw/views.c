@@ -138,7 +138,7 @@ add_cutoff(RowBuilder *row, Timeline *tl)
 
 /* Why it is refused or read-only; null if it is not. */
 static void
-add_problem(RowBuilder *row, Timeline *tl)
+add_detail(RowBuilder *row, Timeline *tl)
 {
 	char		detail[TIMELINE_DETAIL_MAX];
 
@@ -176,7 +176,7 @@ put_timeline(Timeline *tl, void *arg)
 	add(&row, BoolGetDatum(tl->id.data_checksums));
 	add(&row, Int64GetDatum((int64) timeline_members_generation(tl)));
 	add_cutoff(&row, tl);
-	add_problem(&row, tl);
+	add_detail(&row, tl);
 	Assert(row.n == TIMELINE_COLUMNS);
 	sql_put_row(row.fcinfo, row.values, row.nulls);
 }

@@ -119,9 +119,10 @@ is_deeply([ sort keys %{ decode_json((neon('--json', 'layer', 'dump', $delta))[1
 my $copy = PostgreSQL::Test::Utils::tempdir() . '/copy.delta';
 sub spoiled
 {
-	my ($offset, $value) = @_;
+	my ($offset, $value, $sealed) = @_;
 	my $bytes = slurp_file($flushed);
 	substr($bytes, $offset, length $value) = $value;
+	substr($bytes, 60, 4) = pack('V', NeonLayer::crc32c(substr($bytes, 48, 8) . "\0" x 8 . substr($bytes, 0, 60))) if $sealed;
 	unlink $copy;
 	append_to_file($copy, $bytes);
 	return neon('layer', 'dump', $copy);
@@ -129,11 +130,12 @@ sub spoiled
 for (
 	[ 70, 'x', qr/is corrupted at offset 64: A block has a wrong CRC/ ],
 	[ (-s $flushed) - 10, 'x', qr/is corrupted at offset @{[ (-s $flushed) - 256 ]}: The footer has a wrong CRC/ ],
-	[ 4, "\3", qr/has format version 3, which this command cannot read\nHINT: / ],
+	[ 4, "\3", qr/is corrupted at offset 0: The header has a wrong CRC/ ],
+	[ 4, "\3", qr/has format version 3, which this command cannot read\nHINT: /, 1 ],
 	[ 0, 'X', qr/is corrupted at offset 0: This is not the header of a layer file/ ])
 {
-	my ($offset, $value, $expected) = @$_;
-	($rc, $out, $err) = spoiled($offset, $value);
+	my ($offset, $value, $expected, $sealed) = @$_;
+	($rc, $out, $err) = spoiled($offset, $value, $sealed);
 	is($rc, 1, "a file that is changed at $offset");
 	like($err, qr/^neon: error: file "\Q$copy\E" .*\nHINT: /, 'an error and a hint');
 	like($err, $expected, 'that say what it is');

@@ -94,7 +94,7 @@ for my $what ('a flush', 'a compaction', 'a branch point')
 	{
 		flip($at + $place, $place % 8);
 		$ps->start;
-		my $told = info("state || ' ' || problem");
+		my $told = info("state || ' ' || state_detail");
 		$wrong{$place} = "$told, " . files() unless $told =~ /^damaged .*manifest\.\d+" is corrupted.* offset $at / && files() eq $files;
 		my $rows = $ps->sql("SELECT problem FROM $f.timeline_verify($t->{args})");
 		$wrong{"verify $place"} = $rows unless $rows =~ /offset $at /;
@@ -131,7 +131,7 @@ my $keep = slurp_file(newest_manifest());
 my $files = files();
 my $at = cut_last();
 $ps->start;
-like(info("state || ' ' || problem"), qr/^damaged .* unreadable from offset $at on, and file .* is missing/, 'what looks torn, but has removed files before, is damage');
+like(info("state || ' ' || state_detail"), qr/^damaged .* unreadable from offset $at on, and file .* is missing/, 'what looks torn, but has removed files before, is damage');
 is(files(), $files, 'and nothing is removed');
 $ps->node->stop('immediate');
 open my $h, '>:raw', newest_manifest() or die $!;

@@ -67,45 +67,45 @@ sub flushed { return { split /[|\n]/, $ps->sql('SELECT timeline_id, disk_consist
 my %number = (setting => 1000, name => 0, leases => 0);
 my %path = (
 	'flush' => {
-		changes => 11,
+		changes => 12,
 		before => sub { more_steps(400) },
 		sql => sub { act_sql('flush') },
 	},
 	'removal of stored WAL' => {
-		changes => 12,
+		changes => 13,
 		before => sub { more_steps(3000) },
 		sql => sub { act_sql('flush') },
 	},
 	'compaction' => {
-		changes => 25,
+		changes => 32,
 		before => sub { more_steps(400); act('flush'); act('horizon') },
 		sql => sub { act_sql('compact') },
 	},
 	'horizon' => {
-		changes => 2,
+		changes => 3,
 		before => sub { more_steps(100); act('flush'); act('horizon') },
 		sql => sub { act_sql('horizon') },
 	},
 	'lease' => {
-		changes => 6,
+		changes => 7,
 		before => sub { more_steps(100); $number{leases} = leases() },
 		sql => sub { act_sql('lease') },
 		there => sub { leases() > $number{leases} },
 	},
 	'branch' => {
-		changes => 13,
+		changes => 15,
 		before => sub { delete_extra(); more_steps(50); act('flush') if rand() < 0.5 },
 		sql => sub { act_sql('branch') },
 		there => sub { has_extra() },
 	},
 	'deletion' => {
-		changes => 9,
+		changes => 10,
 		before => sub { more_steps(10); if (!has_extra()) { act('branch'); act('fill') } },
 		sql => sub { "SELECT neon_pageserver.timeline_delete('@{[ id(0) ]}', '@{[ id(100) ]}')" },
 		there => sub { !has_extra() && !-e timeline_dir(100) },
 	},
 	'new manifest' => {
-		changes => 6,
+		changes => 7,
 		fresh => 1,
 		before => sub { more_steps(1); $number{name}++ },
 		sql => sub { "SELECT neon_pageserver.timeline_rename('@{[ id(0) ]}', '@{[ name() ]}', 'n$number{name}')" },
