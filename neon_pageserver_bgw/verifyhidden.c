@@ -15,9 +15,14 @@
  *	  been cut or dropped; what is alive now, and was not cut since that version,
  *	  had not been.  Nor times, of which the past goes.
  *
- * What base_lsn left of older states, for history points, is not compared.  All
- * files are opened in a turn (compactclaim.h), in which they are there; those
- * that go afterwards are read to their end.
+ *	  So it is at each history point below base_lsn, for a rewrite leaves the
+ *	  state there too: a version that is not newer than the point, and not older
+ *	  than the newest one of the wide files that is not.  The point is one since
+ *	  before the rewrite, for none can be made below the horizon.
+ *
+ * All files are opened in a turn (compactclaim.h), in which they are there; those
+ * that go afterwards are read to their end.  A point may go meanwhile, and the
+ * sizes there with it: what seems to be missing at one counts if it is still one.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,7 +48,8 @@ typedef struct Hidden
 	Timeline   *tl;
 	const LayerMap *map;
 	const MapPartition *p;
-	XLogRecPtr	newest;			/* as of which pages are alive */
+	int			npoints;		/* below base_lsn */
+	XLogRecPtr *points;			/* these; then as of when pages are alive at base_lsn */
 	Side		wide;
 	Side		own;
 	ForkSizes  *sizes;
@@ -92,23 +98,32 @@ collect_own(Hidden *h, const NeonKey *key)
 	}
 }
 
-/* Is there a version in [lo, hi]? */
-static bool
-own_has(const Hidden *h, XLogRecPtr lo, XLogRecPtr hi)
+/* The first of the ascending LSNs that is not below; n: all are. */
+static int
+first_not_below(const XLogRecPtr *lsns, int n, XLogRecPtr lsn)
 {
 	int			low = 0;
-	int			high = h->nlsns;
+	int			high = n;
 
 	while (low < high)
 	{
 		int			mid = (low + high) / 2;
 
-		if (h->lsns[mid] < lo)
+		if (lsns[mid] < lsn)
 			low = mid + 1;
 		else
 			high = mid;
 	}
-	return low < h->nlsns && h->lsns[low] <= hi;
+	return low;
+}
+
+/* Is there a version in [lo, hi]? */
+static bool
+own_has(const Hidden *h, XLogRecPtr lo, XLogRecPtr hi)
+{
+	int			i = first_not_below(h->lsns, h->nlsns, lo);
+
+	return i < h->nlsns && h->lsns[i] <= hi;
 }
 
 static void
@@ -120,35 +135,65 @@ note_missing(Hidden *h, const NeonKey *key, XLogRecPtr lsn)
 	h->lsn = lsn;
 }
 
-/* Must a rewrite at a horizon have left the state that the version made? */
 static bool
-is_state(Hidden *h, const NeonKey *key, XLogRecPtr lsn)
+is_still_point(const Hidden *h, XLogRecPtr lsn)
 {
+	RetentionSet *set = history_retention(h->tl);
+	bool		found = false;
+
+	for (int i = 0; i < set->npoints && !found; i++)
+		found = set->points[i] == lsn;
+	pfree(set);
+	return found;
+}
+
+/*
+ * A rewrite at base_lsn has left the state that the version made, the newest one
+ * up to the i-th point (npoints: up to base_lsn), if that was alive there.
+ */
+static void
+check_state(Hidden *h, const NeonKey *key, int i, XLogRecPtr lsn)
+{
+	XLogRecPtr	at = i < h->npoints ? h->points[i] : h->p->base_lsn;
 	XLogRecPtr	floor;
 
-	return key->kind != NEON_KEY_TIME && fork_sizes_alive(h->sizes, key, 0, lsn, &floor);
+	if (lsn == InvalidXLogRecPtr || key->kind == NEON_KEY_TIME || own_has(h, lsn, at) ||
+		!fork_sizes_alive(h->sizes, key, i, lsn, &floor))
+		return;
+	if (i == h->npoints || is_still_point(h, at))
+		note_missing(h, key, lsn);
 }
 
 static void
 check_key(Hidden *h)
 {
 	NeonKey		key = h->wide.key;
-	XLogRecPtr	state = InvalidXLogRecPtr;
+	XLogRecPtr	state = InvalidXLogRecPtr;	/* the newest one up to the point-th point */
+	int			point = 0;
 
 	collect_own(h, &key);
 	for (; h->wide.left && neon_key_cmp(&h->wide.key, &key) == 0; advance(&h->wide))
 	{
 		XLogRecPtr	lsn = h->wide.version.lsn;
+		int			next;
 
 		CHECK_FOR_INTERRUPTS();
-		if (lsn <= h->p->base_lsn)
-			state = lsn;
-		else if (!own_has(h, lsn, lsn))
-			note_missing(h, &key, lsn);
+		if (lsn > h->p->base_lsn)
+		{
+			if (!own_has(h, lsn, lsn))
+				note_missing(h, &key, lsn);
+			continue;
+		}
+		/* a state that lasted over several points is looked at by the first one */
+		next = first_not_below(h->points, h->npoints, lsn);
+		if (next != point)
+			check_state(h, &key, point, state);
+		point = next;
+		state = lsn;
 	}
-	if (state != InvalidXLogRecPtr && !own_has(h, state, h->p->base_lsn) &&
-		is_state(h, &key, state))
-		note_missing(h, &key, state);
+	if (point < h->npoints)
+		check_state(h, &key, point, state);
+	check_state(h, &key, h->npoints, state);
 }
 
 /* ---- one partition ---- */
@@ -169,6 +214,23 @@ add_wide(Hidden *h)
 		any = true;
 	}
 	return any;
+}
+
+/* Of the timeline as it is in this turn; the points that a rewrite had to leave. */
+static void
+take_points(Hidden *h, XLogRecPtr disk_consistent_lsn)
+{
+	RetentionSet *set = history_retention(h->tl);
+
+	h->points = palloc((set->npoints + 1) * sizeof(XLogRecPtr));
+	h->npoints = 0;
+	while (h->npoints < set->npoints && set->points[h->npoints] < h->p->base_lsn)
+	{
+		h->points[h->npoints] = set->points[h->npoints];
+		h->npoints++;
+	}
+	h->points[h->npoints] = disk_consistent_lsn;
+	pfree(set);
 }
 
 static void
@@ -192,7 +254,6 @@ open_next(Hidden *h, const uint8 *first_key)
 	compactclaim_begin_turn(h->tl);
 	m = timeline_read_manifest(h->tl);
 	h->map = layermap_make(m);
-	h->newest = m->disk_consistent_lsn;
 	for (int i = 0; i < h->map->npartitions && !found; i++)
 	{
 		h->p = &h->map->partitions[i];
@@ -204,6 +265,7 @@ open_next(Hidden *h, const uint8 *first_key)
 	}
 	if (found)
 	{
+		take_points(h, m->disk_consistent_lsn);
 		add_own(h);
 		advance(&h->wide);
 		advance(&h->own);
@@ -245,7 +307,7 @@ check_partition(Timeline *tl, uint8 *next, char **problem)
 		found = open_next(h, next);
 		if (found)
 		{
-			h->sizes = fork_sizes_begin(tl, 1, &h->newest);
+			h->sizes = fork_sizes_begin(tl, h->npoints + 1, h->points);
 			while (h->wide.left)
 				check_key(h);
 			memcpy(next, h->p->end_key, NEON_KEY_ENCODED_SIZE);

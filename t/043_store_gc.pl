@@ -48,12 +48,18 @@ sub finished
 # What timeline_verify says of layers and manifests: the model's WAL is no chain.
 sub problems
 {
-	return $ps->sql(<<'SQL');
+	my ($where) = @_;
+	$where //= 'true';
+	return $ps->sql(<<SQL);
 SELECT string_agg(format('%s at %s: %s', file, byte_offset, problem), E'\n')
-FROM neon_pageserver.timelines, neon_pageserver.timeline_verify(tenant_id, timeline_id)
+FROM (SELECT * FROM neon_pageserver.timelines WHERE $where OFFSET 0) t, neon_pageserver.timeline_verify(tenant_id, timeline_id)
 WHERE file !~ '/wal/'
 SQL
 }
+
+# Of the root timeline of one model.
+sub root_of { return 'ancestor_id IS NULL AND tenant_id = $$' . unpack('H*', pack('Q< a4 V', $_[0], 'ZZZZ', 0)) . '$$' }
+sub problems_of { return problems(root_of($_[0])) }
 
 cmp_ok(gc($seed, $steps), '>', 10, 'a run with compaction: all that is readable is what the model says');
 is(problems(), '', 'files and partitions are in order');
@@ -108,9 +114,16 @@ is(problems(), '', 'files and partitions are in order');
 my $model = $seed + 3;
 $ps->sql("SELECT neon_test.store_act($model, 3000, 'flush')");
 is(problems(), '', 'files are in order');
-my @hidden = split /\|/, $ps->sql('SELECT tenant_id, timeline_id FROM neon_pageserver.timelines WHERE ancestor_id IS NULL AND tenant_id = $$' . unpack('H*', pack('Q< a4 V', $model, 'ZZZZ', 0)) . '$$');
+my @hidden = split /\|/, $ps->sql('SELECT tenant_id, timeline_id FROM neon_pageserver.timelines WHERE ' . root_of($model));
 $ps->sql("SELECT neon_test.hide_versions('$hidden[0]', '$hidden[1]')");
 like(problems(), qr/timelines\/$hidden[1] at : Of the versions up to \S+ a partition lacks \d+ that wide files have, the first one at \S+ of key [\d\/]+: no reader finds them\./, 'hidden versions are found');
+
+# a history point that a rewrite at the horizon did not know of
+$model = $seed + 4;
+$ps->sql("SELECT neon_test.store_act($model, 1000 * $_, 'flush')") for 1 .. 4;
+is(problems_of($model), '', 'files are in order');
+$ps->sql("SELECT neon_test.store_act($model, 4000, 'point')");
+like(problems_of($model), qr/Of the versions up to \S+ a partition lacks \d+ that wide files have, the first one at \S+ of key [\d\/]+: no reader finds them\./, 'what a history point lacks is found');
 $ps->stop;
 unlike(slurp_file($ps->node->logfile), qr/PANIC|TRAP|terminated by signal 6/, 'no panic in the log');
 done_testing();

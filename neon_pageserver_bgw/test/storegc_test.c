@@ -524,11 +524,70 @@ compact_all(void *arg)
 	}
 }
 
+/* A partition's horizon below which wide files still have something; 0: there is none. */
+static XLogRecPtr
+rewritten_at(Timeline *tl)
+{
+	LayerMap   *map = layermap_make(timeline_read_manifest(tl));
+
+	for (int i = 0; i < map->npartitions; i++)
+	{
+		MapPartition *p = &map->partitions[i];
+
+		for (int w = 0; w < map->nwide; w++)
+		{
+			ManifestFile *file = &map->files[map->wide[w]];
+
+			if (layermap_overlaps(file, p) && file->lsn_hi <= p->base_lsn)
+				return p->base_lsn;
+		}
+	}
+	return 0;
+}
+
+/*
+ * Plants a fault: one partition gets its part of the wide files and is rewritten,
+ * while these are still there for the others; then there is a point below the
+ * horizon, of which the rewrite knew nothing.
+ */
+static void
+plant_point(void *arg)
+{
+	Model	   *m = arg;
+	Timeline   *tl = m->t[0].tl;
+	ManifestPoint point = {
+		.kind = HISTORY_LEASE,
+		.id = make_id(m->seed, EXTRA_BRANCH),
+		.expires = PG_INT64_MAX,
+		.length = INT64CONST(3600) * 1000000,
+	};
+	XLogRecPtr	start = tl->id.start_lsn;
+	XLogRecPtr	horizon;
+	StringInfoData body;
+
+	(void) history_publish(tl, start + ((timeline_disk_consistent_lsn(tl) - start) / 4 * 3 & ~(uint64) 7), 1);
+	while ((horizon = rewritten_at(tl)) == 0)
+	{
+		demand = compact_all_there_is(tl);
+		if (jobs > 0)
+			demand.upto = start;
+		if (compact_step(tl, &demand) != COMPACT_DONE)
+			elog(ERROR, "nothing was rewritten");
+		jobs++;
+	}
+	point.lsn = start + ((horizon - start) / 2 & ~(uint64) 7);
+	initStringInfo(&body);
+	manifest_op_add_point(&body, &point);
+	timeline_edit(tl, body.data, body.len);
+}
+
 static void
 act(Model *m, const char *what)
 {
 	if (strcmp(what, "compact") == 0)
 		with_model_pages(compact_all, m);
+	else if (strcmp(what, "point") == 0)
+		with_model_pages(plant_point, m);
 	else if (strcmp(what, "branch") == 0)
 		make_extra_branch(m);
 	else if (strcmp(what, "fill") == 0)

@@ -34,7 +34,8 @@ RETURNS int
 AS 'MODULE_PATHNAME', 'neon_test_store_gc_read' LANGUAGE C STRICT;
 
 -- the steps without anything between them, then one act on all timelines: put (none), flush,
--- compact, horizon, lease, branch (makes one that no step makes), fill (something of its own for that)
+-- compact, horizon, lease, branch (makes one that no step makes), fill (something of its own for that),
+-- point (plants a fault: a history point that a rewrite at the horizon did not know of)
 CREATE FUNCTION neon_test.store_act(seed bigint, steps int, what text)
 RETURNS bigint
 AS 'MODULE_PATHNAME', 'neon_test_store_act' LANGUAGE C STRICT;
