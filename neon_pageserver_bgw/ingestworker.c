@@ -425,6 +425,7 @@ end_if_forgotten(Worker *w)
 		source_is_named(w->row, idle_ms))
 		return;
 	if (w->applied >= ingest_state(w->ingest)->lsn ||
+		timeline_state(w->tl) != TIMELINE_ACTIVE ||
 		ms_since(w->last_wal) >= idle_ms + LAST_FLUSH_MS)
 		source_forget_if_unnamed(w->row, idle_ms);
 	else

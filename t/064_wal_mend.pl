@@ -137,6 +137,24 @@ sub killed
 	return;
 }
 
+# The same with an endpoint that is gone: its next start has it fetched.
+sub killed_with_endpoint
+{
+	my ($what, @kinds) = @_;
+	my $lsn = work();
+	my ($pages, $stored, $from) = (pages($lsn), stored(flushed(), $lsn), number(flushed()));
+	my @rels = relations();
+	$t->kill9('main');
+	$t->kill9('pageserver');
+	damage($from, @kinds);
+	$t->neon('pageserver', 'start');
+	$t->endpoint_start('main');
+	is($t->psql('main', 'SELECT count(*), count(DISTINCT i) FROM a'), "$rows|$rows", "$what: the endpoint has all");
+	is(pages($lsn, @rels), $pages, "$what: all pages are what they were");
+	clean($what);
+	return;
+}
+
 # A read, a flush or a request meets the damage.
 sub running
 {
@@ -172,6 +190,8 @@ if ($NeonTest::long)
 killed('all at once, one safekeeper down', sub { $t->neon('safekeeper', 'stop', 2, '-m', 'immediate') }, sort keys %damage);
 $t->neon('safekeeper', 'start', 2);
 NeonQuorum::wait_streaming($t, 'main', 3);
+
+killed_with_endpoint('endpoint and pageserver gone', sort keys %damage) if $NeonTest::long;
 
 # two of them have the same damage: the third one has it
 sub sk_segment { my ($id, $at) = @_; return NeonQuorum::wal_dir($t, 'main', $id) . '/' . NeonQuorum::segment_name($at, $segsize) }
@@ -232,6 +252,7 @@ if ($NeonTest::long)
 	running('laptop: on demand', sub { like($t->neon_ok([ 'storage', 'verify', '--repair' ]), qr/It was fetched again, from \S+ to \S+\./, 'it is fetched again') });
 }
 killed('laptop', undef, sort keys %damage);
+killed_with_endpoint('laptop: endpoint and pageserver gone', sort keys %damage) if $NeonTest::long;
 $t->neon('stop');
 is_deeply([ $t->left_running ], [], 'nothing is left');
 done_testing();
