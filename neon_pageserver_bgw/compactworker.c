@@ -358,6 +358,7 @@ compactworker_main(Datum arg)
 		ConditionVariablePrepareToSleep(&compact_shared->work_cv);
 		if (pg_atomic_read_u32(&compact_shared->allowed))
 			compact_all(memos, &rounds, context);
+		timeline_close_files(false);
 		if (!ConfigReloadPending)
 			(void) ConditionVariableTimedSleep(&compact_shared->work_cv, IDLE_MS, PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();

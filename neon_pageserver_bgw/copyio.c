@@ -35,6 +35,9 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+/* A client that says nothing for so long is idle. */
+#define IDLE_MS		10000
+
 /* Lives as long as the process, which serves one connection. */
 static bool output_made = false;
 static StringInfoData output;
@@ -248,14 +251,21 @@ copyio_flush(void)
 /* ---- input ---- */
 
 void
-copyio_wait(void)
+copyio_wait(void (*idle) (void))
 {
+	TimestampTz began = neon_clock();
+
 	for (;;)
 	{
 		housekeeping();
 		if (clientmsg_read())
 			return;
-		wait_for_socket(WL_SOCKET_READABLE, -1);
+		if (idle != NULL && TimestampDifferenceExceeds(began, neon_clock(), IDLE_MS))
+		{
+			idle();
+			idle = NULL;
+		}
+		wait_for_socket(WL_SOCKET_READABLE, idle ? IDLE_MS + 1 : -1);
 	}
 }
 

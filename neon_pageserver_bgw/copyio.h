@@ -49,8 +49,8 @@ extern void copyio_flush(void);
  */
 extern bool copyio_next(const char **body, int *len, bool *done);
 
-/* Waits until the client sent something more. */
-extern void copyio_wait(void);
+/* Waits until the client sent something more; when it did not for a while, idle is called once. */
+extern void copyio_wait(void (*idle) (void));
 
 /*
  * In a PG_CATCH that throws on: the messages already read are dropped, as the

@@ -164,6 +164,7 @@ flushworker_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 		ok = flush_all_frozen(context);
+		timeline_close_files(false);
 		ConditionVariablePrepareToSleep(&flush_shared->work_cv);
 		if (!ok || !something_is_frozen())
 			(void) ConditionVariableTimedSleep(&flush_shared->work_cv, ok ? IDLE_MS : retry_ms,

@@ -256,6 +256,7 @@ historyworker_main(Datum arg)
 			CHECK_FOR_INTERRUPTS();
 			look_at_guarded(timeline_slot(i), &memos[i], &settling, context);
 		}
+		timeline_close_files(false);
 		(void) ConditionVariableTimedSleep(history_work_cv(),
 										   settling.waiting ? SETTLING_ROUND_MS : ROUND_MS,
 										   PG_WAIT_EXTENSION);

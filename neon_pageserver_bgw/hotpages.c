@@ -217,6 +217,7 @@ hotpages_main(Datum arg)
 			CHECK_FOR_INTERRUPTS();
 			make_guarded(&page, context);
 		}
+		timeline_close_files(false);
 		if (hotpages_waiting() == 0)
 			(void) ConditionVariableTimedSleep(&hot->work_cv, IDLE_MS, PG_WAIT_EXTENSION);
 		ConditionVariableCancelSleep();

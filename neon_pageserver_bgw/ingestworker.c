@@ -357,6 +357,8 @@ flush_if_due(Worker *w)
 	if (!wanted && !store_flush_wanted(w->tl) && !store_flush_due(w->tl) &&
 		ms_since(w->last_housekeeping) < HOUSEKEEPING_MS)
 		return;
+	if (ms_since(w->last_housekeeping) >= HOUSEKEEPING_MS)
+		timeline_close_files(false);
 	w->last_housekeeping = neon_clock();
 	ingest_flush(w->ingest, wanted ? INGEST_FLUSH_BEGIN : INGEST_FLUSH_IF_DUE);
 }
@@ -797,6 +799,7 @@ neon_recovery_main(Datum arg)
 	start_process("neon pageserver recovery");
 	timeline_foreach(recover_one, NULL);
 	store_allow_compaction();
+	timeline_close_files(true);
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -288,6 +288,13 @@ serve_request(PageStream *stream, const NeonRequest *req)
 
 /* ---- the stream ---- */
 
+/* What compaction removes meanwhile would keep its space. */
+static void
+close_files(void)
+{
+	timeline_close_files(true);
+}
+
 static void
 serve_stream(PageStream *stream)
 {
@@ -314,7 +321,7 @@ serve_stream(PageStream *stream)
 		if (copyio_out()->len > 0)
 			flush_answers(stream);
 		if (!done)
-			copyio_wait();
+			copyio_wait(close_files);
 	}
 }
 

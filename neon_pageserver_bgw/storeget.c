@@ -155,6 +155,16 @@ store_forget(Timeline *tl)
 		retire_files(sf);
 }
 
+/* Of files that were not removed the list is made again, and they are opened again. */
+void
+store_forget_removed(Timeline *tl)
+{
+	StoreFiles *sf = tl->store_private;
+
+	if (sf != NULL && sf->version != pg_atomic_read_u32(&tl->shared->map_version))
+		retire_files(sf);
+}
+
 LayerFile *
 store_file_open(Timeline *tl, StoreFile *file)
 {

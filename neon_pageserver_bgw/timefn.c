@@ -55,6 +55,9 @@ neon_lsn_for_timestamp(PG_FUNCTION_ARGS)
 	history_check_time(tl, when);
 	if (!control_lsn_for_timestamp(tl, when, &lsn, &commit_time, &in_future))
 	{
+		/* what its ancestors had of that time may be gone */
+		for (Timeline *ancestor = tl->ancestor; ancestor != NULL; ancestor = ancestor->ancestor)
+			history_check_time(ancestor, when);
 		ereport(NOTICE, (errmsg("the timeline's history begins after that time")));
 		PG_RETURN_NULL();
 	}

@@ -436,6 +436,29 @@ open_handle(const NeonId *tenant, const NeonId *timeline)
 	return tl;
 }
 
+void
+timeline_close_files(bool all)
+{
+	HASH_SEQ_STATUS seq;
+	HandleEntry *entry;
+
+	if (handles == NULL)
+		return;
+	hash_seq_init(&seq, handles);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+	{
+		Timeline   *tl = entry->tl;
+
+		if (tl == NULL)
+			continue;
+		if (all || !handle_is_current(tl))
+			store_forget(tl);
+		else
+			store_forget_removed(tl);
+		walstore_close_read(tl, all || !handle_is_current(tl));
+	}
+}
+
 Timeline *
 timeline_open(const NeonId *tenant, const NeonId *timeline, bool missing_ok)
 {

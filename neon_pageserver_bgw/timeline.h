@@ -164,6 +164,14 @@ extern bool tenant_exists(const NeonId *tenant);
 /* Calls cb for every timeline, in no order, holding no lock. */
 extern void timeline_foreach(void (*cb) (Timeline *tl, void *arg), void *arg);
 
+/*
+ * Closes the layer files and stored WAL that this process has open for reading:
+ * those that were removed since, whose space is free only then, or all of them.
+ * Nothing may be in the midst of reading.  Called where a process begins to
+ * wait for more work.
+ */
+extern void timeline_close_files(bool all);
+
 /* Path of a timeline's directory or of something in it, relative to the data directory. */
 extern void timeline_path(const NeonId *tenant, const NeonId *timeline, const char *below,
 						  char *path);	/* MAXPGPATH bytes */

@@ -490,15 +490,23 @@ cache_drop(CachedSegment *c)
 }
 
 void
+walstore_close_read(Timeline *tl, bool all)
+{
+	uint32		epoch = pg_atomic_read_u32(&tl->shared->wal_epoch);
+
+	for (int i = 0; i < CACHED_SEGMENTS; i++)
+	{
+		if (cache[i].tl == tl && (all || cache[i].epoch != epoch))
+			cache_drop(&cache[i]);
+	}
+}
+
+void
 walstore_forget(Timeline *tl)
 {
 	if (tl->wal_private)
 		writer_close(tl->wal_private);
-	for (int i = 0; i < CACHED_SEGMENTS; i++)
-	{
-		if (cache[i].tl == tl)
-			cache_drop(&cache[i]);
-	}
+	walstore_close_read(tl, true);
 }
 
 static void
