@@ -157,11 +157,11 @@ store_forget(Timeline *tl)
 
 /* Of files that were not removed the list is made again, and they are opened again. */
 void
-store_forget_removed(Timeline *tl)
+store_close_read(Timeline *tl, bool all)
 {
 	StoreFiles *sf = tl->store_private;
 
-	if (sf != NULL && sf->version != pg_atomic_read_u32(&tl->shared->map_version))
+	if (sf != NULL && (all || sf->version != pg_atomic_read_u32(&tl->shared->map_version)))
 		retire_files(sf);
 }
 

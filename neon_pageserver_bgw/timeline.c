@@ -448,14 +448,12 @@ timeline_close_files(bool all)
 	while ((entry = hash_seq_search(&seq)) != NULL)
 	{
 		Timeline   *tl = entry->tl;
+		bool		whole = all || (tl != NULL && !handle_is_current(tl));
 
 		if (tl == NULL)
 			continue;
-		if (all || !handle_is_current(tl))
-			store_forget(tl);
-		else
-			store_forget_removed(tl);
-		walstore_close_read(tl, all || !handle_is_current(tl));
+		store_close_read(tl, whole);
+		walstore_close_read(tl, whole);
 	}
 }
 

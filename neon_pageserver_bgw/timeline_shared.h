@@ -128,7 +128,7 @@ extern bool timeline_registry_is_loaded(void);
 
 /* Calls of the other storage files: a handle is stale, ownership was acquired. */
 extern void store_forget(Timeline *tl);
-extern void store_forget_removed(Timeline *tl);
+extern void store_close_read(Timeline *tl, bool all);
 extern void store_owner_changed(Timeline *tl);
 extern void walstore_forget(Timeline *tl);
 extern void walstore_close_read(Timeline *tl, bool all);

@@ -51,6 +51,12 @@ $cut->undo;
 is(names(), 'd', 'removed names are back, new directories gone');
 is(slurp('d'), 'new', 'a synchronized rename stays');
 
+run_watched(q{put('g', 0, 'g'); rename "$dir/g", "$dir/h" or die; system('sync', '-f', $dir) == 0 or die; put('h', 0, 'lost');});
+$cut->undo;
+is(names(), 'd h', 'a sync of the file system keeps names');
+is(slurp('h'), 'g', 'and contents, but nothing that came after it');
+run_watched(q{unlink "$dir/h" or die; sync_dir();});
+
 run_watched(q{open(my $f, '+<', "$dir/d") or die; truncate($f, 1) or die;});
 is(slurp('d'), 'n', 'truncated');
 $cut->undo;

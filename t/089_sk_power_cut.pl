@@ -30,6 +30,7 @@ $t->psql('main', 'CREATE EXTENSION neon; CREATE EXTENSION amcheck');
 $t->pgbench_init('main', 1);
 
 my @all;
+my $undone_at_all = 0;
 for my $round (1 .. $rounds)
 {
 	my $clients = $t->clients('main', n => 4);
@@ -44,7 +45,8 @@ for my $round (1 .. $rounds)
 	is(scalar($t->our_processes), 0, 'nothing runs any more');
 	$clients->stop;
 	my $undone = $cut->undo(defined $seed ? (seed => $seed) : ());
-	cmp_ok($undone, '>', 0, 'something was not synchronized: ' . (defined $seed ? "seed $seed" : 'all of it') . ' is undone');
+	note("$undone changes that were not synchronized are undone: " . (defined $seed ? "seed $seed" : 'all of them'));
+	$undone_at_all += $undone;
 
 	neon('start');
 	neon('endpoint', 'start', 'main');
@@ -54,6 +56,8 @@ for my $round (1 .. $rounds)
 	is(join(',', map { NeonQuorum::positions($t, 'main', $_, 'state') } 1 .. 3), 'active,active,active', 'no member is damaged');
 	$t->balances_agree('main', 'balances agree');
 }
+
+cmp_ok($undone_at_all, '>', 0, 'not all was synchronized');
 
 # ---- one safekeeper alone, the others go on: what it acknowledged it has ----
 my $own = PowerCut->new(log => $t->tmp . '/powercut.own', dirs => [ $watched[1] ]);

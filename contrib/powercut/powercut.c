@@ -22,6 +22,7 @@
  *-------------------------------------------------------------------------
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -94,26 +95,28 @@ static State *state = NULL;
 static int	lock_fd = -1;
 static unsigned char fd_kind[MAX_FDS];
 
-#define REAL(ret, name, ...) \
-	static ret (*real_##name) (__VA_ARGS__)
+#define CALLS(X) \
+	X(int, open, const char *, int, ...) \
+	X(int, openat, int, const char *, int, ...) \
+	X(int, close, int) \
+	X(ssize_t, write, int, const void *, size_t) \
+	X(ssize_t, pwrite, int, const void *, size_t, off_t) \
+	X(ssize_t, writev, int, const struct iovec *, int) \
+	X(ssize_t, pwritev, int, const struct iovec *, int, off_t) \
+	X(int, ftruncate, int, off_t) \
+	X(int, truncate, const char *, off_t) \
+	X(int, posix_fallocate, int, off_t, off_t) \
+	X(int, rename, const char *, const char *) \
+	X(int, unlink, const char *) \
+	X(int, link, const char *, const char *) \
+	X(int, mkdir, const char *, mode_t) \
+	X(int, rmdir, const char *) \
+	X(int, fsync, int) \
+	X(int, fdatasync, int) \
+	X(int, syncfs, int)
 
-REAL(int, open, const char *, int, ...);
-REAL(int, openat, int, const char *, int, ...);
-REAL(int, close, int);
-REAL(ssize_t, write, int, const void *, size_t);
-REAL(ssize_t, pwrite, int, const void *, size_t, off_t);
-REAL(ssize_t, writev, int, const struct iovec *, int);
-REAL(ssize_t, pwritev, int, const struct iovec *, int, off_t);
-REAL(int, ftruncate, int, off_t);
-REAL(int, truncate, const char *, off_t);
-REAL(int, posix_fallocate, int, off_t, off_t);
-REAL(int, rename, const char *, const char *);
-REAL(int, unlink, const char *);
-REAL(int, link, const char *, const char *);
-REAL(int, mkdir, const char *, mode_t);
-REAL(int, rmdir, const char *);
-REAL(int, fsync, int);
-REAL(int, fdatasync, int);
+#define REAL(ret, name, ...) static ret (*real_##name) (__VA_ARGS__);
+CALLS(REAL)
 
 /* ---- start ---- */
 
@@ -131,26 +134,10 @@ die(const char *what)
 static void
 find_real(void)
 {
-#define FIND(name) \
+#define FIND(ret, name, ...) \
 	if ((*(void **) &real_##name = dlsym(RTLD_NEXT, #name)) == NULL) \
-		die(#name)
-	FIND(open);
-	FIND(openat);
-	FIND(close);
-	FIND(write);
-	FIND(pwrite);
-	FIND(writev);
-	FIND(pwritev);
-	FIND(ftruncate);
-	FIND(truncate);
-	FIND(posix_fallocate);
-	FIND(rename);
-	FIND(unlink);
-	FIND(link);
-	FIND(mkdir);
-	FIND(rmdir);
-	FIND(fsync);
-	FIND(fdatasync);
+		die(#name);
+	CALLS(FIND)
 }
 
 static void
@@ -869,16 +856,44 @@ sync_logged(int fd, int (*real) (int))
 	return rc;
 }
 
-EXPORT int
-fsync(int fd)
+#define SYNC(name) \
+	EXPORT int name(int fd) { READY(); return sync_logged(fd, real_##name); }
+
+SYNC(fsync)
+SYNC(fdatasync)
+
+/* All that is remembered; what is watched lies in one file system. */
+static void
+forget_all(void)
 {
-	READY();
-	return sync_logged(fd, real_fsync);
+	DIR		   *dir = opendir(log_dir);
+	struct dirent *de;
+	char		path[PATH_MAX];
+
+	if (dir == NULL)
+		die(log_dir);
+	while ((de = readdir(dir)) != NULL)
+	{
+		if (de->d_name[1] != '.' || (de->d_name[0] != 'f' && de->d_name[0] != 'd'))
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", log_dir, de->d_name);
+		real_unlink(path);
+	}
+	closedir(dir);
 }
 
 EXPORT int
-fdatasync(int fd)
+syncfs(int fd)
 {
+	int			rc;
+
 	READY();
-	return sync_logged(fd, real_fdatasync);
+	if (state == NULL)
+		return real_syncfs(fd);
+	enter();
+	rc = real_syncfs(fd);
+	if (rc == 0)
+		forget_all();
+	leave();
+	return rc;
 }
