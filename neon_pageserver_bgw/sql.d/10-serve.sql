@@ -141,7 +141,8 @@ CREATE FUNCTION neon_pageserver.timelines_info(
 	OUT data_checksums boolean,
 	OUT members_generation bigint,
 	OUT gc_cutoff pg_lsn,
-	OUT gc_cutoff_time timestamptz)
+	OUT gc_cutoff_time timestamptz,
+	OUT state_detail text)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'neon_timelines_info'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
