@@ -1,7 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * rebuild.c
- *	  A damaged layer file is made again from stored WAL.
+ *	  A damaged layer file is made again from its own data, or from stored WAL.
+ *
+ * If only what can be derived is damaged (layersalvage.c), that is all.  Else:
  *
  * A delta file has what the WAL of its LSN interval (lo, hi] changed of its
  * keys.  If all of that WAL is still stored, it is ingested once more, aside,
@@ -28,7 +30,7 @@
  *	  database, which is not ingested aside.  Delta files have all of it but the
  *	  pages of forks.
  *
- * Image files have pages whose older versions are gone, so they are not rebuilt.
+ * Image files have pages whose older versions are gone, so no WAL makes them.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,6 +42,7 @@
 #include "flushtime.h"
 #include "flushwrite.h"
 #include "ingest.h"
+#include "layersalvage.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
 #include "neon_walindex.h"
@@ -369,6 +372,38 @@ make_again(Rebuild *r, ManifestFile *file, bool *needed)
 	free_index(0, PointerGetDatum(r));
 }
 
+/* ---- from its own data ---- */
+
+/* False if they are not whole. */
+static bool
+salvage(Rebuild *r, bool dry_run, ManifestFile *file)
+{
+	LayerWriter *writer;
+
+	if (!layer_salvage(r->tl, &r->file, NULL))
+		return false;
+	if (dry_run)
+		return true;
+	timeline_check_writable(r->tl);
+	writer = layer_writer_begin(&r->tl->id, r->file.type, timeline_new_file_id(r->tl),
+								r->file.lsn_lo, r->file.lsn_hi);
+	if (!layer_salvage(r->tl, &r->file, writer))
+		refuse("It cannot be read twice.");
+	if (!layer_writer_finish(writer, file))
+		store_sync_failed(r->tl, file);
+	replace_file(r, file);
+	return true;
+}
+
+static char *
+describe_salvage(bool dry_run, const ManifestFile *file)
+{
+	if (dry_run)
+		return pstrdup("Its data are whole: it can be rebuilt from them.");
+	return psprintf("It was rebuilt as file " UINT64_FORMAT ", with " UINT64_FORMAT
+					" versions, from its own data, which are whole.", file->id, file->entries);
+}
+
 /* ---- one file ---- */
 
 static char *
@@ -393,6 +428,8 @@ rebuild_claimed(Timeline *tl, uint64 file_id, bool dry_run)
 
 	if (!begin(r, tl, file_id))
 		return pstrdup("Another file has taken its place meanwhile.");
+	if (salvage(r, dry_run, &file))
+		return describe_salvage(dry_run, &file);
 	check_interval(r);
 	check_wal(r, !dry_run);
 	if (!dry_run)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * rebuild.h
- *	  A damaged layer file is made again from stored WAL.
+ *	  A damaged layer file is made again from its own data, or from stored WAL.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,8 +11,8 @@
 #include "timeline.h"
 
 /*
- * Makes the file of the timeline again, if the WAL of its LSN interval is still
- * stored, and puts the new one into its place; with dry_run only finds out
+ * Makes the file of the timeline again, if its data are whole or the WAL of its
+ * LSN interval is still stored, and puts the new one into its place; with dry_run only finds out
  * whether that can be done.  False if not.  *text: a sentence that says what was,
  * or can be, done, or why not.  Damage that is met on the way is a reason, not an
  * error.  Waits for compaction of the timeline to end its job.

@@ -141,6 +141,8 @@ sub flip_somewhere
 {
 	my ($path) = @_;
 	my $size = -s $path;
+	# its data too: else it would be made again from them
+	flip($path, 64 + int(rand(unpack('Q<', substr(slurp_file($path), -176, 8)) - 64)));
 	my $offset = (int(rand($size)), int(rand(64)), $size - 1 - int(rand(256)), $size - 256 - 1 - int(rand(8192)))[ rand(4) ];
 	flip($path, $offset);
 	return $offset;
