@@ -35,7 +35,7 @@ my $t = import_vanilla($ps, $node, 'main');
 $ps->stop;
 my $pgdata = realpath($ps->node->data_dir);
 $ps->node->append_conf('postgresql.conf', "dynamic_library_path = '$ENV{NEON_TESTING_LIBDIR}:\$libdir'\n");
-my $cut = PowerCut->new(log => $PostgreSQL::Test::Utils::tmp_check . '/cuts', dirs => ["$pgdata/neon"]);
+my $cut = PowerCut->new(log => $PostgreSQL::Test::Utils::tmp_check . '/rebuild_cuts', dirs => ["$pgdata/neon"]);
 my $f = 'neon_pageserver';
 my $dir = "$pgdata/neon/tenants/$t->{tenant}/timelines/$t->{timeline}";
 
