@@ -209,7 +209,7 @@ extern pg_crc32c layer_block_crc(uint64 file_id, uint64 offset, const uint8 *hea
 
 extern void layer_header_encode(const LayerHeader *h, uint8 *buf);
 
-/* The version is filled in even if it is one that cannot be read. */
+/* The version is filled in even if it is one that cannot be read, but not if the CRC is wrong. */
 extern const char *layer_header_decode(const uint8 *buf, LayerHeader *h);
 
 extern void layer_footer_encode(const LayerFooter *f, uint64 file_id, uint64 offset, uint8 *buf);

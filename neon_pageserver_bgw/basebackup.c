@@ -40,8 +40,11 @@ PG_FUNCTION_INFO_V1(neon_basebackup);
 
 #define SLRU_FILE_PAGES		32
 #define PAGES_PER_READ		32
-/* A lease of the boot LSN; neon_compute/bootlease.c renews it in time. */
-#define BOOT_LEASE_US		(60 * USECS_PER_MINUTE)
+/*
+ * A lease of the boot LSN, for a boot that never comes; neon_compute/bootlease.c
+ * makes it longer when the endpoint has started.
+ */
+#define BOOT_LEASE_US		(10 * USECS_PER_MINUTE)
 
 #define PG_VERSION_FILE		PG_MAJORVERSION "\n"
 
@@ -488,8 +491,9 @@ write_all(Backup *backup)
 }
 
 /*
- * An endpoint that will read as of its boot LSN gets a lease of it, which it
- * renews.  Where nothing can be written, nothing is removed either.
+ * An endpoint that will read as of its boot LSN gets a lease of it, anew when
+ * the copy ends; it renews it.  Where nothing can be written, nothing is removed
+ * either.
  */
 static void
 hold_boot_lsn(Timeline *tl, BootKind kind, const NeonId *boot_id, XLogRecPtr lsn)
@@ -552,6 +556,7 @@ neon_basebackup(PG_FUNCTION_ARGS)
 		pgstat_report_activity(STATE_RUNNING, "basebackup");
 		tar_begin();
 		write_all(&backup);
+		hold_boot_lsn(backup.plan.tl, backup.plan.kind, &backup.plan.boot_id, backup.plan.lsn);
 		history_read_end();
 		service_count(SERVE_BYTES_SENT, tar_end());
 		service_count(SERVE_BASEBACKUPS, 1);

@@ -454,6 +454,14 @@ ingest_clean_tail(Ingest *ingest, XLogRecPtr dirty_end)
 		zero_range(ingest->tl, end, dirty_end);
 }
 
+void
+ingest_rest(Ingest *ingest)
+{
+	ingest_clean_tail(ingest, PG_UINT64_MAX);
+	walstore_sync(ingest->tl);
+	walstore_give_space_back(ingest->tl, ingest->control.lsn);
+}
+
 bool
 ingest_check_term(const Ingest *ingest, uint32 term, XLogReaderState *record,
 				  const char **problem)

@@ -84,6 +84,12 @@ extern XLogRecPtr ingest_goes_on(const Ingest *ingest);
 extern void ingest_clean_tail(Ingest *ingest, XLogRecPtr dirty_end);
 
 /*
+ * Nobody will write for long, and all stored WAL is indexed: what lies behind
+ * the last record is cleaned and needs no space.  Owner only.
+ */
+extern void ingest_rest(Ingest *ingest);
+
+/*
  * Whether a record may follow under a writer of this term: behind another
  * writer's WAL only its boot record may, and later no other boot record.
  * Term 0 is plain PostgreSQL, which is not checked.  False with *problem.

@@ -696,6 +696,8 @@ run_worker(Worker *w)
 	/* nobody may ingest for long: leave no index in memory */
 	ingest_flush(w->ingest, source_generation(w->row) == 0 ?
 				 INGEST_FLUSH_BEGIN : INGEST_FLUSH_IF_DUE);
+	if (w->stored_indexed)
+		ingest_rest(w->ingest);
 	ingest_end(w->ingest);
 	timeline_release_ownership(w->tl);
 }

@@ -17,6 +17,7 @@
 #include "manifest.h"
 #include "neon_layerformat.h"
 #include "openlayer.h"
+#include "storage/fd.h"
 #include "store.h"
 
 /* ---- writing ---- */
@@ -49,6 +50,9 @@ extern void layer_writer_abort(LayerWriter *w);
 /* ---- reading ---- */
 
 typedef struct LayerFile LayerFile;
+
+/* Plain bytes of any file, not verified; false unless all of them could be read. */
+extern bool layer_read_range(File file, uint64 offset, void *buf, size_t len);
 
 /* Opened in TopMemoryContext; NULL if there is no such file. */
 extern LayerFile *layer_open(Timeline *tl, const ManifestFile *file);

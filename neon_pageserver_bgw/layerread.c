@@ -14,6 +14,7 @@
 #include <fcntl.h>
 
 #include "layerread_private.h"
+#include "miscadmin.h"
 #include "pgstat.h"
 #include "rebuild.h"
 #include "timeline_shared.h"
@@ -91,6 +92,25 @@ read_at(LayerFile *layer, void *buf, size_t len, uint64 offset)
 			layer_corrupted(layer, offset, "The file ends too early.");
 		done += n;
 	}
+}
+
+bool
+layer_read_range(File file, uint64 offset, void *buf, size_t len)
+{
+	char	   *p = buf;
+
+	CHECK_FOR_INTERRUPTS();
+	while (len > 0)
+	{
+		int			n = FileRead(file, p, len, offset, PG_WAIT_EXTENSION);
+
+		if (n <= 0)
+			return false;
+		p += n;
+		offset += n;
+		len -= n;
+	}
+	return true;
 }
 
 /* ---- opening ---- */

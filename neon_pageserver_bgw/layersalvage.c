@@ -17,9 +17,7 @@
 #include <fcntl.h>
 
 #include "layersalvage.h"
-#include "miscadmin.h"
 #include "neon_layerformat.h"
-#include "pgstat.h"
 #include "storage/fd.h"
 
 typedef struct Salvage
@@ -39,22 +37,9 @@ typedef struct Salvage
 static bool
 read_at(Salvage *s, uint64 offset, void *buf, size_t len)
 {
-	char	   *p = buf;
-
-	CHECK_FOR_INTERRUPTS();
 	if (offset > s->mf->bytes || len > s->mf->bytes - offset)
 		return false;
-	while (len > 0)
-	{
-		int			n = FileRead(s->file, p, len, offset, PG_WAIT_EXTENSION);
-
-		if (n <= 0)
-			return false;
-		p += n;
-		offset += n;
-		len -= n;
-	}
-	return true;
+	return layer_read_range(s->file, offset, buf, len);
 }
 
 /* ---- blocks ---- */

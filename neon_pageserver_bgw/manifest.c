@@ -526,11 +526,8 @@ manifest_append(const char *dir, ManifestPos *pos, const char *body, uint32 len)
 		put_mark(fd, pos);
 	}
 	CloseTransientFile(fd);
-	if (synced)
-	{
-		if (pos->has_older)
-			remove_older(dir, pos);
-	}
+	if (synced && pos->has_older)
+		remove_older(dir, pos);
 	pfree(buf.data);
 	return synced;
 }

@@ -12,10 +12,10 @@
 
 /*
  * Makes the file of the timeline again, if its data are whole or the WAL of its
- * LSN interval is still stored, and puts the new one into its place; with dry_run only finds out
- * whether that can be done.  False if not.  *text: a sentence that says what was,
- * or can be, done, or why not.  Damage that is met on the way is a reason, not an
- * error.  Waits for compaction of the timeline to end its job.
+ * LSN interval is still stored, and puts the new one into its place; with dry_run
+ * only finds out whether that can be done.  False if not.  *text: a sentence that
+ * says what was, or can be, done, or why not.  Damage that is met on the way is a
+ * reason, not an error.  Waits for compaction of the timeline to end its job.
  */
 extern bool rebuild_layer(Timeline *tl, uint64 file_id, bool dry_run, char **text);
 

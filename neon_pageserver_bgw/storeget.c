@@ -146,15 +146,6 @@ store_files(Timeline *tl)
 	return sf;
 }
 
-void
-store_forget(Timeline *tl)
-{
-	StoreFiles *sf = tl->store_private;
-
-	if (sf != NULL)
-		retire_files(sf);
-}
-
 /* Of files that were not removed the list is made again, and they are opened again. */
 void
 store_close_read(Timeline *tl, bool all)

@@ -413,7 +413,7 @@ open_handle(const NeonId *tenant, const NeonId *timeline)
 	if (tl != NULL)
 	{
 		/* Others may still hold the stale handle, so it is not freed. */
-		store_forget(tl);
+		store_close_read(tl, true);
 		walstore_forget(tl);
 		history_forget(tl);
 		entry->tl = NULL;

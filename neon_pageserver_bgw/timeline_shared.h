@@ -127,7 +127,6 @@ extern void timeline_registry_loaded(void);
 extern bool timeline_registry_is_loaded(void);
 
 /* Calls of the other storage files: a handle is stale, ownership was acquired. */
-extern void store_forget(Timeline *tl);
 extern void store_close_read(Timeline *tl, bool all);
 extern void store_owner_changed(Timeline *tl);
 extern void walstore_forget(Timeline *tl);

@@ -24,7 +24,6 @@
 #include "miscadmin.h"
 #include "neon_layercheck.h"
 #include "nodes/pg_list.h"
-#include "pgstat.h"
 #include "rebuild.h"
 #include "sqlutil.h"
 #include "storage/fd.h"
@@ -226,20 +225,7 @@ report_damaged(Verify *v)
 static bool
 read_layer(void *arg, uint64 offset, void *buf, size_t len)
 {
-	File		file = *(File *) arg;
-
-	CHECK_FOR_INTERRUPTS();
-	while (len > 0)
-	{
-		int			n = FileRead(file, buf, len, offset, PG_WAIT_EXTENSION);
-
-		if (n <= 0)
-			return false;
-		buf = (char *) buf + n;
-		offset += n;
-		len -= n;
-	}
-	return true;
+	return layer_read_range(*(File *) arg, offset, buf, len);
 }
 
 typedef struct LayerClaims

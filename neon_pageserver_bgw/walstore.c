@@ -278,6 +278,8 @@ writer_at(Timeline *tl, XLogSegNo segno)
 				(errcode_for_file_access(),
 				 errmsg("could not open file \"%s\": %m", path)));
 	ReserveExternalFD();
+	/* Space may have been given back; without it a write says so. */
+	(void) fallocate(fd, 0, 0, tl->id.wal_segment_size);
 	w->fd = fd;
 	w->segno = segno;
 	w->dirty = false;
@@ -469,6 +471,29 @@ walstore_zero_after(Timeline *tl, XLogRecPtr lsn)
 		lsn += n;
 	}
 	walstore_sync(tl);
+}
+
+void
+walstore_give_space_back(Timeline *tl, XLogRecPtr end)
+{
+	XLogSegNo	segno = segment_of(tl, end);
+	off_t		from = TYPEALIGN(XLOG_BLCKSZ, XLogSegmentOffset(end, tl->id.wal_segment_size));
+	char		path[MAXPGPATH];
+	int			fd;
+
+	walstore_sync(tl);
+	walstore_owner_changed(tl);
+	walstore_segment_path(tl, segno, path);
+	fd = OpenTransientFile(path, O_RDWR | PG_BINARY);
+	if (fd < 0)
+		return;
+	if (from < tl->id.wal_segment_size &&
+		fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, from,
+				  tl->id.wal_segment_size - from) != 0)
+		ereport(DEBUG1,
+				(errcode_for_file_access(),
+				 errmsg("could not give back unused space of file \"%s\": %m", path)));
+	CloseTransientFile(fd);
 }
 
 /* ---- reading ---- */

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * walstore.h
- *	  A timeline's stored WAL: plain segment files in wal/, byte-exact,
- *	  preallocated, never truncated, readable by pg_waldump.
+ *	  A timeline's stored WAL: plain segment files in wal/, byte-exact, of full
+ *	  size, preallocated while they are written, readable by pg_waldump.
  *
  * What is flushed to layers is removed after a while (walremove.h).  The first
  * segment of a branch holds the ancestor's true bytes below the branch point
@@ -43,6 +43,13 @@ extern void walstore_zero_after(Timeline *tl, XLogRecPtr lsn);
  * or too short is made anew.
  */
 extern void walstore_replace(Timeline *tl, XLogRecPtr lsn, const char *data, size_t len);
+
+/*
+ * Owner only: nobody will write for long.  All behind end, which is where the
+ * last record ends, is zeros; it shall need no space.  A file system that cannot
+ * do that keeps it.
+ */
+extern void walstore_give_space_back(Timeline *tl, XLogRecPtr end);
 
 /* Where the timeline's own stored WAL begins: a segment's start; 0 if there is none. */
 extern XLogRecPtr walstore_oldest(Timeline *tl);

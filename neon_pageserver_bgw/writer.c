@@ -265,8 +265,7 @@ drain_as_owner(Ingest *ingest, void *arg)
 		!XLogRecPtrIsInvalid(writer.drained_lsn) && writer.drained_lsn == args->lsn)
 		return;					/* asked again */
 	check_drain(ingest, args, &writer);
-	ingest_clean_tail(ingest, PG_UINT64_MAX);
-	walstore_sync(tl);
+	ingest_rest(ingest);
 	if (timeline_flush_lsn(tl) < args->lsn)
 		timeline_set_flush_lsn(tl, args->lsn);
 	ingest_flush(ingest, INGEST_FLUSH_BEGIN);

@@ -3,6 +3,7 @@
 # what it was before.  What cannot be rebuilt is refused, and only that.
 use strict;
 use warnings;
+use Damage;
 use Digest::MD5 qw(md5_hex);
 use IngestVanilla;
 use NeonPageserver;
@@ -123,14 +124,8 @@ my @flipped;
 sub flip
 {
 	my ($path, $offset, $bit) = @_;
-	$bit //= int(rand(8));
-	@flipped = ($path, $offset, $bit);
-	open my $h, '+<:raw', $path or die "$path: $!";
-	seek $h, $offset, 0;
-	read $h, my $byte, 1;
-	seek $h, $offset, 0;
-	print $h chr(ord($byte) ^ 1 << $bit);
-	close $h;
+	@flipped = ($path, $offset, $bit // int(rand(8)));
+	return flip_bit(@flipped);
 }
 
 # The last one.

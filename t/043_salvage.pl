@@ -2,6 +2,7 @@
 # is damaged and though no WAL is stored; one whose data are damaged is not.
 use strict;
 use warnings;
+use Damage;
 use IngestVanilla;
 use NeonPageserver;
 use PostgreSQL::Test::Utils;
@@ -10,34 +11,21 @@ use Test::More;
 my $f = 'neon_pageserver';
 my $ps = NeonPageserver->new('ps', conf => "$f.pitr_interval = 0\n$f.gc_horizon = 1TB\n$f.compaction_workers = 0\n$f.wal_keep = 0\n$f.checkpoint_distance = 4GB\n");
 my $t = $ps->tenant;
-$t->{args} = "'$t->{tenant}', '$t->{timeline}'";
 my $dir = $ps->node->data_dir . "/neon/tenants/$t->{tenant}/timelines/$t->{timeline}";
-my $node = $ps->vanilla('writer', $t, $t->{lsn}, 1, 'primary', conf => "autovacuum = off\nfsync = off\nwal_compression = off\n");
-$ENV{PGUSER} = 'cloud_admin';
-$node->start;
-$node->safe_psql('postgres', "SELECT pg_create_physical_replication_slot('neon_pageserver', true)");
-follow($ps, $t, $node);
-
-sub write_layers
-{
-	my ($sql) = @_;
-	my $end = (split /\n/, $node->safe_psql('postgres', "$sql; SELECT pg_switch_wal(); SELECT txid_current(); SELECT pg_current_wal_flush_lsn()"))[-1];
-	wait_for_lsn($ps, $t, $end);
-	$ps->sql("SELECT $f.timeline_checkpoint($t->{args})");
-	return $end;
-}
+my $node = start_writer($ps, $t, "wal_compression = off\n");
 
 # Many keys, so that there are several blocks of everything, and one large value.
-my $end = write_layers(<<'SQL');
+my $end = write_layers($ps, $t, $node, <<'SQL');
 CREATE TABLE t (i int, t text) WITH (fillfactor = 50);
 INSERT INTO t SELECT i, repeat(md5(i::text), 30) FROM generate_series(1, 20000) i;
 SELECT pg_logical_emit_message(true, 'x', repeat('y', 200000));
-BEGIN; CREATE TABLE p (i int); PREPARE TRANSACTION 'left'
+BEGIN; CREATE TABLE p (i int); PREPARE TRANSACTION 'left';
+SELECT pg_switch_wal()
 SQL
 my ($db, $rel) = $node->safe_psql('postgres', "SELECT pg_relation_filepath('t')") =~ m{base/(\d+)/(\d+)};
 my $blocks = $node->safe_psql('postgres', "SELECT pg_relation_size('t') / 8192");
 $ps->sql("SELECT $f.timeline_compact($t->{args})");
-$end = write_layers('UPDATE t SET i = i + 1 WHERE i % 2 = 0');
+$end = write_layers($ps, $t, $node, 'UPDATE t SET i = i + 1 WHERE i % 2 = 0; SELECT pg_switch_wal()');
 $node->stop('immediate');
 
 sub all_pages
@@ -48,18 +36,6 @@ SQL
 }
 
 sub files { return map { [ split /\|/ ] } split /\n/, $ps->sql("SELECT regexp_replace(file, '.*/', ''), type, bytes FROM $f.layers WHERE timeline_id = '$t->{timeline}' ORDER BY lsn_lo") }
-
-sub flip
-{
-	my ($path, $offset, $bit) = @_;
-	open my $h, '+<:raw', $path or die "$path: $!";
-	sysseek $h, $offset, 0;
-	sysread $h, my $byte, 1;
-	sysseek $h, $offset, 0;
-	syswrite $h, chr(ord($byte) ^ 1 << $bit);
-	close $h;
-	return;
-}
 
 sub verify
 {
@@ -89,7 +65,7 @@ for my $case (
 	my $bytes = slurp_file($path);
 	my $offset = $where->(unpack('Q<Q<', substr($bytes, -256 + 80, 16)), length $bytes);
 
-	flip($path, $offset, 3);
+	flip_bit($path, $offset, 3);
 	$ps->node->restart;
 	my @rows = verify('false');
 	is(scalar(@rows) . " $rows[0][0] $rows[0][3]", "1 $file->[0] Its data are whole: it can be rebuilt from them.", "$file->[1] file, $what: reported");
@@ -110,10 +86,10 @@ for my $case ([ $delta, 'data', sub { 200 } ], [ $image, 'data', sub { 200 } ], 
 	my $bytes = slurp_file($path);
 	my $offset = $where->(unpack('Q<Q<', substr($bytes, -256 + 80, 16)), length $bytes);
 
-	flip($path, $offset, 5);
+	flip_bit($path, $offset, 5);
 	my @rows = verify('true');
 	like(join(' ', @{ $rows[0] }), qr/^\Q$file->[0]\E \d+ f It cannot be rebuilt\. /, "$file->[1] file, $what: not rebuilt");
-	flip($path, $offset, 5);
+	flip_bit($path, $offset, 5);
 	is(slurp_file($path), $bytes, 'nor touched');
 }
 is(all_pages(), $pages, 'with these bits put back all pages are what they were');

@@ -3,6 +3,7 @@
 # Until then what is good of it stays, and nothing of it is believed.
 use strict;
 use warnings;
+use Damage;
 use IngestVanilla;
 use NeonPageserver;
 use PostgreSQL::Test::Cluster;
@@ -67,16 +68,7 @@ FROM generate_series(0, @{[ $node->safe_psql('postgres', q(SELECT pg_relation_si
 SQL
 }
 
-sub flip
-{
-	my ($path, $offset) = @_;
-	open my $h, '+<:raw', $path or die "$path: $!";
-	seek $h, $offset, 0;
-	read $h, my $byte, 1;
-	seek $h, $offset, 0;
-	print $h chr(ord($byte) ^ 1 << int(rand(8)));
-	close $h;
-}
+sub flip { my ($path, $offset) = @_; return flip_bit($path, $offset, int(rand(8))) }
 
 # A bit of each of 16 bytes: one alone may be padding, which has no CRC.
 sub flip_at { my ($at) = @_; flip(segment($at + $_), ($at + $_) % $segsize) for 0 .. 15; return }

@@ -2,6 +2,7 @@
 # no torn one, whatever bit it is; the timeline is refused, and nothing removed.
 use strict;
 use warnings;
+use Damage;
 use IngestVanilla;
 use NeonPageserver;
 use PostgreSQL::Test::Utils;
@@ -10,24 +11,9 @@ use Test::More;
 my $f = 'neon_pageserver';
 my $ps = NeonPageserver->new('ps', conf => "$f.pitr_interval = 0\n$f.gc_horizon = 1TB\n$f.compaction_workers = 0\n");
 my $t = $ps->tenant;
-$t->{args} = "'$t->{tenant}', '$t->{timeline}'";
 my $timelines = $ps->node->data_dir . "/neon/tenants/$t->{tenant}/timelines";
 my $dir = "$timelines/$t->{timeline}";
-my $node = $ps->vanilla('writer', $t, $t->{lsn}, 1, 'primary', conf => "autovacuum = off\nfsync = off\n");
-$ENV{PGUSER} = 'cloud_admin';
-$node->start;
-$node->safe_psql('postgres', "SELECT pg_create_physical_replication_slot('neon_pageserver', true)");
-
-# A statement's WAL, all of it in layers.
-sub write_layers
-{
-	my ($sql) = @_;
-	follow($ps, $t, $node);
-	my $end = (split /\n/, $node->safe_psql('postgres', "$sql; SELECT txid_current(); SELECT pg_current_wal_flush_lsn()"))[-1];
-	wait_for_lsn($ps, $t, $end);
-	$ps->sql("SELECT $f.timeline_checkpoint($t->{args})");
-	return $end;
-}
+my $node = start_writer($ps, $t);
 
 sub info { my ($what) = @_; return $ps->sql("SELECT $what FROM $f.timelines WHERE timeline_id = '$t->{timeline}'") }
 
@@ -53,25 +39,13 @@ sub last_edit
 	return (@last, $behind);
 }
 
-sub flip
-{
-	my ($at, $bit) = @_;
-	open my $h, '+<:raw', newest_manifest() or die $!;
-	sysseek $h, $at, 0;
-	sysread $h, my $byte, 1;
-	sysseek $h, $at, 0;
-	syswrite $h, chr(ord($byte) ^ (1 << $bit));
-	close $h or die $!;
-	return;
-}
-
 sub files { return join ' ', map { s{.*/}{}r } glob "$dir/layers/* $dir/manifest.*" }
 
-my $end = write_layers('CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 20000) i');
+my $end = write_layers($ps, $t, $node, 'CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 20000) i');
 my ($db, $rel) = $node->safe_psql('postgres', "SELECT pg_relation_filepath('t')") =~ m{base/(\d+)/(\d+)};
 my $kid;
 my %change = (
-	'a flush' => sub { $end = write_layers('UPDATE t SET i = i + 1') },
+	'a flush' => sub { follow($ps, $t, $node); $end = write_layers($ps, $t, $node, 'UPDATE t SET i = i + 1') },
 	'a compaction' => sub { $ps->sql("SELECT $f.timeline_compact($t->{args})") },
 	'a branch point' => sub { $kid = $ps->sql("SELECT timeline_id FROM $f.branch_create('$t->{tenant}', 'kid', 'main', '$end')") });
 sub page { return $ps->sql("SELECT md5($f.get_page($t->{args}, 1663, $db, $rel, 0, 7, '$end'))") }
@@ -92,14 +66,14 @@ for my $what ('a flush', 'a compaction', 'a branch point')
 	@places = (5) if $what eq 'a flush' && !$ENV{NEON_TEST_LONG};
 	for my $place (@places)
 	{
-		flip($at + $place, $place % 8);
+		flip_bit(newest_manifest(), $at + $place, $place % 8);
 		$ps->start;
 		my $told = info("state || ' ' || state_detail");
 		$wrong{$place} = "$told, " . files() unless $told =~ /^damaged .*manifest\.\d+" is corrupted.* offset $at / && files() eq $files;
 		my $rows = $ps->sql("SELECT problem FROM $f.timeline_verify($t->{args})");
 		$wrong{"verify $place"} = $rows unless $rows =~ /offset $at /;
 		$ps->node->stop('immediate');
-		flip($at + $place, $place % 8);
+		flip_bit(newest_manifest(), $at + $place, $place % 8);
 	}
 	is_deeply(\%wrong, {}, "$what: a bit of it makes the timeline damaged, and removes nothing");
 	is(slurp_file(newest_manifest()), $bytes, "$what: nor is it written");

@@ -5,6 +5,7 @@
 use strict;
 use warnings;
 use Cwd qw(realpath);
+use Damage;
 use IngestVanilla;
 use IPC::Run;
 use KillNode;
@@ -69,17 +70,6 @@ sub verify { return $ps->sql("SELECT regexp_replace(file, '.*/', ''), problem, r
 my $pages = pages();
 is(verify('false'), '', 'nothing is wrong');
 
-sub flip
-{
-	my ($path, $offset) = @_;
-	open my $h, '+<:raw', $path or die "$path: $!";
-	seek $h, $offset, 0;
-	read $h, my $byte, 1;
-	seek $h, $offset, 0;
-	print $h chr(ord($byte) ^ 4);
-	close $h;
-}
-
 sub layer { return split /\|/, $ps->sql("SELECT regexp_replace(file, '.*/', ''), lsn_lo, lsn_hi FROM $f.layers WHERE timeline_id = '$t->{timeline}' ORDER BY lsn_hi DESC LIMIT 1") }
 
 # The newest file, and its WAL too if that is asked for.
@@ -87,9 +77,9 @@ sub damage
 {
 	my ($wal) = @_;
 	my ($file, $lo, $hi) = layer();
-	flip("$dir/layers/$file", 200);
+	flip_bit("$dir/layers/$file", 200, 2);
 	my $at = int((NeonPageserver::lsn_number($lo) + NeonPageserver::lsn_number($hi)) / 2);
-	flip(sprintf('%s/wal/00000001%08X%08X', $dir, $at >> 32, ($at & 0xffffffff) >> 24), $at % (1 << 24) + $_) for $wal ? 0 .. 15 : ();
+	flip_bit(sprintf('%s/wal/00000001%08X%08X', $dir, $at >> 32, ($at & 0xffffffff) >> 24), $at % (1 << 24) + $_, 2) for $wal ? 0 .. 15 : ();
 	return $file;
 }
 

@@ -11,12 +11,7 @@ use Time::HiRes qw(usleep);
 my $f = 'neon_pageserver';
 my $ps = NeonPageserver->new('ps', conf => "$f.pitr_interval = 0\n$f.gc_horizon = 1TB\n$f.wal_keep = 0\n");
 my $t = $ps->tenant;
-$t->{args} = "'$t->{tenant}', '$t->{timeline}'";
-my $node = $ps->vanilla('writer', $t, $t->{lsn}, 1, 'primary', conf => "autovacuum = off\nfsync = off\n");
-$ENV{PGUSER} = 'cloud_admin';
-$node->start;
-$node->safe_psql('postgres', "SELECT pg_create_physical_replication_slot('neon_pageserver', true)");
-follow($ps, $t, $node);
+my $node = start_writer($ps, $t);
 
 # Removed files below neon/ that processes have open.
 sub held
@@ -35,16 +30,7 @@ sub held
 	return sort keys %held;
 }
 
-sub write_layers
-{
-	my ($sql) = @_;
-	my $end = (split /\n/, $node->safe_psql('postgres', "$sql; SELECT txid_current(); SELECT pg_current_wal_flush_lsn()"))[-1];
-	wait_for_lsn($ps, $t, $end);
-	$ps->sql("SELECT $f.timeline_checkpoint($t->{args})");
-	return $end;
-}
-
-my $end = write_layers('CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 20000) i');
+my $end = write_layers($ps, $t, $node, 'CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 20000) i');
 my ($db, $rel) = $node->safe_psql('postgres', "SELECT pg_relation_filepath('t')") =~ m{base/(\d+)/(\d+)};
 my @streams = map { $ps->stream($t) } 1 .. 2;
 sub page { return $_[0]->get(lsn => $end, rel => [ 1663, $db, $rel ], fork => 0, blk => 7, n => 1) }
@@ -54,8 +40,8 @@ is("@before", 'p p', 'two streams read a page');
 # All that they have read is replaced and removed, again and again.
 for (1 .. 4)
 {
-	$end = write_layers('UPDATE t SET i = i + 1; SELECT pg_switch_wal()');
-	page($_) for $streams[0];
+	$end = write_layers($ps, $t, $node, 'UPDATE t SET i = i + 1; SELECT pg_switch_wal()');
+	page($streams[0]);
 	$ps->sql("SELECT $f.timeline_compact($t->{args})");
 }
 $ps->sql("SELECT $f.tenant_configure('$t->{tenant}', '0', 0)");

@@ -16,12 +16,7 @@ $f.compaction_target_size = 1MB
 $f.compaction_workers = 1
 CONF
 my $t = $ps->tenant;
-$t->{args} = "'$t->{tenant}', '$t->{timeline}'";
-my $node = $ps->vanilla('writer', $t, $t->{lsn}, 1, 'primary', conf => "autovacuum = off\nfsync = off\n");
-$ENV{PGUSER} = 'cloud_admin';
-$node->start;
-$node->safe_psql('postgres', "SELECT pg_create_physical_replication_slot('neon_pageserver', true)");
-follow($ps, $t, $node);
+my $node = start_writer($ps, $t);
 
 # Keys go by relation: the first table is in the first of these partitions.
 $node->safe_psql('postgres', <<'SQL');
@@ -30,21 +25,14 @@ CREATE TABLE last (i int, t text);
 INSERT INTO first SELECT i, string_agg(md5(random()::text), '') FROM generate_series(1, 4000) i, generate_series(1, 30) GROUP BY i;
 INSERT INTO last SELECT i, t FROM first;
 SQL
-sub flushed
-{
-	my $end = (split /\n/, $node->safe_psql('postgres', 'SELECT txid_current(); SELECT pg_current_wal_flush_lsn()'))[-1];
-	wait_for_lsn($ps, $t, $end);
-	$ps->sql("SELECT $f.timeline_checkpoint($t->{args})");
-	return $end;
-}
-flushed();
+write_layers($ps, $t, $node);
 $ps->sql("SELECT $f.timeline_compact($t->{args})");
 
 # Both get updates, the last one more; all of it is in partitions, and kept.
 $node->safe_psql('postgres', 'UPDATE first SET t = reverse(t)');
 $node->safe_psql('postgres', 'UPDATE last SET t = reverse(t); VACUUM last') for 1 .. 4;
 $node->safe_psql('postgres', 'CHECKPOINT');
-my $end = flushed();
+my $end = write_layers($ps, $t, $node);
 $ps->sql("SELECT $f.timeline_compact($t->{args})");
 
 # Nothing of the past is kept any more.

@@ -51,6 +51,11 @@ is(ps("SELECT $f.lease_lsn('$tenant', '$main', '$leased', '1 hour', '$lease')"),
 isnt(ps("SELECT $f.lease_lsn('$tenant', '$main', '$leased', '2 hours', '$lease')"), $ends,
 	'a longer one is');
 is(points('lease'), 2, 'and it is one lease');
+my $never = 'abcdef0123456789abcdef0123456781';
+$t->psql('pageserver', "\\o /dev/null\nCALL $f.basebackup('$tenant', '$main', '$state[4]{lsn}', 0, 'static', '$never')");
+is(ps("SELECT expires < now() + interval '11 minutes' FROM $f.history_points WHERE id = '$never'"), 't', 'a boot that never comes holds history for ten minutes');
+is(ps("SELECT expires > now() + interval '50 minutes' FROM $f.history_points WHERE kind = 'lease' AND id NOT IN ('$never', '$lease')"), 't', 'one that came, for an hour');
+ps("SELECT $f.lease_release('$tenant', '$main', '$never')");
 
 # ---- the tenant's own settings; from here on the horizon may move at any time
 ps("SELECT $f.tenant_configure('$tenant', '0', 0)");
@@ -81,6 +86,8 @@ $t->neon_fails([ 'endpoint', 'start', 'st4', '--lsn', $state[3]{lsn} ],
 ps_fails("SELECT $f.branch_create('$tenant', 'b4', 'main', '$state[3]{lsn}')", $old, 'branch_create');
 ps_fails("SELECT $f.lease_lsn('$tenant', '$main', '$state[3]{lsn}')", $old, 'lease_lsn');
 ps_fails("SELECT $f.lsn_for_timestamp('$tenant', '$main', '$state[3]{when}')", $old, 'lsn_for_timestamp');
+# of a time before the branch the ancestor has, or had, the history
+ps_fails("SELECT $f.lsn_for_timestamp('$tenant', '$old_id', '$state[0]{when}'::timestamptz - interval '1 minute')", $old, 'lsn_for_timestamp of a branch, of a time before it');
 ps_fails("SELECT $f.get_page('$tenant', '$main', 1663, 1, 1259, 0, 0, '$state[3]{lsn}')", $old, 'get_page');
 ps_fails("CALL $f.basebackup('$tenant', '$main', '$state[3]{lsn}', 0, 'static')", $old, 'base backup');
 ps_fails("SELECT $f.lease_lsn('$tenant', timeline_id, ancestor_lsn - 8) FROM $f.timelines WHERE name = 'old'",
@@ -108,7 +115,14 @@ is($t->psql('old', 'SELECT sum(i) FROM h'), $state[0]{sum}, 'the branch');
 $t->neon('timeline', 'branch', '--branch-name', 'b3', '--ancestor-start-lsn', $leased);
 $t->endpoint_start('b3', branch => 'b3');
 is($t->psql('b3', 'SELECT sum(i) FROM h'), $state[2]{sum}, 'a branch made at the leased LSN');
+$t->psql('old', 'CREATE TABLE more AS SELECT 1');
 $t->endpoint_stop($_) for 'old', 'b3';
+
+# ---- the space of a segment of WAL that nobody writes any more
+my $old_wal = $t->dir . "/pageserver/pgdata/neon/tenants/$tenant/timelines/$old_id/wal";
+my $allocated = 512 * (stat((glob "$old_wal/0*")[-1]))[12];
+my $used = ps("SELECT (last_record_lsn - '0/0') % (1 << 24) FROM $f.timelines WHERE timeline_id = '$old_id'");
+cmp_ok($allocated, '<=', $used + 65536, "behind the last record it is given back, $used bytes in use");
 
 # ---- a lease that ends
 my $short = 'abcdef0123456789abcdef0123456780';

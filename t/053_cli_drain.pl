@@ -4,6 +4,7 @@
 # safekeepers there is no drain.
 use strict;
 use warnings;
+use Damage;
 use NeonTest;
 use Test::More;
 
@@ -95,15 +96,7 @@ my $segment = $t->pgdata('main') . '/pg_wal/' . $t->psql('main', "SELECT pg_walf
 my $offset = NeonTest::lsn_num($middle) % (1024 * 1024);
 $t->neon('endpoint', 'stop', 'main', '-m', 'immediate');
 
-sub flip
-{
-	open my $f, '+<:raw', $segment or die "$segment: $!";
-	seek $f, $offset, 0;
-	read $f, my $byte, 1;
-	seek $f, $offset, 0;
-	print $f chr(ord($byte) ^ 0x40);
-	close $f or die;
-}
+sub flip { return flip_bit($segment, $offset, 6) }
 flip();
 $t->neon_fails([ 'endpoint', 'start', 'main' ], qr/damage|corrupt/i, qr/--accept-data-loss/, 'a damaged byte is not the end of the WAL');
 $t->neon_fails([ 'timeline', 'branch', '--branch-name', 'b' ], qr/damage|corrupt/i, qr/--accept-data-loss/, 'nor for a branch');

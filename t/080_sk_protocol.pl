@@ -2,6 +2,7 @@
 # refusals, restarts in between, histories that part, damage.
 use strict;
 use warnings;
+use Damage;
 use NeonSafekeeper;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -98,19 +99,8 @@ is($sk[1]->positions, $before, 'and after a kill');
 is($sk[2]->positions, "2|1|$wal->{start}|$wal->{start}|f|active", 'promises survive');
 
 # ---- damage ----
-sub flip
-{
-	my ($file, $offset) = @_;
-	open my $f, '+<:raw', $file or die "$file: $!";
-	seek $f, $offset, 0;
-	read $f, my $byte, 1;
-	seek $f, $offset, 0;
-	print $f chr(ord($byte) ^ 1);
-	close $f;
-}
-
 $sk[1]->node->stop;
-flip($sk[1]->segment_file($wal, $start), 50_000);
+flip_bit($sk[1]->segment_file($wal, $start), 50_000, 0);
 $sk[1]->start;
 like($sk[1]->positions, qr/damaged$/, 'a flipped bit in committed WAL');
 like($sk[1]->call_error('promise', 1, 9, "'x'"), qr/NS003.*DETAIL/s, 'does not vote');
@@ -149,7 +139,7 @@ is($sk[2]->positions, "2|1|$wal->{start}|$wal->{start}|f|active", 'until its nam
 ok(-e "$names/$NeonSafekeeper::timeline", 'which it is');
 $sk[2]->sql("SELECT neon_safekeeper.timeline_delete($of_second, 1)");
 $sk[2]->node->stop;
-flip($sk[2]->dir . '/state', 60);
+flip_bit($sk[2]->dir . '/state', 60, 0);
 $sk[2]->start;
 is($sk[2]->sql('SELECT state FROM neon_safekeeper.timelines'), 'damaged', 'a flipped bit in the state file: the view says so at once');
 like($sk[2]->call_error('promise', 1, 9, "'x'"), qr/NS003.*checksum/s, 'it does not vote');

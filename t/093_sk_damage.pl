@@ -3,6 +3,7 @@
 # writes much while a majority is gone is held, and told who is missing.
 use strict;
 use warnings;
+use Damage;
 use NeonQuorum;
 use NeonTest;
 use Test::More;
@@ -12,17 +13,6 @@ my $t = NeonTest->new(safekeepers => 3);
 $t->quickstart(tenant => [ '--wal-segsize', '1' ]);
 $t->psql('main', 'CREATE EXTENSION neon; CREATE TABLE a AS SELECT i FROM generate_series(1, 50000) i');
 NeonQuorum::wait_streaming($t, 'main', 3);
-
-sub flip
-{
-	my ($file, $offset) = @_;
-	open my $f, '+<:raw', $file or die "$file: $!";
-	seek $f, $offset, 0;
-	read($f, my $byte, 1) == 1 or die "$file is too short";
-	seek $f, $offset, 0;
-	print $f chr(ord($byte) ^ 16);
-	close $f or die "$file: $!";
-}
 
 sub dead
 {
@@ -44,7 +34,7 @@ my $flush = NeonTest::lsn_num(NeonQuorum::positions($t, 'main', 1, 'flush_lsn'))
 my $segsize = NeonQuorum::segment_size($t, 'main', 1);
 $t->neon('safekeeper', 'stop', 1);
 NeonQuorum::new_log($t, 1);
-flip(NeonQuorum::wal_dir($t, 'main', 1) . '/' . NeonQuorum::segment_name($flush - 1, $segsize), ($flush - 1) % $segsize - 10);
+flip_bit(NeonQuorum::wal_dir($t, 'main', 1) . '/' . NeonQuorum::segment_name($flush - 1, $segsize), ($flush - 1) % $segsize - 10, 4);
 $t->neon('safekeeper', 'start', 1);
 dead(1, 'WAL');
 $t->psql('main', 'INSERT INTO a SELECT generate_series(1, 1000)');
@@ -74,7 +64,7 @@ is($t->psql('main', 'SELECT count(*) FROM a'), 51001, 'it goes on with all that 
 $t->endpoint_stop('main');
 $t->neon('safekeeper', 'stop', 2);
 NeonQuorum::new_log($t, 2);
-flip(NeonQuorum::wal_dir($t, 'main', 2) . '/../state', 100);
+flip_bit(NeonQuorum::wal_dir($t, 'main', 2) . '/../state', 100, 4);
 $t->neon('safekeeper', 'start', 2);
 dead(2, 'a state file');
 $t->neon_fails([ 'endpoint', 'start', 'main' ], qr/safekeeper/, qr/./, 'two damaged of three: no endpoint starts');

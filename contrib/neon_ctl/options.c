@@ -65,7 +65,7 @@ static const OptionDef option_defs[OPT_COUNT] = {
 	{OPT_NO_SUPERVISE, 0, "no-supervise", VALUE_NONE, NULL, "leave nothing that starts it again after a crash"},
 	{OPT_KEYS, 0, "keys", VALUE_NONE, NULL, "one line for each key too"},
 	{OPT_VERSIONS, 0, "versions", VALUE_NONE, NULL, "one line for each key and each of its versions too"},
-	{OPT_REPAIR, 0, "repair", VALUE_NONE, NULL, "rebuild damaged files from stored WAL, where that can be done"},
+	{OPT_REPAIR, 0, "repair", VALUE_NONE, NULL, "rebuild damaged files, where that can be done"},
 };
 
 static const OptionDef *

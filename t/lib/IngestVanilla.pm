@@ -12,7 +12,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(new_vanilla import_vanilla follow wait_for_lsn recovered_copy
+our @EXPORT = qw(new_vanilla import_vanilla start_writer follow wait_for_lsn write_layers recovered_copy
   compare_slrus compare_control compare_twophase compare_relmaps compare_sizes);
 
 my @slru = ('pg_xact', 'pg_multixact/offsets', 'pg_multixact/members', 'pg_commit_ts');
@@ -68,6 +68,31 @@ sub wait_for_lsn
 	my $r = $ps->sql("SELECT neon_pageserver.wait_lsn($t->{args}, '$lsn', '60 s')");
 	croak "the pageserver did not reach $lsn: " . tail_log($ps) if $r ne 't';
 	return;
+}
+
+# A primary of the timeline, booted from its first base backup; the pageserver follows it.
+sub start_writer
+{
+	my ($ps, $t, $conf) = @_;
+	$t->{args} //= "'$t->{tenant}', '$t->{timeline}'";
+	my $node = $ps->vanilla('writer', $t, $t->{lsn}, 1, 'primary',
+		conf => "autovacuum = off\nfsync = off\n" . ($conf // ''));
+	$ENV{PGUSER} = 'cloud_admin';
+	$node->start;
+	$node->safe_psql('postgres', "SELECT pg_create_physical_replication_slot('neon_pageserver', true)");
+	follow($ps, $t, $node);
+	return $node;
+}
+
+# The WAL of the statements, if any, and all before it is put into layers; its end.
+sub write_layers
+{
+	my ($ps, $t, $node, $sql) = @_;
+	$sql = defined $sql ? "$sql; " : '';
+	my $end = (split /\n/, $node->safe_psql('postgres', "${sql}SELECT txid_current(); SELECT pg_current_wal_flush_lsn()"))[-1];
+	wait_for_lsn($ps, $t, $end);
+	$ps->sql("SELECT neon_pageserver.timeline_checkpoint($t->{args})");
+	return $end;
 }
 
 sub tail_log
