@@ -28,6 +28,7 @@
 #include "pgstat.h"
 #include "postmaster/postmaster.h"
 #include "quorum.h"
+#include "redial.h"
 #include "replication/slot.h"
 #include "replication/walsender.h"
 #include "settings.h"
@@ -204,6 +205,9 @@ admit_storage(const Port *port)
 
 	if (!am_walsender)
 		return;
+	/* the pageserver itself, so it is there */
+	if (!quorum_mode())
+		redial_now();
 	SetConfigOption("wal_sender_timeout", quorum_mode() ? MEMBER_SENDER_TIMEOUT : STORAGE_SENDER_TIMEOUT,
 					PGC_USERSET, PGC_S_OVERRIDE);
 	if (quorum_mode())

@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "catalog/objectaccess.h"
@@ -53,15 +54,21 @@ extern PGDLLEXPORT void neon_file_creator_main(Datum arg);
 
 /* The path of a segment, in path[MAXPGPATH]. */
 static void
-segment_path(const MapFork *fork, BlockNumber segno, char *path)
+relation_segment_path(RelFileNode rnode, ForkNumber forknum, BlockNumber segno, char *path)
 {
-	char	   *base = relpathperm(fork->rnode, fork->forknum);
+	char	   *base = relpathperm(rnode, forknum);
 
 	if (segno == 0)
 		strlcpy(path, base, MAXPGPATH);
 	else
 		snprintf(path, MAXPGPATH, "%s.%u", base, segno);
 	pfree(base);
+}
+
+static void
+segment_path(const MapFork *fork, BlockNumber segno, char *path)
+{
+	relation_segment_path(fork->rnode, fork->forknum, segno, path);
 }
 
 static void
@@ -293,6 +300,33 @@ files_open_segment(const MapFork *fork, BlockNumber blkno)
 				(errcode_for_file_access(),
 				 errmsg("could not open file \"%s\": %m", path)));
 	return fd;
+}
+
+uint64
+files_blocks(RelFileNode rnode, ForkNumber forknum)
+{
+	const MapFork *fork = map_lookup(rnode, forknum);
+	uint64		blocks = 0;
+
+	if (fork != NULL &&
+		pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &fork->file_state)) == MAP_FILE_MISSING)
+		return fork->boot_blocks;
+	for (BlockNumber segno = 0;; segno++)
+	{
+		char		path[MAXPGPATH];
+		struct stat st;
+
+		relation_segment_path(rnode, forknum, segno, path);
+		if (stat(path, &st) != 0)
+		{
+			if (errno == ENOENT)
+				return blocks;
+			ereport(ERROR,
+					(errcode_for_file_access(),
+					 errmsg("could not stat file \"%s\": %m", path)));
+		}
+		blocks += st.st_size / BLCKSZ;
+	}
 }
 
 static void

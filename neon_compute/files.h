@@ -43,6 +43,12 @@ extern void files_write(int fd, const MapFork *fork, BlockNumber blkno,
  */
 extern int	files_open_segment(const MapFork *fork, BlockNumber blkno);
 
+/*
+ * Size of a fork, whether it is in the map or not, by its files; 0 if there
+ * are none.  Needs no lock on the relation.
+ */
+extern uint64 files_blocks(RelFileNode rnode, ForkNumber forknum);
+
 /* Flushes every file of the map, and their directories. */
 extern void files_sync_all(void);
 

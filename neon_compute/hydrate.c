@@ -15,11 +15,14 @@
  */
 #include "postgres.h"
 
+#include <limits.h>
+
 #include "access/relation.h"
 #include "catalog/pg_class.h"
 #include "coordinator.h"
 #include "files.h"
 #include "hydrate.h"
+#include "localstat.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
 #include "pageserver.h"
@@ -27,6 +30,7 @@
 #include "storage/fd.h"
 #include "storage/lmgr.h"
 #include "stream.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -86,6 +90,19 @@ static char problem[1024];
 
 /* Blocks that this process has written to files. */
 static uint64 installed_blocks = 0;
+
+/* Milliseconds; -1 is off. */
+static int	neon_log_slow_fetch = -1;
+
+void
+hydrate_define_gucs(void)
+{
+	DefineCustomIntVariable("neon.log_slow_fetch",
+							"Time from which on the wait for a page from the pageserver is logged.",
+							"-1 turns this off, 0 logs each.",
+							&neon_log_slow_fetch, -1, -1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+}
 
 /* The deadline itself, which comes at last, is not worth noting. */
 static void
@@ -308,8 +325,9 @@ receive_range(const MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 
 	if (resp.tag == NEON_TAG_PAGES)
 	{
-		map_count(MAP_FETCHED_PAGES, resp.nblocks);
-		map_count(MAP_FETCHED_BYTES, NEON_RESPONSE_SIZE + (uint64) resp.nblocks * BLCKSZ);
+		local_count(LOCAL_FETCHES, 1);
+		local_count(LOCAL_FETCHED_PAGES, resp.nblocks);
+		local_count(LOCAL_FETCHED_BYTES, NEON_RESPONSE_SIZE + (uint64) resp.nblocks * BLCKSZ);
 		install(&range, resp.pages);
 	}
 	else
@@ -492,29 +510,95 @@ report_timeout(const MapFork *fork, BlockNumber blkno)
 			 errhint("Check that the pageserver runs and can be reached. How long to try is set by \"neon.fetch_timeout\".")));
 }
 
-void
-hydrate_block(MapFork *fork, BlockNumber blkno)
+/* The LSN that pages are asked for: the newest of a primary's term, else that of the boot. */
+static const char *
+describe_lsn(char *buf, size_t size)
+{
+	snprintf(buf, size, neon_boot.kind == NEON_PRIMARY ? "newest since %X/%X" : "%X/%X",
+			 LSN_FORMAT_ARGS(neon_boot.boot_lsn));
+	return buf;
+}
+
+static void
+log_slow_fetch(const MapFork *fork, BlockNumber blkno, uint64 us, int tries)
+{
+	char		lsn[64];
+
+	ereport(LOG,
+			(errmsg("slow fetch of block %u of relation %s: %.3f ms",
+					blkno, relpathperm(fork->rnode, fork->forknum), us / 1000.0),
+			 errdetail("Asked for LSN: %s; tries: %d%s%s", describe_lsn(lsn, sizeof(lsn)), tries,
+					   problem[0] ? "; last problem: " : "", problem)));
+}
+
+/* Returns how often it was tried. */
+static int
+fetch_block(MapFork *fork, BlockNumber blkno)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(),
 													   neon_fetch_timeout);
 	const MapChunk *chunk = map_chunk(fork, blkno);
-	long		backoff = 0;
+	long		backoff = BACKOFF_FIRST_MS;
+	int			tries = 0;
 
 	problem[0] = '\0';
 	while (map_absent(fork, chunk, blkno))
 	{
 		long		left;
 
+		tries++;
 		if (try_block(fork, blkno, deadline))
 			continue;
+		local_count(LOCAL_RETRIES, 1);
 		left = TimestampDifferenceMilliseconds(neon_clock(), deadline);
 		if (left <= 0)
 			report_timeout(fork, blkno);
-		/* a connection that was closed while idle is no reason to wait */
-		if (backoff > 0)
-			stream_sleep(Min(backoff, left));
-		backoff = backoff == 0 ? BACKOFF_FIRST_MS : Min(backoff * 2, BACKOFF_MAX_MS);
+		/* when to connect again is decided for all processes together */
+		if (!stream_is_open())
+			continue;
+		stream_sleep(Min(backoff, left));
+		backoff = Min(backoff * 2, BACKOFF_MAX_MS);
 	}
+	return tries;
+}
+
+static void
+end_wait(TimestampTz start, bool ok)
+{
+	local_wait_end();
+	local_count(LOCAL_WAIT_US, neon_clock() - start);
+	if (!ok)
+	{
+		local_count(LOCAL_FAILURES, 1);
+		stream_give_up();
+	}
+}
+
+bool
+hydrate_block(MapFork *fork, BlockNumber blkno)
+{
+	TimestampTz start = neon_clock();
+	volatile int tries = -1;
+	bool		on_its_way;
+	uint64		us;
+
+	check_queue();
+	on_its_way = is_queued(fork, blkno);
+	local_wait_begin(fork->rnode, fork->forknum, blkno);
+	PG_TRY();
+	{
+		tries = fetch_block(fork, blkno);
+	}
+	PG_FINALLY();
+	{
+		end_wait(start, tries >= 0);
+	}
+	PG_END_TRY();
+
+	us = neon_clock() - start;
+	if (neon_log_slow_fetch >= 0 && us >= (uint64) neon_log_slow_fetch * 1000)
+		log_slow_fetch(fork, blkno, us, tries);
+	return on_its_way;
 }
 
 void

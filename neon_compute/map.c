@@ -34,20 +34,12 @@
 #define MAP_VERSION			1
 #define MAP_LOCKS			256
 #define MAP_LOCK_TRANCHE	"neon_map"
-#define MAP_STRIPES			32
-
-/* One process's share of the counters, on a cache line of its own. */
-typedef union MapStripe
-{
-	pg_atomic_uint64 counter[MAP_COUNTERS];
-	char		line[PG_CACHE_LINE_SIZE];
-} MapStripe;
 
 typedef struct MapHeader
 {
 	char		magic[8];
 	uint32		version;
-	uint32		nstripes;
+	uint32		pad;
 	NeonId		tenant_id;
 	NeonId		timeline_id;
 	NeonId		boot_id;
@@ -60,7 +52,6 @@ typedef struct MapHeader
 
 	pg_atomic_uint64 missing_files;
 	pg_atomic_uint32 hydrated;
-	MapStripe	stripes[MAP_STRIPES];
 } MapHeader;
 
 /* Backend-local, direct-mapped cache of lookups; entries stay true for ever. */
@@ -141,7 +132,6 @@ init_header(const RelSizes *sizes, uint64 nchunks)
 	memset(&layout, 0, sizeof(layout));
 	strlcpy(layout.magic, MAP_MAGIC, sizeof(layout.magic));
 	layout.version = MAP_VERSION;
-	layout.nstripes = MAP_STRIPES;
 	layout.tenant_id = neon_boot.tenant_id;
 	layout.timeline_id = neon_boot.timeline_id;
 	layout.boot_id = neon_boot.boot_id;
@@ -160,9 +150,6 @@ init_header(const RelSizes *sizes, uint64 nchunks)
 
 	pg_atomic_init_u64(&map->missing_files, sizes->nforks);
 	pg_atomic_init_u32(&map->hydrated, 0);
-	for (int i = 0; i < MAP_STRIPES; i++)
-		for (int c = 0; c < MAP_COUNTERS; c++)
-			pg_atomic_init_u64(&map->stripes[i].counter[c], 0);
 }
 
 static void
@@ -431,29 +418,12 @@ map_asked_by_other(const MapChunk *chunk)
  * ----------
  */
 
+/* Bits at or beyond the watermark say nothing. */
 void
-map_count(MapCounter counter, uint64 n)
-{
-	if (map != NULL)
-		(void) pg_atomic_fetch_add_u64(&map->stripes[MyProcPid % MAP_STRIPES].counter[counter], n);
-}
-
-uint64
-map_total(MapCounter counter)
-{
-	uint64		total = 0;
-
-	for (int i = 0; map != NULL && i < MAP_STRIPES; i++)
-		total += pg_atomic_read_u64(&map->stripes[i].counter[counter]);
-	return total;
-}
-
-/* Present blocks of one fork: bits at or beyond the watermark say nothing. */
-static uint64
-fork_present_blocks(const MapFork *fork)
+map_count_fork_blocks(const MapFork *fork, uint64 *present, uint64 *absent)
 {
 	BlockNumber watermark = map_watermark(fork);
-	uint64		present = 0;
+	uint64		n = 0;
 
 	for (uint64 start = 0; start < watermark; start += 64)
 	{
@@ -462,17 +432,23 @@ fork_present_blocks(const MapFork *fork)
 
 		if (watermark - start < 64)
 			word &= (UINT64CONST(1) << (watermark - start)) - 1;
-		present += pg_popcount64(word);
+		n += pg_popcount64(word);
 	}
-	return present;
+	*present = n;
+	*absent = watermark - n;
 }
 
-uint64
-map_present_blocks(void)
+void
+map_count_blocks(uint64 *present, uint64 *absent)
 {
-	uint64		present = 0;
-
+	*present = *absent = 0;
 	for (uint64 i = 0; i < map_nforks(); i++)
-		present += fork_present_blocks(&map_forks[i]);
-	return present;
+	{
+		uint64		here;
+		uint64		not_here;
+
+		map_count_fork_blocks(&map_forks[i], &here, &not_here);
+		*present += here;
+		*absent += not_here;
+	}
 }

@@ -56,15 +56,6 @@ typedef enum MapFileState
 	MAP_FILE_DONE,				/* created, or removed again */
 } MapFileState;
 
-typedef enum MapCounter
-{
-	MAP_HITS,
-	MAP_MISSES,
-	MAP_FETCHED_PAGES,
-	MAP_FETCHED_BYTES,
-	MAP_COUNTERS,
-} MapCounter;
-
 /* ----------
  * Making it; all in the postmaster, FATAL on any problem.
  * ----------
@@ -153,9 +144,11 @@ extern void map_set_hydrated(void);
 extern void map_note_asked(MapChunk *chunk);
 extern bool map_asked_by_other(const MapChunk *chunk);
 
-/* Counters are spread over cache lines by process; totals may be a little old. */
-extern void map_count(MapCounter counter, uint64 n);
-extern uint64 map_total(MapCounter counter);
-extern uint64 map_present_blocks(void);
+/*
+ * How many of the blocks that were remote at boot, and were not cut off since,
+ * are here, and how many are not: of one fork, or of all.
+ */
+extern void map_count_fork_blocks(const MapFork *fork, uint64 *present, uint64 *absent);
+extern void map_count_blocks(uint64 *present, uint64 *absent);
 
 #endif							/* NEON_MAP_H */

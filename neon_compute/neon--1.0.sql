@@ -52,18 +52,70 @@ LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
 
 CREATE VIEW neon.safekeepers AS SELECT * FROM neon.get_safekeepers();
 
+-- The local copy: what is here, and counters since the start or the last reset.
 CREATE FUNCTION neon.get_stat_local(
-	OUT hits int8,
-	OUT misses int8,
+	OUT hits int8,				-- reads of blocks that were here
+	OUT misses int8,			-- reads that had to wait for the pageserver
 	OUT fetched_pages int8,
 	OUT fetched_bytes int8,
 	OUT evicted_chunks int8,
-	OUT present_bytes int8,
-	OUT limit_bytes int8)		-- null if there is no limit
+	OUT present_bytes int8,		-- of what was remote at the start
+	OUT limit_bytes int8,		-- null if there is no limit
+	OUT absent_bytes int8,		-- of what was remote at the start
+	OUT fetches int8,			-- requests answered with pages
+	OUT read_ahead_hits int8,	-- misses whose block was on its way already
+	OUT retries int8,			-- attempts that failed
+	OUT failures int8,			-- waits that ended with an error, or were cancelled
+	OUT wait_ms float8,			-- time that processes waited, those that hydrate too
+	OUT stats_reset timestamptz)	-- null: never
 AS 'MODULE_PATHNAME', 'neon_sql_stat_local'
 LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
 
 CREATE VIEW neon.stat_local AS SELECT * FROM neon.get_stat_local();
+
+-- The same counters of each process that has read anything, and what it waits for.
+CREATE FUNCTION neon.get_stat_backends(
+	OUT pid int4,
+	OUT hits int8,
+	OUT misses int8,
+	OUT read_ahead_hits int8,
+	OUT fetches int8,
+	OUT fetched_pages int8,
+	OUT fetched_bytes int8,
+	OUT retries int8,
+	OUT failures int8,
+	OUT wait_ms float8,
+	OUT wait_event text,		-- NeonConnect, NeonFetch, NeonRetry; null: none
+	OUT file text,				-- of the block that is needed now; null: none
+	OUT block int8,
+	OUT waiting_ms float8)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'neon_sql_stat_backends'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
+
+CREATE VIEW neon.stat_backends AS
+SELECT s.pid, a.backend_type, s.hits, s.misses, s.read_ahead_hits, s.fetches, s.fetched_pages, s.fetched_bytes,
+	s.retries, s.failures, s.wait_ms, s.wait_event, s.file, s.block, s.waiting_ms
+  FROM neon.get_stat_backends() s LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.pid;
+
+CREATE FUNCTION neon.stat_reset() RETURNS void
+AS 'MODULE_PATHNAME', 'neon_sql_stat_reset'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
+
+-- How much of each relation of this database is here.
+CREATE FUNCTION neon.get_local_relations(
+	OUT relation regclass,
+	OUT kind "char",			-- as pg_class.relkind
+	OUT size_bytes int8,		-- of all forks
+	OUT present_bytes int8)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'neon_sql_local_relations'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
+
+CREATE VIEW neon.local_relations AS
+SELECT relation, kind, size_bytes, present_bytes,
+	CASE WHEN size_bytes = 0 THEN 100.0 ELSE pg_catalog.trunc(100.0 * present_bytes / size_bytes, 1) END AS present_percent
+  FROM neon.get_local_relations();
 
 -- Fetches what is absent of a relation with its indexes and TOAST table, or
 -- of everything; returns the number of blocks fetched.
@@ -99,5 +151,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA neon FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA neon FROM PUBLIC;
 GRANT USAGE ON SCHEMA neon TO pg_monitor;
 GRANT EXECUTE ON FUNCTION neon.tenant_id(), neon.timeline_id(), neon.version(),
-	neon.get_status(), neon.get_safekeepers(), neon.get_stat_local(), neon.get_branches() TO pg_monitor;
-GRANT SELECT ON neon.status, neon.safekeepers, neon.stat_local, neon.branches TO pg_monitor;
+	neon.get_status(), neon.get_safekeepers(), neon.get_stat_local(), neon.get_stat_backends(),
+	neon.get_local_relations(), neon.get_branches() TO pg_monitor;
+GRANT SELECT ON neon.status, neon.safekeepers, neon.stat_local, neon.stat_backends, neon.local_relations,
+	neon.branches TO pg_monitor;

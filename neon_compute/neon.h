@@ -114,7 +114,7 @@ extern bool neon_fully_hydrated(void);
  */
 extern void neon_drop_database_map(Oid db, Oid spc);
 
-/* Counters since boot; stat_local shows them. */
+/* What is here, and counters since boot or the last reset; stat_local shows them. */
 typedef struct NeonLocalStats
 {
 	uint64		hits;			/* reads of permanent pages served locally */
@@ -123,6 +123,7 @@ typedef struct NeonLocalStats
 	uint64		fetched_bytes;	/* bytes received with them */
 	uint64		evicted_chunks;
 	uint64		present_bytes;	/* of blocks that were remote at boot */
+	uint64		absent_bytes;	/* of those that still are */
 	uint64		limit_bytes;	/* 0: no limit */
 } NeonLocalStats;
 

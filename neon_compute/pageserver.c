@@ -17,6 +17,7 @@
 #include "neon_clock.h"
 #include "pageserver.h"
 #include "pgstat.h"
+#include "redial.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -152,7 +153,10 @@ connect_pageserver(Call *call, const char *application_name, PageserverError *er
 			break;
 	}
 	if (PQstatus(call->conn) == CONNECTION_OK)
+	{
+		redial_now();
 		return true;
+	}
 	connection_error(error, copy_line(PQerrorMessage(call->conn)));
 	return false;
 }

@@ -15,9 +15,11 @@
 #include "coordinator.h"
 #include "files.h"
 #include "hydrate.h"
+#include "localstat.h"
 #include "map.h"
 #include "miscadmin.h"
 #include "neon.h"
+#include "redial.h"
 #include "reference.h"
 #include "smgr.h"
 #include "stream.h"
@@ -72,7 +74,7 @@ neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer
 	{
 		mdread(reln, forknum, blkno, buffer);
 		if (!SmgrIsTemp(reln))
-			map_count(MAP_HITS, 1);
+			local_count(LOCAL_HITS, 1);
 		return;
 	}
 
@@ -84,8 +86,9 @@ neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer
 		pg_read_barrier();
 		if (map_absent(fork, chunk, blkno))
 		{
+			if (hydrate_block(fork, blkno) && !missed)
+				local_count(LOCAL_READ_AHEAD_HITS, 1);
 			missed = true;
-			hydrate_block(fork, blkno);
 			continue;
 		}
 		mdread(reln, forknum, blkno, buffer);
@@ -93,7 +96,7 @@ neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer
 		if (pg_atomic_read_u32(&chunk->gen) == gen)
 			break;
 	}
-	map_count(missed ? MAP_MISSES : MAP_HITS, 1);
+	local_count(missed ? LOCAL_MISSES : LOCAL_HITS, 1);
 }
 
 /*
@@ -331,6 +334,7 @@ void
 neon_smgr_define_gucs(void)
 {
 	stream_define_gucs();
+	hydrate_define_gucs();
 	reference_define_gucs();
 }
 
@@ -338,11 +342,15 @@ void
 neon_smgr_request_shmem(void)
 {
 	map_request_shmem();
+	localstat_request_shmem();
+	redial_request_shmem();
 }
 
 void
 neon_smgr_shmem_startup(void)
 {
+	localstat_shmem_startup();
+	redial_shmem_startup();
 	map_startup();
 	files_startup();
 }
@@ -350,10 +358,15 @@ neon_smgr_shmem_startup(void)
 void
 neon_local_stats(NeonLocalStats *stats)
 {
+	uint64		present;
+	uint64		absent;
+
 	memset(stats, 0, sizeof(*stats));
-	stats->hits = map_total(MAP_HITS);
-	stats->misses = map_total(MAP_MISSES);
-	stats->fetched_pages = map_total(MAP_FETCHED_PAGES);
-	stats->fetched_bytes = map_total(MAP_FETCHED_BYTES);
-	stats->present_bytes = map_present_blocks() * BLCKSZ;
+	stats->hits = local_total(LOCAL_HITS);
+	stats->misses = local_total(LOCAL_MISSES);
+	stats->fetched_pages = local_total(LOCAL_FETCHED_PAGES);
+	stats->fetched_bytes = local_total(LOCAL_FETCHED_BYTES);
+	map_count_blocks(&present, &absent);
+	stats->present_bytes = present * BLCKSZ;
+	stats->absent_bytes = absent * BLCKSZ;
 }

@@ -1,50 +1,37 @@
 /*-------------------------------------------------------------------------
  *
  * sql.c
- *	  SQL functions of the extension "neon".
+ *	  SQL functions of the extension "neon": what this compute is, branches.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/relation.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_class.h"
 #include "coordinator.h"
-#include "fmgr.h"
-#include "funcapi.h"
 #include "lease.h"
 #include "miscadmin.h"
 #include "neon.h"
 #include "pageserver.h"
 #include "quorum.h"
 #include "replication/message.h"
+#include "sql.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/pg_lsn.h"
-#include "utils/rel.h"
 #include "utils/tuplestore.h"
 
 #define NEON_VERSION	"1.0"
-
-#define NEON_SQL_FUNCTION(name) \
-	PG_FUNCTION_INFO_V1(name); \
-	extern PGDLLEXPORT Datum name(PG_FUNCTION_ARGS)
 
 NEON_SQL_FUNCTION(neon_sql_tenant_id);
 NEON_SQL_FUNCTION(neon_sql_timeline_id);
 NEON_SQL_FUNCTION(neon_sql_version);
 NEON_SQL_FUNCTION(neon_sql_status);
 NEON_SQL_FUNCTION(neon_sql_safekeepers);
-NEON_SQL_FUNCTION(neon_sql_stat_local);
-NEON_SQL_FUNCTION(neon_sql_hydrate);
 NEON_SQL_FUNCTION(neon_sql_branch_create);
 NEON_SQL_FUNCTION(neon_sql_branches);
 
-/* A row type with the columns of the calling function's result. */
-static TupleDesc
+TupleDesc
 result_row_type(FunctionCallInfo fcinfo)
 {
 	TupleDesc	desc;
@@ -157,74 +144,6 @@ neon_sql_safekeepers(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
-}
-
-Datum
-neon_sql_stat_local(PG_FUNCTION_ARGS)
-{
-	TupleDesc	desc = result_row_type(fcinfo);
-	NeonLocalStats stats;
-	Datum		values[7];
-	bool		nulls[7] = {false};
-
-	neon_local_stats(&stats);
-	values[0] = Int64GetDatum((int64) stats.hits);
-	values[1] = Int64GetDatum((int64) stats.misses);
-	values[2] = Int64GetDatum((int64) stats.fetched_pages);
-	values[3] = Int64GetDatum((int64) stats.fetched_bytes);
-	values[4] = Int64GetDatum((int64) stats.evicted_chunks);
-	values[5] = Int64GetDatum((int64) stats.present_bytes);
-	values[6] = Int64GetDatum((int64) stats.limit_bytes);
-	nulls[6] = stats.limit_bytes == 0;
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
-}
-
-/* ----------
- * Hydration
- * ----------
- */
-
-static uint64
-hydrate_with_indexes(Relation rel)
-{
-	uint64		fetched = neon_hydrate_relation(RelationGetRelid(rel));
-	List	   *indexes = RelationGetIndexList(rel);
-	ListCell   *lc;
-
-	foreach(lc, indexes)
-		fetched += neon_hydrate_relation(lfirst_oid(lc));
-	return fetched;
-}
-
-/* The lock keeps the relation's files; it is released with the transaction's. */
-static uint64
-hydrate_relation(Oid relid)
-{
-	Relation	rel = relation_open(relid, AccessShareLock);
-	Oid			toast = rel->rd_rel->reltoastrelid;
-	uint64		fetched;
-
-	if (!RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("relation \"%s\" does not have storage", RelationGetRelationName(rel)),
-				 errdetail_relkind_not_supported(rel->rd_rel->relkind)));
-	if (rel->rd_rel->relkind == RELKIND_INDEX || rel->rd_rel->relkind == RELKIND_SEQUENCE)
-		fetched = neon_hydrate_relation(relid);
-	else
-		fetched = hydrate_with_indexes(rel);
-	relation_close(rel, NoLock);
-	if (OidIsValid(toast))
-		fetched += hydrate_relation(toast);
-	return fetched;
-}
-
-Datum
-neon_sql_hydrate(PG_FUNCTION_ARGS)
-{
-	if (PG_ARGISNULL(0))
-		PG_RETURN_INT64((int64) neon_hydrate_all());
-	PG_RETURN_INT64((int64) hydrate_relation(PG_GETARG_OID(0)));
 }
 
 /* ----------

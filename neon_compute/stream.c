@@ -20,11 +20,13 @@
 #include <limits.h>
 
 #include "libpq-fe.h"
+#include "localstat.h"
 #include "miscadmin.h"
 #include "neon.h"
 #include "neon_clock.h"
 #include "pgstat.h"
 #include "postmaster/startup.h"
+#include "redial.h"
 #include "reference.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
@@ -39,11 +41,16 @@
 /* One attempt to connect takes at most this long. */
 #define CONNECT_TIMEOUT_MS	5000
 
+/* How often those who wait for another process's attempt look what came of it. */
+#define TURN_POLL_MS		20
+
 char	   *neon_pageserver_connstring = NULL;
 int			neon_fetch_timeout = 30000;
 
 static PGconn *conn = NULL;
+static bool reached = false;	/* something took the connection */
 static bool streaming = false;	/* conn is in CopyBoth mode */
+static bool answered = false;	/* an answer came through it */
 static WaitEventSet *wait_set = NULL;	/* latch and socket, when streaming */
 static char *message = NULL;	/* the answer last returned */
 static int	message_length = 0;
@@ -137,7 +144,7 @@ static void
 disconnect(void)
 {
 	generation++;
-	streaming = false;
+	reached = streaming = answered = false;
 	forget_message();
 	if (wait_set)
 	{
@@ -159,13 +166,19 @@ disconnect(void)
 static void
 disconnect_at_exit(int code, Datum arg)
 {
+	redial_give_up();
 	disconnect();
 }
 
+/* Tells the other processes, which may be about to connect, too. */
 static bool
 fail(const char *text)
 {
 	set_error(text);
+	if (answered)
+		redial_lost(last_error);
+	else
+		redial_failed(last_error, reached);
 	disconnect();
 	return false;
 }
@@ -225,6 +238,7 @@ handle_interrupts(void)
 static bool
 after_wait(int events, uint64 my_generation)
 {
+	local_wait_for(LOCAL_WAIT_NONE);
 	if (events & WL_LATCH_SET)
 	{
 		ResetLatch(MyLatch);
@@ -246,6 +260,7 @@ wait_connecting(int io_events, TimestampTz deadline)
 
 	if (timeout <= 0)
 		return fail("no answer in time");
+	local_wait_for(LOCAL_WAIT_CONNECT);
 	events = WaitLatchOrSocket(MyLatch,
 							   WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | io_events,
 							   PQsocket(conn), timeout, PG_WAIT_EXTENSION);
@@ -263,20 +278,36 @@ wait_streaming(int io_events, TimestampTz deadline)
 		return fail("no answer in time");
 	ModifyWaitEvent(wait_set, WAIT_SET_SOCKET, io_events, NULL);
 	event.events = 0;
+	local_wait_for(LOCAL_WAIT_FETCH);
 	(void) WaitEventSetWait(wait_set, timeout, &event, 1, PG_WAIT_EXTENSION);
 	return after_wait(event.events, my_generation);
+}
+
+/* False if an interrupt's handler used the stream. */
+static bool
+wait_idle(long milliseconds)
+{
+	uint64		my_generation = generation;
+	int			events;
+
+	local_wait_for(LOCAL_WAIT_RETRY);
+	events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					   milliseconds, PG_WAIT_EXTENSION);
+	return after_wait(events, my_generation);
 }
 
 void
 stream_sleep(long milliseconds)
 {
-	int			events;
-
 	enter();
-	events = WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					   milliseconds, PG_WAIT_EXTENSION);
-	(void) after_wait(events, generation);
+	(void) wait_idle(milliseconds);
 	(void) leave(true);
+}
+
+void
+stream_give_up(void)
+{
+	redial_give_up();
 }
 
 /* ----------
@@ -328,6 +359,7 @@ finish_connecting(TimestampTz deadline)
 		if (!wait_connecting(io_events, deadline))
 			return false;
 		status = PQconnectPoll(conn);
+		reached = reached || (PQstatus(conn) != CONNECTION_STARTED && PQstatus(conn) != CONNECTION_BAD);
 		if (status == PGRES_POLLING_FAILED)
 			return fail(PQerrorMessage(conn));
 	}
@@ -393,14 +425,38 @@ start_streaming(void)
 	return true;
 }
 
+/* Waits until this process may connect; false at the deadline. */
+static bool
+await_turn(TimestampTz deadline)
+{
+	long		wait;
+
+	while ((wait = redial_ask()) > 0)
+	{
+		long		left = remaining_ms(deadline);
+
+		if (left <= 0)
+		{
+			redial_problem(last_error, sizeof(last_error));
+			return false;
+		}
+		wait = Min(wait, TURN_POLL_MS);
+		if (!wait_idle(Min(wait, left)))
+			return false;
+	}
+	return true;
+}
+
 static bool
 connect_stream(TimestampTz deadline)
 {
-	TimestampTz attempt = TimestampTzPlusMilliseconds(neon_clock(),
-													  CONNECT_TIMEOUT_MS);
+	TimestampTz attempt;
 
-	deadline = Min(deadline, attempt);
 	disconnect();
+	if (!await_turn(deadline))
+		return false;
+	attempt = TimestampTzPlusMilliseconds(neon_clock(), CONNECT_TIMEOUT_MS);
+	deadline = Min(deadline, attempt);
 	return start_connecting() &&
 		finish_connecting(deadline) &&
 		call_pagestream(deadline) &&
@@ -516,6 +572,9 @@ stream_receive(NeonResponse *resp, TimestampTz deadline)
 		stream_fail(problem);
 		return leave(false);
 	}
+	if (!answered)
+		redial_succeeded();
+	answered = true;
 	return leave(true);
 }
 

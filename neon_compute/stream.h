@@ -41,6 +41,9 @@ extern bool stream_receive(NeonResponse *resp, TimestampTz deadline);
 /* Drops the connection because what came through it made no sense. */
 extern void stream_fail(const char *problem);
 
+/* After an error was thrown: lets other processes connect if this one was about to. */
+extern void stream_give_up(void);
+
 /* Waits, handling interrupts as the other functions do. */
 extern void stream_sleep(long milliseconds);
 

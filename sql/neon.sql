@@ -15,9 +15,13 @@ SELECT endpoint = current_setting('neon.endpoint_id') AS endpoint, kind, term > 
 SELECT count(*), bool_and(hits > 0) AS hits, bool_and(misses >= 0) AS misses,
 	bool_and(fetched_bytes >= fetched_pages * 8192) AS bytes, bool_and(limit_bytes IS NULL) AS no_limit
   FROM neon.stat_local;
+SELECT misses >= 0 AS misses, fetches >= 0 AS fetches, pid IS NOT NULL AS pid, backend_type, wait_event, file
+  FROM neon.stat_backends WHERE pid = pg_backend_pid();
 CREATE TABLE h(a int PRIMARY KEY, b text);
 INSERT INTO h SELECT g, repeat('x', 100) FROM generate_series(1, 1000) g;
 SELECT neon.hydrate('h') AS nothing_to_fetch;
+SELECT relation, kind, size_bytes = present_bytes AS present, present_percent
+  FROM neon.local_relations WHERE relation IN ('h'::regclass, 'h_pkey'::regclass) ORDER BY 1;
 SELECT neon.hydrate('pg_class') >= 0 AS fetched;
 SELECT neon.hydrate('pg_class') AS nothing_left;
 CREATE VIEW v AS SELECT 1;
@@ -63,11 +67,16 @@ RESET ROLE;
 SET ROLE regress_neon_monitor;
 SELECT count(*) FROM neon.status;
 SELECT count(*) FROM neon.stat_local;
+SELECT count(*) > 0 AS backends FROM neon.stat_backends;
+SELECT count(*) > 0 AS relations FROM neon.local_relations;
+SELECT neon.stat_reset();
 SELECT count(*) > 0 AS branches FROM neon.branches;
 SELECT neon.hydrate();
 SELECT neon.branch_create('regress_neon_c');
 RESET ROLE;
 
+SELECT neon.stat_reset();
+SELECT stats_reset > now() - interval '1 minute' AS reset FROM neon.stat_local;
 DROP TABLE h;
 DROP VIEW v;
 DROP ROLE regress_neon_user, regress_neon_monitor;

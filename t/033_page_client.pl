@@ -26,6 +26,8 @@ $ref->safe_psql('postgres', q{CREATE TABLE long AS SELECT i AS id, repeat('p', 9
 CREATE INDEX long_id ON long (id);
 CREATE TABLE chaos AS SELECT i AS id, repeat(chr(97 + i % 26), 700) AS pad FROM generate_series(1, 60000) i;
 CREATE INDEX chaos_id ON chaos (id); VACUUM (FREEZE, ANALYZE)});
+my @small = map { "small_$_" } 1 .. 17;
+$ref->safe_psql('postgres', "CREATE TABLE $_ AS SELECT 1 AS id") for @small;
 my %path = map { $_ => $ref->safe_psql('postgres', "SELECT pg_relation_filepath('$_')") } @tables, 'long';
 my %node = map { $_ => $path{$_} =~ s{.*/}{}r } keys %path;
 $ref->stop;
@@ -103,6 +105,50 @@ survives('delay 20', 'slow answers');
 	ok($query->finish, 'and ends well when it is back');
 	is($out, "$whole\n", 'with the right result');
 }
+
+# ---------------------------------------- many wait for its return --
+
+# All its sessions together try as one would.
+sub waiting_sessions
+{
+	my ($mode, $n, $seconds) = @_;
+	my @of = splice(@small, 0, $n);
+	my @out = ('') x $n;
+	$fake->stop;
+	$fake->mode($mode);
+	$fake->start;
+	my $before = $fake->connections;
+	my $start = time;
+	my @queries = map {
+		IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', $count->($of[$_]) ],
+			'>', \$out[$_], IPC::Run::timeout(60))
+	} 0 .. $n - 1;
+	$node->poll_query_until('postgres', "SELECT count(*) = $n FROM pg_stat_activity WHERE query ~ 'FROM small_[0-9]+\$' AND wait_event = 'Extension'");
+	usleep($seconds * 1_000_000);
+	my $tries = $fake->connections - $before;
+	my $elapsed = time - $start;
+	cmp_ok($tries, '>', 3, "$mode: the sessions try");
+	cmp_ok($tries, '<', 12 + $elapsed / 0.3, sprintf("$mode: %d sessions try together %d times in %.1f s", $n, $tries, $elapsed));
+	$node->psql('postgres', "SET statement_timeout = '300ms'; " . $count->($small[-1]), stderr => \my $err);
+	like($err, qr/canceling statement due to statement timeout/, "$mode: one that waits for the others' tries can be cancelled");
+	$fake->mode('ok');
+	$_->finish for @queries;
+	is_deeply(\@out, [ ("1|1\n") x $n ], "$mode: all of them end well");
+	return;
+}
+
+waiting_sessions($_, 8, 2) for 'starting', 'call_error';
+
+# Nobody has tried for a while: the next one does at once.
+$fake->stop;
+$fake->mode('starting');
+$fake->start;
+$node->psql('postgres', "SET neon.fetch_timeout = '1500ms'; " . $count->($small[-1]));
+$fake->mode('ok');
+usleep(700_000);
+my $connections = $fake->connections;
+is($node->safe_psql('postgres', $count->($small[-1])), '1|1', 'a query after that');
+is($fake->connections - $connections, 1, 'connects at the first try');
 
 # -------------------------------------------------------- errors --
 

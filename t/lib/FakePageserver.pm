@@ -7,7 +7,7 @@
 #   my @requests = $fake->requests;
 #
 # Modes: ok, delay MS, retry, final BLOCK, superseded, drop, garbage, wrong_id,
-# short, hang, refuse, call_error, truncated.  A number and a colon before a
+# short, hang, refuse, starting, call_error, truncated.  A number and a colon before a
 # mode limit it to so many requests ("2:drop").
 package FakePageserver;
 
@@ -26,6 +26,7 @@ sub new
 		pgdata => $pgdata,
 		control => "$pgdata.fake-mode",
 		log => "$pgdata.fake-log",
+		connections => "$pgdata.fake-connections",
 		pid => undef
 	}, $class;
 	$self->mode('ok');
@@ -128,6 +129,13 @@ sub requests
 	return @requests;
 }
 
+# How many were begun, whatever became of them.
+sub connections
+{
+	my ($self) = @_;
+	return -s $self->{connections} || 0;
+}
+
 sub clear_requests
 {
 	my ($self) = @_;
@@ -176,8 +184,12 @@ sub error_message
 sub serve
 {
 	my ($self, $client) = @_;
+	my $mode = $self->current_mode;
 	binmode $client;
-	die 'refused' if $self->current_mode eq 'refuse';
+	open(my $connections, '>>', $self->{connections}) or die;
+	syswrite($connections, '.');
+	close $connections;
+	die 'refused' if $mode eq 'refuse';
 	while (1)
 	{
 		my ($len) = unpack 'N', read_exactly($client, 4);
@@ -185,6 +197,11 @@ sub serve
 		last if $code == 196608;
 		die 'cancel' if $code == 80877102;
 		write_all($client, 'N');
+	}
+	if ($mode eq 'starting')
+	{
+		write_all($client, error_message('57P03', 'the database system is starting up'));
+		die 'starting';
 	}
 	write_all($client, message('R', pack 'N', 0) . message('S', "server_version\00015.20\0") . message('Z', 'I'));
 	while (1)

@@ -216,7 +216,18 @@ CONF
 	return $node;
 }
 
-# The extension's library is the installed one, which is not preloaded here.
+# The extension's library is the installed one, which is not preloaded here: its
+# objects over the preloaded one.
+sub extension
+{
+	my ($node, $db) = @_;
+	my $sql = slurp_file("$ENV{NEON_TEST_TOP}/neon_compute/neon--1.0.sql");
+	$sql =~ s/^\\echo.*$//m;
+	$sql =~ s/MODULE_PATHNAME/neon/g;
+	$node->safe_psql($db // 'postgres', "SET client_min_messages = warning; CREATE SCHEMA neon; $sql");
+	return;
+}
+
 sub stats
 {
 	my ($node, $db) = @_;

@@ -1,5 +1,5 @@
 CREATE EXTENSION neon;
-SELECT plan(26);
+SELECT plan(29);
 
 SELECT has_function('neon', 'tenant_id', '{}'::name[]);
 SELECT has_function('neon', 'timeline_id', '{}'::name[]);
@@ -10,7 +10,11 @@ SELECT has_view('neon', 'stat_local', 'view stat_local');
 SELECT has_view('neon', 'branches', 'view branches');
 SELECT has_view('neon', 'status', 'view status');
 SELECT columns_are('neon', 'stat_local', ARRAY['hits', 'misses', 'fetched_pages', 'fetched_bytes',
-	'evicted_chunks', 'present_bytes', 'limit_bytes']);
+	'evicted_chunks', 'present_bytes', 'limit_bytes', 'absent_bytes', 'fetches', 'read_ahead_hits', 'retries', 'failures',
+	'wait_ms', 'stats_reset']);
+SELECT columns_are('neon', 'stat_backends', ARRAY['pid', 'backend_type', 'hits', 'misses', 'read_ahead_hits', 'fetches', 'fetched_pages',
+	'fetched_bytes', 'retries', 'failures', 'wait_ms', 'wait_event', 'file', 'block', 'waiting_ms']);
+SELECT columns_are('neon', 'local_relations', ARRAY['relation', 'kind', 'size_bytes', 'present_bytes', 'present_percent']);
 SELECT columns_are('neon', 'branches', ARRAY['timeline_id', 'name', 'ancestor_id', 'ancestor_lsn', 'start_lsn',
 	'last_record_lsn', 'state', 'current']);
 
@@ -44,6 +48,7 @@ CREATE ROLE pgtap_neon_monitor IN ROLE pg_monitor;
 SET ROLE pgtap_neon_monitor;
 SELECT ok((SELECT hits >= 0 FROM neon.stat_local), 'pg_monitor sees the views');
 SELECT throws_ok('SELECT neon.hydrate()', '42501', NULL, 'and does not hydrate');
+SELECT throws_ok('SELECT neon.stat_reset()', '42501', NULL, 'nor resets counters');
 SET ROLE pgtap_neon_user;
 SELECT throws_ok('SELECT * FROM neon.status', '42501', NULL, 'others see nothing');
 RESET ROLE;
