@@ -3,8 +3,11 @@
  * partitionplan.c
  *	  What is to be done next on a timeline's partitions.
  *
- * In this order: a pull, if wide files are so many that reads suffer; a rebase
- * where most would go, if that is much; a pull where wide files have much of one
+ * In this order: a rebase where most would go, if that is a whole file's size and
+ * wide files are so many that reads suffer, as it takes a tenth of a pull's time
+ * for each byte and would else wait for ever where the processors do not suffice;
+ * a pull, if they are so many; a rebase where most would go, if that is much; a
+ * pull where wide files have much of one
  * partition, or where they are many and few partitions have what is in them; a
  * fold where delta files of a partition are of like size.  All of it follows from
  * sizes of files and from their directories.
@@ -366,9 +369,9 @@ set_rebase(Planner *planner, int partition, XLogRecPtr upto, XLogRecPtr horizon,
 	plan->n = p->nfiles - plan->first;
 }
 
-/* Of the partition where most would go: the first one might always be due. */
+/* Of the partition where most, and at least so much, would go: the first one might always be due. */
 static bool
-plan_rebase(Planner *planner, PartitionPlan *plan)
+plan_rebase(Planner *planner, uint64 least, PartitionPlan *plan)
 {
 	XLogRecPtr	horizon = planner->horizon;
 	uint64		most = 0;
@@ -389,7 +392,7 @@ plan_rebase(Planner *planner, PartitionPlan *plan)
 		most = gain;
 		best = i;
 	}
-	if (most == 0)
+	if (most == 0 || most < least)
 		return false;
 	if (own_upto(planner, best) >= horizon)
 		set_rebase(planner, best, own_upto(planner, best), horizon, plan);
@@ -524,9 +527,11 @@ choose(Planner *planner, PartitionPlan *plan)
 	memset(plan, 0, sizeof(*plan));
 	plan->retention = planner->retention;
 	plan->horizon = planner->horizon;
-	if (planner->runs >= COMPACT_MANY_RUNS && plan_pull(planner, plan))
+	if (planner->runs >= COMPACT_MANY_RUNS &&
+		(plan_rebase(planner, (uint64) store_compaction_target_size * 1024, plan) ||
+		 plan_pull(planner, plan)))
 		return true;
-	return plan_rebase(planner, plan) || plan_pull(planner, plan) || plan_fold(planner, plan) ||
+	return plan_rebase(planner, 0, plan) || plan_pull(planner, plan) || plan_fold(planner, plan) ||
 		plan_rebase_of_gone(planner, plan);
 }
 

@@ -13,7 +13,7 @@ my $ps = NeonPageserver->new('ps', conf => <<"CONF");
 $f.pitr_interval = 0
 $f.gc_horizon = 1TB
 $f.compaction_target_size = 1MB
-$f.compaction_workers = 1
+$f.compaction_workers = 0
 CONF
 my $t = $ps->tenant;
 my $node = start_writer($ps, $t);
@@ -44,6 +44,22 @@ note("rebased: @rebased");
 my ($lowest) = sort { $a <=> $b } @rebased;
 cmp_ok(scalar(@rebased), '>', 3, 'several partitions were due');
 cmp_ok($rebased[0], '>', $lowest, 'the first of them by key was not the first to be rewritten');
+
+# Where so many wide files wait for pulls that these come first, a rewrite is not
+# put off that makes a whole file's size go.
+$ps->sql("SELECT $f.tenant_configure('$t->{tenant}', '0', 1::bigint << 40)");
+$node->safe_psql('postgres', 'UPDATE first SET t = reverse(t)') for 1 .. 3;
+write_layers($ps, $t, $node);
+$ps->sql("SELECT $f.timeline_compact($t->{args})");
+write_layers($ps, $t, $node, 'UPDATE last SET t = reverse(t); VACUUM last') for 1 .. 9;
+$from = -s $ps->node->logfile;
+$ps->sql("SELECT $f.tenant_configure('$t->{tenant}', '0', 0)");
+$ps->sql("SELECT $f.timeline_gc($t->{args})");
+my @jobs = substr(slurp_file($ps->node->logfile), $from) =~ /LOG:  (pull|rebase) of partition/g;
+note("jobs: @jobs");
+my ($first_rebase) = grep { $jobs[$_] eq 'rebase' } 0 .. $#jobs;
+cmp_ok($first_rebase // 1000, '<=', 1, 'it is among the first jobs');
+cmp_ok(scalar(grep { $_ eq 'pull' } @jobs), '>=', 3, 'before most pulls');
 is($ps->sql("SELECT count(*) FROM $f.timeline_verify($t->{args})"), 0, 'timeline_verify finds nothing');
 $node->stop;
 $ps->stop;
