@@ -47,7 +47,7 @@ CONF
 }
 
 sub node { $_[0]{node} }
-sub start { local $ENV{PGUSER} = 'cloud_admin'; $_[0]{node}->start }
+sub start { my $self = shift; local $ENV{PGUSER} = 'cloud_admin'; return $self->{node}->start(@_) }
 sub stop { my $self = shift; $self->{node}->stop(@_) }
 sub restart { local $ENV{PGUSER} = 'cloud_admin'; $_[0]{node}->restart }
 
