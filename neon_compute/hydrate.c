@@ -17,8 +17,6 @@
 
 #include <limits.h>
 
-#include "access/relation.h"
-#include "catalog/pg_class.h"
 #include "coordinator.h"
 #include "files.h"
 #include "hydrate.h"
@@ -28,11 +26,8 @@
 #include "pageserver.h"
 #include "reference.h"
 #include "storage/fd.h"
-#include "storage/lmgr.h"
 #include "stream.h"
 #include "utils/guc.h"
-#include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 /* Requests that may be on their way; prefetches leave some for reads. */
@@ -614,106 +609,23 @@ hydrate_prefetch(MapFork *fork, BlockNumber blkno)
 														  neon_fetch_timeout));
 }
 
-/* ----------
- * Everything
- * ----------
- */
-
-/* The first absent block at or after blkno. */
-static BlockNumber
-first_absent(const MapFork *fork, BlockNumber blkno)
+void
+hydrate_forward(MapFork *fork, BlockNumber blkno)
 {
-	BlockNumber end = map_watermark(fork);
-
-	while (blkno < end && map_present(map_chunk(fork, blkno), blkno))
-		blkno++;
-	return blkno < end ? blkno : InvalidBlockNumber;
-}
-
-/* Reads the fork forward with the largest window from the start. */
-static void
-hydrate_fork(MapFork *fork)
-{
-	BlockNumber blkno = 0;
-
-	files_ensure(fork);
-	while ((blkno = first_absent(fork, blkno)) != InvalidBlockNumber)
+	check_queue();
+	if (!is_queued(fork, blkno))
 	{
 		Scan	   *scan = scan_of(fork);
 
-		CHECK_FOR_INTERRUPTS();
-		if (!is_queued(fork, blkno))
-		{
-			scan->fork = fork;
-			scan->next = blkno;
-			scan->window = WINDOW_MAX;
-		}
-		hydrate_block(fork, blkno);
+		scan->fork = fork;
+		scan->next = blkno;
+		scan->window = WINDOW_MAX;
 	}
-}
-
-/* InvalidOid means all databases. */
-static uint64
-hydrate_forks(Oid db)
-{
-	uint64		before = installed_blocks;
-
-	for (uint64 i = 0; i < map_nforks(); i++)
-	{
-		MapFork    *fork = map_fork_at(i);
-
-		if (db == InvalidOid || fork->rnode.dbNode == db)
-			hydrate_fork(fork);
-	}
-	return installed_blocks - before;
+	(void) hydrate_block(fork, blkno);
 }
 
 uint64
-neon_hydrate_relation(Oid relid)
+hydrate_installed(void)
 {
-	uint64		before = installed_blocks;
-	Relation	rel = relation_open(relid, AccessShareLock);
-
-	if (!RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("relation \"%s\" does not have storage",
-						RelationGetRelationName(rel))));
-	if (RelationIsPermanent(rel))
-	{
-		for (ForkNumber forknum = 0; forknum <= MAX_FORKNUM; forknum++)
-		{
-			MapFork    *fork = map_lookup(rel->rd_node, forknum);
-
-			if (fork)
-				hydrate_fork(fork);
-		}
-	}
-	relation_close(rel, NoLock);
-	return installed_blocks - before;
-}
-
-uint64
-neon_hydrate_database(Oid db)
-{
-	return hydrate_forks(db);
-}
-
-uint64
-neon_hydrate_all(void)
-{
-	uint64		blocks = hydrate_forks(InvalidOid);
-
-	if (!map_is_hydrated())
-	{
-		files_sync_all();
-		map_set_hydrated();
-	}
-	return blocks;
-}
-
-bool
-neon_fully_hydrated(void)
-{
-	return map_is_hydrated();
+	return installed_blocks;
 }

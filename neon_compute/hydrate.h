@@ -20,6 +20,12 @@ extern void hydrate_define_gucs(void);
  */
 extern bool hydrate_block(MapFork *fork, BlockNumber blkno);
 
+/* The same, as part of reading all that is absent of the fork, forward. */
+extern void hydrate_forward(MapFork *fork, BlockNumber blkno);
+
+/* Blocks that this process has written to files so far. */
+extern uint64 hydrate_installed(void);
+
 /* Asks for the block without waiting, if that is possible now. */
 extern void hydrate_prefetch(MapFork *fork, BlockNumber blkno);
 

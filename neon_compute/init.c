@@ -165,6 +165,7 @@ _PG_init(void)
 
 	neon_smgr_install();
 	neon_files_register_worker();
+	neon_hydration_register_worker();
 	coordinator_register_worker();
 	bootlease_register_worker();
 

@@ -9,10 +9,10 @@
 #include "postgres.h"
 
 #include "access/genam.h"
-#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/pg_class.h"
 #include "files.h"
+#include "hydration.h"
 #include "localstat.h"
 #include "map.h"
 #include "miscadmin.h"
@@ -30,6 +30,7 @@ NEON_SQL_FUNCTION(neon_sql_stat_backends);
 NEON_SQL_FUNCTION(neon_sql_stat_reset);
 NEON_SQL_FUNCTION(neon_sql_local_relations);
 NEON_SQL_FUNCTION(neon_sql_hydrate);
+NEON_SQL_FUNCTION(neon_sql_hydration_progress);
 
 /* ----------
  * Counters
@@ -201,45 +202,39 @@ neon_sql_local_relations(PG_FUNCTION_ARGS)
  * ----------
  */
 
-static uint64
-hydrate_with_indexes(Relation rel)
-{
-	uint64		fetched = neon_hydrate_relation(RelationGetRelid(rel));
-	List	   *indexes = RelationGetIndexList(rel);
-	ListCell   *lc;
-
-	foreach(lc, indexes)
-		fetched += neon_hydrate_relation(lfirst_oid(lc));
-	return fetched;
-}
-
-/* The lock keeps the relation's files; it is released with the transaction's. */
-static uint64
-hydrate_relation(Oid relid)
-{
-	Relation	rel = relation_open(relid, AccessShareLock);
-	Oid			toast = rel->rd_rel->reltoastrelid;
-	uint64		fetched;
-
-	if (!RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("relation \"%s\" does not have storage", RelationGetRelationName(rel)),
-				 errdetail_relkind_not_supported(rel->rd_rel->relkind)));
-	if (rel->rd_rel->relkind == RELKIND_INDEX || rel->rd_rel->relkind == RELKIND_SEQUENCE)
-		fetched = neon_hydrate_relation(relid);
-	else
-		fetched = hydrate_with_indexes(rel);
-	relation_close(rel, NoLock);
-	if (OidIsValid(toast))
-		fetched += hydrate_relation(toast);
-	return fetched;
-}
-
 Datum
 neon_sql_hydrate(PG_FUNCTION_ARGS)
 {
 	if (PG_ARGISNULL(0))
 		PG_RETURN_INT64((int64) neon_hydrate_all());
-	PG_RETURN_INT64((int64) hydrate_relation(PG_GETARG_OID(0)));
+	PG_RETURN_INT64((int64) neon_hydrate_relation(PG_GETARG_OID(0)));
+}
+
+Datum
+neon_sql_hydration_progress(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < hydration_nslots(); i++)
+	{
+		HydrationProgress p;
+		Datum		values[8];
+		bool		nulls[8] = {false};
+
+		if (!hydration_progress(i, &p))
+			continue;
+		values[0] = Int32GetDatum(p.pid);
+		values[1] = CStringGetTextDatum(hydration_kind_name(p.kind));
+		values[2] = CStringGetTextDatum(p.flushing ? "flushing files" : "fetching");
+		values[3] = TimestampTzGetDatum(p.started);
+		values[4] = Int64GetDatum((int64) p.total);
+		values[5] = Int64GetDatum((int64) (p.total - p.left));
+		values[6] = Int64GetDatum((int64) p.fetched);
+		nulls[7] = !p.reading;
+		if (p.reading)
+			values[7] = CStringGetTextDatum(relpathperm(p.rnode, p.forknum));
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
 }

@@ -123,6 +123,22 @@ CREATE FUNCTION neon.hydrate(relation regclass DEFAULT NULL) RETURNS int8
 AS 'MODULE_PATHNAME', 'neon_sql_hydrate'
 LANGUAGE C VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE;
 
+-- One row for each hydration that is under way.
+CREATE FUNCTION neon.get_hydration_progress(
+	OUT pid int4,
+	OUT kind text,				-- relation, database, all or background
+	OUT phase text,				-- fetching or flushing files
+	OUT started_at timestamptz,
+	OUT blocks_total int8,		-- that were absent when it began
+	OUT blocks_done int8,		-- of them, that are here by now
+	OUT blocks_fetched int8,	-- by this process
+	OUT file text)				-- that is being fetched
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'neon_sql_hydration_progress'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
+
+CREATE VIEW neon.hydration_progress AS SELECT * FROM neon.get_hydration_progress();
+
 -- Branches of this compute's tenant, as the pageserver knows them.
 CREATE FUNCTION neon.branch_create(
 	name text,
@@ -152,6 +168,6 @@ REVOKE ALL ON ALL TABLES IN SCHEMA neon FROM PUBLIC;
 GRANT USAGE ON SCHEMA neon TO pg_monitor;
 GRANT EXECUTE ON FUNCTION neon.tenant_id(), neon.timeline_id(), neon.version(),
 	neon.get_status(), neon.get_safekeepers(), neon.get_stat_local(), neon.get_stat_backends(),
-	neon.get_local_relations(), neon.get_branches() TO pg_monitor;
-GRANT SELECT ON neon.status, neon.safekeepers, neon.stat_local, neon.stat_backends, neon.local_relations,
+	neon.get_local_relations(), neon.get_hydration_progress(), neon.get_branches() TO pg_monitor;
+GRANT SELECT ON neon.status, neon.safekeepers, neon.stat_local, neon.stat_backends, neon.local_relations, neon.hydration_progress,
 	neon.branches TO pg_monitor;

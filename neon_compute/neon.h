@@ -65,6 +65,9 @@ extern void neon_smgr_install(void);
 /* Registers the worker that completes the relation files. */
 extern void neon_files_register_worker(void);
 
+/* Registers the worker that fetches everything in the background. */
+extern void neon_hydration_register_worker(void);
+
 /* From the shmem_request_hook. */
 extern void neon_smgr_request_shmem(void);
 
@@ -94,9 +97,8 @@ extern void neon_smgr_shmem_startup(void);
 extern bool neon_files_complete(void);
 
 /*
- * Fetch every absent block of all forks of a relation (with its TOAST table
- * and indexes left to further calls), of a database in all tablespaces, of
- * everything; returns the number of blocks fetched by this call.  Need
+ * Fetch every absent block of a relation with its indexes and TOAST table, of
+ * a database in all tablespaces, of everything; returns the number of blocks fetched by this call.  Need
  * interrupts to be allowed and no lock but a heavyweight one.  ERROR if the
  * pageserver cannot be reached.  neon_hydrate_all also fsyncs the files, and
  * neon_fully_hydrated() is true from then on.

@@ -15,6 +15,7 @@
 #include "coordinator.h"
 #include "files.h"
 #include "hydrate.h"
+#include "hydration.h"
 #include "localstat.h"
 #include "map.h"
 #include "miscadmin.h"
@@ -335,6 +336,7 @@ neon_smgr_define_gucs(void)
 {
 	stream_define_gucs();
 	hydrate_define_gucs();
+	hydration_define_gucs();
 	reference_define_gucs();
 }
 
@@ -344,6 +346,7 @@ neon_smgr_request_shmem(void)
 	map_request_shmem();
 	localstat_request_shmem();
 	redial_request_shmem();
+	hydration_request_shmem();
 }
 
 void
@@ -351,6 +354,7 @@ neon_smgr_shmem_startup(void)
 {
 	localstat_shmem_startup();
 	redial_shmem_startup();
+	hydration_shmem_startup();
 	map_startup();
 	files_startup();
 }

@@ -26,6 +26,7 @@ SELECT neon.hydrate('pg_class') >= 0 AS fetched;
 SELECT neon.hydrate('pg_class') AS nothing_left;
 CREATE VIEW v AS SELECT 1;
 SELECT neon.hydrate('v');
+SELECT count(*) FROM neon.hydration_progress;
 
 -- branches
 SELECT neon.branch_create('regress_neon_a') IS NOT NULL AS created;

@@ -1,5 +1,5 @@
 CREATE EXTENSION neon;
-SELECT plan(29);
+SELECT plan(30);
 
 SELECT has_function('neon', 'tenant_id', '{}'::name[]);
 SELECT has_function('neon', 'timeline_id', '{}'::name[]);
@@ -14,6 +14,7 @@ SELECT columns_are('neon', 'stat_local', ARRAY['hits', 'misses', 'fetched_pages'
 	'wait_ms', 'stats_reset']);
 SELECT columns_are('neon', 'stat_backends', ARRAY['pid', 'backend_type', 'hits', 'misses', 'read_ahead_hits', 'fetches', 'fetched_pages',
 	'fetched_bytes', 'retries', 'failures', 'wait_ms', 'wait_event', 'file', 'block', 'waiting_ms']);
+SELECT columns_are('neon', 'hydration_progress', ARRAY['pid', 'kind', 'phase', 'started_at', 'blocks_total', 'blocks_done', 'blocks_fetched', 'file']);
 SELECT columns_are('neon', 'local_relations', ARRAY['relation', 'kind', 'size_bytes', 'present_bytes', 'present_percent']);
 SELECT columns_are('neon', 'branches', ARRAY['timeline_id', 'name', 'ancestor_id', 'ancestor_lsn', 'start_lsn',
 	'last_record_lsn', 'state', 'current']);

@@ -1,0 +1,514 @@
+/*-------------------------------------------------------------------------
+ *
+ * hydration.c
+ *	  Fetching whole relations, databases and everything, and how far it is.
+ *
+ * What is to be fetched is listed first, so that it is known how much it is.
+ * A session does it as fast as it can; the worker "neon hydrator" fetches
+ * everything at neon.hydrate_rate.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "catalog/pg_class.h"
+#include "files.h"
+#include "hydrate.h"
+#include "hydration.h"
+#include "miscadmin.h"
+#include "neon_clock.h"
+#include "neon_library.h"
+#include "pgstat.h"
+#include "port/atomics.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+/* The worker tries again so long after an error. */
+#define WORKER_RESTART_SECONDS	10
+
+#define PACE_STEP_MS			1000
+#define FILES_POLL_MS			50
+
+extern PGDLLEXPORT void neon_hydrator_main(Datum arg);
+
+/* What one process hydrates; it alone writes.  Numbers are of blocks. */
+typedef struct HydrationSlot
+{
+	pg_atomic_uint32 pid;		/* 0: nothing */
+	pg_atomic_uint32 kind;
+	pg_atomic_uint32 flushing;
+	pg_atomic_uint64 started;	/* TimestampTz */
+	pg_atomic_uint64 total;
+	pg_atomic_uint64 later;		/* absent ones of forks after the present one */
+	pg_atomic_uint64 fetched;
+	pg_atomic_uint64 fork;		/* number in the map, plus 1 */
+} HydrationSlot;
+
+typedef struct ForkList
+{
+	uint64		n;
+	uint64		size;
+	MapFork   **forks;
+	uint64	   *absent;			/* blocks of each when it was listed */
+	uint64		total;			/* of all */
+} ForkList;
+
+static HydrationSlot *slots = NULL;
+
+/* Kilobytes a second; 0: the worker does nothing. */
+static int	hydrate_rate = 0;
+
+/* This process is the worker. */
+static bool in_background = false;
+
+/* ----------
+ * Start
+ * ----------
+ */
+
+void
+hydration_define_gucs(void)
+{
+	DefineCustomIntVariable("neon.hydrate_rate",
+							"Rate at which everything that is not here is fetched in the background.",
+							"0 turns this off.",
+							&hydrate_rate, 0, 0, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+}
+
+int
+hydration_nslots(void)
+{
+	return MaxBackends;
+}
+
+void
+hydration_request_shmem(void)
+{
+	RequestAddinShmemSpace(mul_size(sizeof(HydrationSlot), hydration_nslots()));
+}
+
+void
+hydration_shmem_startup(void)
+{
+	bool		found;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	slots = ShmemInitStruct("neon hydration", mul_size(sizeof(HydrationSlot), hydration_nslots()), &found);
+	for (int i = 0; !found && i < hydration_nslots(); i++)
+	{
+		pg_atomic_init_u32(&slots[i].pid, 0);
+		pg_atomic_init_u32(&slots[i].kind, 0);
+		pg_atomic_init_u32(&slots[i].flushing, 0);
+		pg_atomic_init_u64(&slots[i].started, 0);
+		pg_atomic_init_u64(&slots[i].total, 0);
+		pg_atomic_init_u64(&slots[i].later, 0);
+		pg_atomic_init_u64(&slots[i].fetched, 0);
+		pg_atomic_init_u64(&slots[i].fork, 0);
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+neon_hydration_register_worker(void)
+{
+	BackgroundWorker worker;
+
+	library_worker(&worker, "neon", "neon_hydrator_main", "neon hydrator");
+	worker.bgw_start_time = BgWorkerStart_ConsistentState;
+	worker.bgw_restart_time = WORKER_RESTART_SECONDS;
+	RegisterBackgroundWorker(&worker);
+}
+
+/* ----------
+ * What to fetch
+ * ----------
+ */
+
+static void
+forks_init(ForkList *list)
+{
+	memset(list, 0, sizeof(*list));
+	list->size = 64;
+	list->forks = palloc(list->size * sizeof(list->forks[0]));
+	list->absent = palloc(list->size * sizeof(list->absent[0]));
+}
+
+static void
+forks_free(ForkList *list)
+{
+	pfree(list->forks);
+	pfree(list->absent);
+}
+
+static void
+list_fork(ForkList *list, MapFork *fork)
+{
+	uint64		present;
+
+	if (list->n == list->size)
+	{
+		list->size *= 2;
+		list->forks = repalloc_huge(list->forks, list->size * sizeof(list->forks[0]));
+		list->absent = repalloc_huge(list->absent, list->size * sizeof(list->absent[0]));
+	}
+	list->forks[list->n] = fork;
+	map_count_fork_blocks(fork, &present, &list->absent[list->n]);
+	list->total += list->absent[list->n];
+	list->n++;
+}
+
+/* InvalidOid means all databases. */
+static void
+list_database(ForkList *list, Oid db)
+{
+	for (uint64 i = 0; i < map_nforks(); i++)
+	{
+		MapFork    *fork = map_fork_at(i);
+
+		CHECK_FOR_INTERRUPTS();
+		if (db == InvalidOid || fork->rnode.dbNode == db)
+			list_fork(list, fork);
+	}
+}
+
+/*
+ * The relation, its indexes and its TOAST table.  The locks keep their files;
+ * they are released with the transaction's.
+ */
+static void
+list_relation(ForkList *list, Oid relid)
+{
+	Relation	rel = relation_open(relid, AccessShareLock);
+
+	if (!RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("relation \"%s\" does not have storage", RelationGetRelationName(rel)),
+				 errdetail_relkind_not_supported(rel->rd_rel->relkind)));
+	if (RelationIsPermanent(rel))
+	{
+		for (ForkNumber forknum = 0; forknum <= MAX_FORKNUM; forknum++)
+		{
+			MapFork    *fork = map_lookup(rel->rd_node, forknum);
+
+			if (fork)
+				list_fork(list, fork);
+		}
+	}
+	if (rel->rd_rel->relkind != RELKIND_INDEX && rel->rd_rel->relkind != RELKIND_SEQUENCE)
+	{
+		ListCell   *lc;
+
+		foreach(lc, RelationGetIndexList(rel))
+			list_relation(list, lfirst_oid(lc));
+		if (OidIsValid(rel->rd_rel->reltoastrelid))
+			list_relation(list, rel->rd_rel->reltoastrelid);
+	}
+	relation_close(rel, NoLock);
+}
+
+/* ----------
+ * Progress
+ * ----------
+ */
+
+static HydrationSlot *
+my_slot(void)
+{
+	return &slots[MyProc->pgprocno];
+}
+
+static void
+progress_begin(HydrationKind kind, uint64 total)
+{
+	HydrationSlot *slot = my_slot();
+
+	pg_atomic_write_u32(&slot->kind, kind);
+	pg_atomic_write_u32(&slot->flushing, 0);
+	pg_atomic_write_u64(&slot->started, GetCurrentTimestamp());
+	pg_atomic_write_u64(&slot->total, total);
+	pg_atomic_write_u64(&slot->later, total);
+	pg_atomic_write_u64(&slot->fetched, 0);
+	pg_atomic_write_u64(&slot->fork, 0);
+	pg_write_barrier();
+	pg_atomic_write_u32(&slot->pid, MyProcPid);
+}
+
+static void
+progress_end(void)
+{
+	pg_atomic_write_u32(&my_slot()->pid, 0);
+}
+
+bool
+hydration_progress(int i, HydrationProgress *progress)
+{
+	HydrationSlot *slot = &slots[i];
+	uint64		fork;
+
+	memset(progress, 0, sizeof(*progress));
+	progress->pid = pg_atomic_read_u32(&slot->pid);
+	if (progress->pid == 0 || ProcGlobal->allProcs[i].pid != progress->pid)
+		return false;
+	pg_read_barrier();
+	progress->kind = pg_atomic_read_u32(&slot->kind);
+	progress->flushing = pg_atomic_read_u32(&slot->flushing) != 0;
+	progress->started = pg_atomic_read_u64(&slot->started);
+	progress->total = pg_atomic_read_u64(&slot->total);
+	progress->fetched = pg_atomic_read_u64(&slot->fetched);
+	progress->left = pg_atomic_read_u64(&slot->later);
+	fork = pg_atomic_read_u64(&slot->fork);
+	if (fork != 0)
+	{
+		const MapFork *current = map_fork_at(fork - 1);
+		uint64		present;
+		uint64		absent;
+
+		map_count_fork_blocks(current, &present, &absent);
+		progress->left += absent;
+		progress->reading = true;
+		progress->rnode = current->rnode;
+		progress->forknum = current->forknum;
+	}
+	progress->left = Min(progress->left, progress->total);
+	return true;
+}
+
+const char *
+hydration_kind_name(HydrationKind kind)
+{
+	switch (kind)
+	{
+		case HYDRATION_RELATION:
+			return "relation";
+		case HYDRATION_DATABASE:
+			return "database";
+		case HYDRATION_ALL:
+			return "all";
+		case HYDRATION_BACKGROUND:
+			return "background";
+	}
+	return "unknown";
+}
+
+/* ----------
+ * Fetching
+ * ----------
+ */
+
+/* In the worker; ends it quietly if it is asked to while it waits here. */
+static void
+worker_wait(long ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (ms >= 0 ? WL_TIMEOUT : 0),
+					 ms, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	if (ProcDiePending)
+		proc_exit(0);
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+/* After so many blocks came in the time since start: waits until that was slow enough. */
+static void
+keep_pace(TimestampTz start, uint64 nblocks)
+{
+	while (in_background && hydrate_rate > 0)
+	{
+		int64		due = nblocks * (BLCKSZ / 1024) * 1000 / hydrate_rate;
+		int64		elapsed = (neon_clock() - start) / 1000;
+
+		if (elapsed >= due)
+			return;
+		worker_wait(Min(due - elapsed, PACE_STEP_MS));
+	}
+}
+
+/* The first absent block at or after blkno. */
+static BlockNumber
+first_absent(const MapFork *fork, BlockNumber blkno)
+{
+	BlockNumber end = map_watermark(fork);
+
+	while (blkno < end && map_present(map_chunk(fork, blkno), blkno))
+		blkno++;
+	return blkno < end ? blkno : InvalidBlockNumber;
+}
+
+/* Was the worker told to stop? */
+static bool
+turned_off(void)
+{
+	return in_background && hydrate_rate == 0;
+}
+
+/* Reads the fork forward. */
+static void
+hydrate_fork(MapFork *fork)
+{
+	BlockNumber blkno = 0;
+
+	files_ensure(fork);
+	while (!turned_off() && (blkno = first_absent(fork, blkno)) != InvalidBlockNumber)
+	{
+		TimestampTz start = neon_clock();
+		uint64		before = hydrate_installed();
+		uint64		came;
+
+		CHECK_FOR_INTERRUPTS();
+		hydrate_forward(fork, blkno);
+		came = hydrate_installed() - before;
+		pg_atomic_fetch_add_u64(&my_slot()->fetched, came);
+		keep_pace(start, came);
+	}
+}
+
+static void
+hydrate_list(const ForkList *list)
+{
+	HydrationSlot *slot = my_slot();
+
+	for (uint64 i = 0; i < list->n; i++)
+	{
+		pg_atomic_fetch_sub_u64(&slot->later, list->absent[i]);
+		pg_atomic_write_u64(&slot->fork, list->forks[i] - map_fork_at(0) + 1);
+		hydrate_fork(list->forks[i]);
+	}
+	pg_atomic_write_u64(&slot->fork, 0);
+}
+
+/* If everything is here, its files are flushed, and that is noted for good. */
+static void
+finish_all(void)
+{
+	uint64		present;
+	uint64		absent;
+
+	/* the worker may have been turned off and on again meanwhile */
+	map_count_blocks(&present, &absent);
+	if (absent > 0 || map_is_hydrated())
+		return;
+	pg_atomic_write_u32(&my_slot()->flushing, 1);
+	files_sync_all();
+	map_set_hydrated();
+}
+
+/* Returns the number of blocks that this process fetched. */
+static uint64
+hydrate(HydrationKind kind, const ForkList *list)
+{
+	uint64		before = hydrate_installed();
+
+	progress_begin(kind, list->total);
+	PG_TRY();
+	{
+		hydrate_list(list);
+		if (kind == HYDRATION_ALL || kind == HYDRATION_BACKGROUND)
+			finish_all();
+	}
+	PG_FINALLY();
+	{
+		progress_end();
+	}
+	PG_END_TRY();
+	return hydrate_installed() - before;
+}
+
+uint64
+neon_hydrate_relation(Oid relid)
+{
+	ForkList	list;
+	uint64		fetched;
+
+	forks_init(&list);
+	list_relation(&list, relid);
+	fetched = hydrate(HYDRATION_RELATION, &list);
+	forks_free(&list);
+	return fetched;
+}
+
+static uint64
+hydrate_database(HydrationKind kind, Oid db)
+{
+	ForkList	list;
+	uint64		fetched;
+
+	forks_init(&list);
+	list_database(&list, db);
+	fetched = hydrate(kind, &list);
+	forks_free(&list);
+	return fetched;
+}
+
+uint64
+neon_hydrate_database(Oid db)
+{
+	return hydrate_database(HYDRATION_DATABASE, db);
+}
+
+uint64
+neon_hydrate_all(void)
+{
+	return hydrate_database(HYDRATION_ALL, InvalidOid);
+}
+
+bool
+neon_fully_hydrated(void)
+{
+	return map_is_hydrated();
+}
+
+/* ----------
+ * The worker
+ * ----------
+ */
+
+static void
+hydrate_in_background(void)
+{
+	TimestampTz start = neon_clock();
+	uint64		fetched;
+
+	/* a relation may be dropped whose files do not exist yet */
+	while (!neon_files_complete())
+		worker_wait(FILES_POLL_MS);
+	fetched = hydrate_database(HYDRATION_BACKGROUND, InvalidOid);
+	if (map_is_hydrated())
+		ereport(LOG,
+				(errmsg("all data are here: %llu blocks were fetched in the background in %.1f s",
+						(unsigned long long) fetched, (neon_clock() - start) / 1000000.0)));
+}
+
+/* An error ends the process, which lets go of everything, and it is started again. */
+void
+neon_hydrator_main(Datum arg)
+{
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	in_background = true;
+	CurrentMemoryContext = AllocSetContextCreate(TopMemoryContext, "neon hydrator", ALLOCSET_DEFAULT_SIZES);
+
+	for (;;)
+	{
+		if (hydrate_rate > 0 && !map_is_hydrated())
+			hydrate_in_background();
+		else
+			worker_wait(-1);
+	}
+}
