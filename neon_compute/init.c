@@ -22,6 +22,7 @@
 #include "miscadmin.h"
 #include "neon.h"
 #include "quorum.h"
+#include "saved.h"
 #include "storage/ipc.h"
 #include "ticket.h"
 #include "utils/guc.h"
@@ -113,6 +114,7 @@ request_shmem(void)
 	coordinator_request_shmem();
 	quorum_request_shmem();
 	lease_request_shmem();
+	saver_request_shmem();
 }
 
 static void
@@ -127,6 +129,7 @@ startup_shmem(void)
 	coordinator_shmem_startup();
 	quorum_shmem_startup();
 	lease_shmem_startup();
+	saver_shmem_startup();
 }
 
 /* The library makes sense only as part of the server from its start. */
@@ -154,6 +157,7 @@ _PG_init(void)
 	define_identity_settings();
 	define_storage_settings();
 	quorum_define_settings();
+	saver_define_settings();
 	neon_smgr_define_gucs();
 	MarkGUCPrefixReserved("neon");
 
@@ -168,6 +172,7 @@ _PG_init(void)
 	neon_hydration_register_worker();
 	coordinator_register_worker();
 	bootlease_register_worker();
+	saver_register_worker();
 
 	prev_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = request_shmem;

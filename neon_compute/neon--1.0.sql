@@ -163,6 +163,22 @@ LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 CREATE VIEW neon.branches AS SELECT * FROM neon.get_branches();
 
+-- What is carried from one life of this branch's primary to the next.
+CREATE FUNCTION neon.get_saved(
+	OUT kind text,				-- statistics or fsm
+	OUT restored_bytes int8,	-- null: there was nothing at the start
+	OUT restored_lsn pg_lsn,	-- insert position when that was saved
+	OUT restored_from timestamptz,	-- and the time
+	OUT saved_bytes int8,		-- null: nothing was saved yet
+	OUT saved_lsn pg_lsn,
+	OUT saved_at timestamptz,	-- last time that the pageserver had, or got, all
+	OUT problem text)			-- why it was not, or not wholly, saved last time
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'neon_sql_saved'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
+
+CREATE VIEW neon.saved AS SELECT * FROM neon.get_saved();
+
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA neon FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA neon FROM PUBLIC;
 GRANT USAGE ON SCHEMA neon TO pg_monitor;
@@ -171,3 +187,5 @@ GRANT EXECUTE ON FUNCTION neon.tenant_id(), neon.timeline_id(), neon.version(),
 	neon.get_local_relations(), neon.get_hydration_progress(), neon.get_branches() TO pg_monitor;
 GRANT SELECT ON neon.status, neon.safekeepers, neon.stat_local, neon.stat_backends, neon.local_relations, neon.hydration_progress,
 	neon.branches TO pg_monitor;
+GRANT EXECUTE ON FUNCTION neon.get_saved() TO pg_monitor;
+GRANT SELECT ON neon.saved TO pg_monitor;

@@ -22,6 +22,7 @@
 #include "neon.h"
 #include "redial.h"
 #include "reference.h"
+#include "saved.h"
 #include "smgr.h"
 #include "stream.h"
 
@@ -205,7 +206,10 @@ neon_exists(SMgrRelation reln, ForkNumber forknum)
 {
 	if (self_test_reaches(SLOT_EXISTS))
 		return false;
-	(void) mapped_fork(reln, forknum);
+	if (forknum == FSM_FORKNUM && !SmgrIsTemp(reln))
+		savedfsm_put_back(reln->smgr_rnode.node);
+	else
+		(void) mapped_fork(reln, forknum);
 	return mdexists(reln, forknum);
 }
 

@@ -27,6 +27,7 @@
 #include "pgstat.h"
 #include "port/pg_crc32c.h"
 #include "read.h"
+#include "savedstate.h"
 #include "service.h"
 #include "slru.h"
 #include "sqlutil.h"
@@ -484,6 +485,7 @@ write_all(Backup *backup)
 	scan_kind(backup, NEON_KEY_TWOPHASE, write_twophase);
 	write_origins(backup);
 	write_sizes(backup);
+	savedstate_send(backup->plan.tl, backup->plan.kind);
 	write_boot_text(backup);
 	write_wal(backup);
 	boot_control_file(&backup->plan, control);

@@ -69,6 +69,7 @@ static const char *const tenant_grants[] = {
 	"EXECUTE ON FUNCTION neon_pageserver.branches",
 	"EXECUTE ON FUNCTION neon_pageserver.lease_lsn",
 	"EXECUTE ON FUNCTION neon_pageserver.lease_release",
+	"EXECUTE ON FUNCTION neon_pageserver.saved_put",
 };
 
 static void

@@ -59,6 +59,14 @@ CREATE PROCEDURE neon_pageserver.basebackup(
 AS 'MODULE_PATHNAME', 'neon_basebackup'
 LANGUAGE C;
 
+-- what a primary saves for the next one: kind is statistics or fsm
+CREATE FUNCTION neon_pageserver.saved_put(
+	tenant neon_pageserver.id, timeline neon_pageserver.id, term int,
+	kind text, lsn pg_lsn, data bytea)
+RETURNS void
+AS 'MODULE_PATHNAME', 'neon_saved_put'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
 CREATE FUNCTION neon_pageserver.get_page(
 	tenant neon_pageserver.id, timeline neon_pageserver.id,
 	spc oid, db oid, rel oid, fork int, blk bigint, lsn pg_lsn)

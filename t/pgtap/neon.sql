@@ -1,5 +1,5 @@
 CREATE EXTENSION neon;
-SELECT plan(30);
+SELECT plan(33);
 
 SELECT has_function('neon', 'tenant_id', '{}'::name[]);
 SELECT has_function('neon', 'timeline_id', '{}'::name[]);
@@ -16,6 +16,10 @@ SELECT columns_are('neon', 'stat_backends', ARRAY['pid', 'backend_type', 'hits',
 	'fetched_bytes', 'retries', 'failures', 'wait_ms', 'wait_event', 'file', 'block', 'waiting_ms']);
 SELECT columns_are('neon', 'hydration_progress', ARRAY['pid', 'kind', 'phase', 'started_at', 'blocks_total', 'blocks_done', 'blocks_fetched', 'file']);
 SELECT columns_are('neon', 'local_relations', ARRAY['relation', 'kind', 'size_bytes', 'present_bytes', 'present_percent']);
+SELECT has_view('neon', 'saved', 'view saved');
+SELECT columns_are('neon', 'saved', ARRAY['kind', 'restored_bytes', 'restored_lsn', 'restored_from', 'saved_bytes',
+	'saved_lsn', 'saved_at', 'problem']);
+SELECT is((SELECT string_agg(kind, ' ') FROM neon.saved), 'statistics fsm', 'the kinds of what is saved');
 SELECT columns_are('neon', 'branches', ARRAY['timeline_id', 'name', 'ancestor_id', 'ancestor_lsn', 'start_lsn',
 	'last_record_lsn', 'state', 'current']);
 

@@ -1,0 +1,102 @@
+/*-------------------------------------------------------------------------
+ *
+ * saved.h
+ *	  What is carried from one life of a compute to the next, but is in no WAL:
+ *	  free space maps and cumulative statistics.
+ *
+ * All of it is advisory.  Nothing here refuses a start or ends a session; what
+ * goes wrong is logged, and the compute goes on without.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_COMPUTE_SAVED_H
+#define NEON_COMPUTE_SAVED_H
+
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+#include "lib/stringinfo.h"
+#include "neon_id.h"
+#include "neon_saved.h"
+#include "storage/relfilenode.h"
+
+/* What begins what is saved of either kind. */
+typedef struct SavedHeader
+{
+	char		magic[4];
+	uint32		version;
+	uint32		kind;			/* NeonSavedKind */
+	uint32		server_version_num;
+	NeonId		timeline_id;	/* of the compute that saved it */
+	uint64		system_identifier;
+	XLogRecPtr	lsn;			/* insert position then */
+	TimestampTz saved_at;
+	uint32		len;			/* of the body, which follows */
+	uint32		crc;			/* CRC-32C of the body */
+} SavedHeader;
+
+/* ----------
+ * savedfile.c: the header, and the file that came with the base backup.
+ * ----------
+ */
+
+/* Puts the header before the body that buf has behind room for it. */
+extern void savedfile_begin(StringInfo buf);
+extern void savedfile_end(StringInfo buf, NeonSavedKind kind);
+
+/* The header of what savedfile_end() finished, or savedfile_load() loaded. */
+static inline const SavedHeader *
+savedfile_header(const char *data)
+{
+	return (const SavedHeader *) data;
+}
+
+/*
+ * In the postmaster: the file's bytes, palloc'd, header first, checked; NULL if
+ * there is none that can be used.  The file is removed.
+ */
+extern char *savedfile_load(NeonSavedKind kind);
+
+/* ----------
+ * savedstats.c
+ * ----------
+ */
+
+/* Appends the body; false if it is too large.  In a process with shared memory. */
+extern bool savedstats_collect(StringInfo out);
+
+/* Before the startup process runs: gives the server the file that it looks for. */
+extern bool savedstats_restore(const char *body, uint32 len);
+
+/* ----------
+ * savedfsm.c
+ * ----------
+ */
+
+/*
+ * Appends the body, without the relations that have no room in it: their number
+ * is returned, or -1 if the deadline (of neon_clock()) passed.
+ */
+extern int	savedfsm_collect(StringInfo out, TimestampTz deadline);
+
+/* In the postmaster.  Takes a copy of the body, which all processes will share. */
+extern bool savedfsm_restore(const char *body, uint32 len);
+
+/*
+ * Before anybody looks whether the relation has a free space map: if one was
+ * saved and has not been put back, it is now.  Never fails.
+ */
+extern void savedfsm_put_back(RelFileNode rnode);
+
+extern void savedfsm_request_shmem(void);
+extern void savedfsm_shmem_startup(void);
+
+/* ----------
+ * saver.c: the process that saves, and what is known about it.
+ * ----------
+ */
+extern void saver_define_settings(void);
+extern void saver_request_shmem(void);
+extern void saver_shmem_startup(void);
+extern void saver_register_worker(void);
+
+#endif							/* NEON_COMPUTE_SAVED_H */

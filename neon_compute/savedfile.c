@@ -1,0 +1,135 @@
+/*-------------------------------------------------------------------------
+ *
+ * savedfile.c
+ *	  The header of what is saved between lives, and its checks.
+ *
+ * The bytes went through the pageserver's disk and two connections; they are
+ * checked as those of a stranger.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "access/xlog.h"
+#include "neon.h"
+#include "neon_durable.h"
+#include "port/pg_crc32c.h"
+#include "saved.h"
+#include "storage/fd.h"
+#include "utils/timestamp.h"
+
+#define SAVED_MAGIC		"NSC1"
+#define SAVED_VERSION	1
+
+StaticAssertDecl(sizeof(SavedHeader) == 64, "the header has no padding");
+
+static uint32
+body_crc(const char *body, uint32 len)
+{
+	pg_crc32c	crc;
+
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, body, len);
+	FIN_CRC32C(crc);
+	return crc;
+}
+
+void
+savedfile_begin(StringInfo buf)
+{
+	resetStringInfo(buf);
+	enlargeStringInfo(buf, sizeof(SavedHeader));
+	memset(buf->data, 0, sizeof(SavedHeader));
+	buf->len = sizeof(SavedHeader);
+}
+
+void
+savedfile_end(StringInfo buf, NeonSavedKind kind)
+{
+	SavedHeader header = {{0}};
+
+	memcpy(header.magic, SAVED_MAGIC, sizeof(header.magic));
+	header.version = SAVED_VERSION;
+	header.kind = kind;
+	header.server_version_num = PG_VERSION_NUM;
+	header.timeline_id = neon_boot.timeline_id;
+	header.system_identifier = neon_boot.system_identifier;
+	header.lsn = GetXLogInsertRecPtr();
+	header.saved_at = GetCurrentTimestamp();
+	header.len = buf->len - sizeof(header);
+	header.crc = body_crc(buf->data + sizeof(header), header.len);
+	memcpy(buf->data, &header, sizeof(header));
+}
+
+/* Why it is not used, or NULL. */
+static const char *
+find_problem(const SavedHeader *header, uint64 size, NeonSavedKind kind)
+{
+	if (size < sizeof(*header) || memcmp(header->magic, SAVED_MAGIC, sizeof(header->magic)) != 0)
+		return "it does not begin as such a file does";
+	if (header->version != SAVED_VERSION || header->kind != kind)
+		return "it is of another kind or version";
+	if (header->len != size - sizeof(*header))
+		return "its length is wrong";
+	if (header->crc != body_crc((const char *) (header + 1), header->len))
+		return "its checksum is wrong";
+	if (header->server_version_num / 10000 != PG_VERSION_NUM / 10000 ||
+		header->system_identifier != neon_boot.system_identifier)
+		return "it is of another system";
+	if (kind == NEON_SAVED_STATISTICS && !neon_id_equal(&header->timeline_id, &neon_boot.timeline_id))
+		return "it is of another timeline";
+	return NULL;
+}
+
+/* Up to limit bytes of the file, palloc'd; NULL if it cannot be read. */
+static char *
+read_file(const char *name, uint64 limit, uint64 *size)
+{
+	struct stat st;
+	char	   *data = NULL;
+	int			fd = BasicOpenFile(name, O_RDONLY | PG_BINARY);
+
+	if (fd < 0)
+		return NULL;
+	if (fstat(fd, &st) == 0 && st.st_size > 0 && (uint64) st.st_size <= limit)
+	{
+		*size = st.st_size;
+		data = palloc(Max(*size, sizeof(SavedHeader)));
+		if (durable_pread(fd, data, *size, 0) != (ssize_t) *size)
+		{
+			pfree(data);
+			data = NULL;
+		}
+	}
+	close(fd);
+	return data;
+}
+
+char *
+savedfile_load(NeonSavedKind kind)
+{
+	const char *name = neon_saved_files[kind];
+	const char *problem = "it could not be read";
+	struct stat st;
+	uint64		size = 0;
+	char	   *data;
+
+	if (stat(name, &st) != 0)
+		return NULL;
+	data = read_file(name, NEON_SAVED_MAX, &size);
+	if (data != NULL)
+		problem = find_problem((SavedHeader *) data, size, kind);
+	(void) unlink(name);
+	if (problem == NULL)
+		return data;
+	ereport(LOG,
+			(errmsg("saved %s of the last life are not used: %s", kind == NEON_SAVED_FSM ?
+					"free space maps" : "statistics", problem)));
+	if (data != NULL)
+		pfree(data);
+	return NULL;
+}
