@@ -624,6 +624,39 @@ hydrate_forward(MapFork *fork, BlockNumber blkno)
 	(void) hydrate_block(fork, blkno);
 }
 
+bool
+hydrate_run(MapFork *fork, BlockNumber start, uint32 nblocks)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(),
+													   neon_fetch_timeout);
+	Range		range;
+
+	check_queue();
+	if (is_queued(fork, start) || !make_range(&range, fork, start, nblocks))
+		return true;
+	while (queue_count >= QUEUE_PREFETCH)
+	{
+		if (!receive_range(NULL, 0, deadline))
+			return false;
+	}
+	return send_range(&range, deadline);
+}
+
+bool
+hydrate_finish(void)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(),
+													   neon_fetch_timeout);
+
+	check_queue();
+	while (queue_count > 0)
+	{
+		if (!receive_range(NULL, 0, deadline))
+			return false;
+	}
+	return true;
+}
+
 uint64
 hydrate_installed(void)
 {

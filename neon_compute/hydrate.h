@@ -23,6 +23,14 @@ extern bool hydrate_block(MapFork *fork, BlockNumber blkno);
 /* The same, as part of reading all that is absent of the fork, forward. */
 extern void hydrate_forward(MapFork *fork, BlockNumber blkno);
 
+/*
+ * Asks for those of a chunk's blocks that are absent, waiting only if too many
+ * are on their way already; hydrate_finish() waits for all of them.  False if
+ * the pageserver was not reached: what was asked for is forgotten then.
+ */
+extern bool hydrate_run(MapFork *fork, BlockNumber start, uint32 nblocks);
+extern bool hydrate_finish(void);
+
 /* Blocks that this process has written to files so far. */
 extern uint64 hydrate_installed(void);
 

@@ -4,8 +4,9 @@
  *	  Fetching whole relations, databases and everything, and how far it is.
  *
  * What is to be fetched is listed first, so that it is known how much it is.
- * A session does it as fast as it can; the worker "neon hydrator" fetches
- * everything at neon.hydrate_rate.
+ * A session does it as fast as it can; the worker "neon hydrator" fetches what
+ * was in use when the life before this one ended, at neon.prewarm_rate, and
+ * then everything, at neon.hydrate_rate.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,6 +24,7 @@
 #include "port/atomics.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "saved.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
@@ -65,8 +67,9 @@ typedef struct ForkList
 
 static HydrationSlot *slots = NULL;
 
-/* Kilobytes a second; 0: the worker does nothing. */
+/* Kilobytes a second; 0: the worker does not do it. */
 static int	hydrate_rate = 0;
+static int	prewarm_rate = 50 * 1024;
 
 /* This process is the worker. */
 static bool in_background = false;
@@ -83,6 +86,11 @@ hydration_define_gucs(void)
 							"Rate at which everything that is not here is fetched in the background.",
 							"0 turns this off.",
 							&hydrate_rate, 0, 0, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon.prewarm_rate",
+							"Rate at which what was in use before the start is fetched after it.",
+							"0 turns this off.",
+							&prewarm_rate, 50 * 1024, 0, MAX_KILOBYTES,
 							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 }
 
@@ -298,6 +306,8 @@ hydration_kind_name(HydrationKind kind)
 			return "all";
 		case HYDRATION_BACKGROUND:
 			return "background";
+		case HYDRATION_PREWARM:
+			return "prewarm";
 	}
 	return "unknown";
 }
@@ -324,13 +334,16 @@ worker_wait(long ms)
 	}
 }
 
-/* After so many blocks came in the time since start: waits until that was slow enough. */
+/*
+ * In the worker, after so many blocks came in the time since start: waits until
+ * that was slow enough.  The rate may change meanwhile.
+ */
 static void
-keep_pace(TimestampTz start, uint64 nblocks)
+keep_pace(TimestampTz start, uint64 nblocks, const int *rate)
 {
-	while (in_background && hydrate_rate > 0)
+	while (in_background && *rate > 0)
 	{
-		int64		due = nblocks * (BLCKSZ / 1024) * 1000 / hydrate_rate;
+		int64		due = nblocks * (BLCKSZ / 1024) * 1000 / *rate;
 		int64		elapsed = (neon_clock() - start) / 1000;
 
 		if (elapsed >= due)
@@ -374,7 +387,7 @@ hydrate_fork(MapFork *fork)
 		hydrate_forward(fork, blkno);
 		came = hydrate_installed() - before;
 		pg_atomic_fetch_add_u64(&my_slot()->fetched, came);
-		keep_pace(start, came);
+		keep_pace(start, came, &hydrate_rate);
 	}
 }
 
@@ -474,6 +487,113 @@ neon_fully_hydrated(void)
 }
 
 /* ----------
+ * What was in use before
+ * ----------
+ */
+
+static bool
+is_listed(const WarmChunk *warm, uint32 block)
+{
+	return (warm->blocks[block / 64] >> (block % 64)) & 1;
+}
+
+/* The chunk's fork, if the blocks may be remote. */
+static MapFork *
+warm_fork(const WarmChunk *warm)
+{
+	RelFileNode rnode = {warm->spc, warm->db, warm->rel};
+	MapFork    *fork = warm->fork <= MAX_FORKNUM ? map_lookup(rnode, warm->fork) : NULL;
+
+	if (fork == NULL || (uint64) warm->chunk * MAP_CHUNK_BLOCKS >= map_watermark(fork))
+		return NULL;
+	return fork;
+}
+
+static uint64
+count_warm_chunk(const WarmChunk *warm)
+{
+	MapFork    *fork = warm_fork(warm);
+	uint64		n = 0;
+
+	for (uint32 i = 0; fork != NULL && i < MAP_CHUNK_BLOCKS; i++)
+	{
+		BlockNumber blkno = warm->chunk * MAP_CHUNK_BLOCKS + i;
+
+		if (is_listed(warm, i) && blkno < map_watermark(fork) &&
+			map_absent(fork, map_chunk(fork, blkno), blkno))
+			n++;
+	}
+	return n;
+}
+
+/* Asks for each run of blocks; what comes is taken when there is no room for more requests. */
+static void
+prewarm_chunk(const WarmChunk *warm)
+{
+	MapFork    *fork = warm_fork(warm);
+	uint32		i = 0;
+
+	if (fork == NULL)
+		return;
+	files_ensure(fork);
+	while (i < MAP_CHUNK_BLOCKS)
+	{
+		BlockNumber start = warm->chunk * MAP_CHUNK_BLOCKS + i;
+		uint32		n = 0;
+
+		while (i + n < MAP_CHUNK_BLOCKS && is_listed(warm, i + n))
+			n++;
+		/* if the pageserver is away, this waits for it, and fails */
+		if (n > 0 && start < map_watermark(fork) && !hydrate_run(fork, start, n))
+			(void) hydrate_block(fork, start);
+		i += Max(n, 1);
+	}
+}
+
+static void
+prewarm_chunks(const WarmChunk *chunks, uint32 n)
+{
+	for (uint32 i = 0; i < n && prewarm_rate > 0; i++)
+	{
+		TimestampTz start = neon_clock();
+		uint64		before = hydrate_installed();
+		uint64		listed = count_warm_chunk(&chunks[i]);
+		uint64		came;
+
+		CHECK_FOR_INTERRUPTS();
+		prewarm_chunk(&chunks[i]);
+		came = hydrate_installed() - before;
+		pg_atomic_fetch_add_u64(&my_slot()->fetched, came);
+		pg_atomic_fetch_sub_u64(&my_slot()->later, Min(listed, pg_atomic_read_u64(&my_slot()->later)));
+		keep_pace(start, came, &prewarm_rate);
+	}
+	(void) hydrate_finish();
+}
+
+/* The list came with the base backup; relations in it may be gone, or others by now. */
+static void
+prewarm(void)
+{
+	const WarmChunk *chunks;
+	uint32		n = savedwarm_chunks(&chunks);
+	TimestampTz start = neon_clock();
+	uint64		before = hydrate_installed();
+	uint64		total = 0;
+
+	for (uint32 i = 0; i < n; i++)
+		total += count_warm_chunk(&chunks[i]);
+	if (total == 0 || prewarm_rate == 0)
+		return;
+	progress_begin(HYDRATION_PREWARM, total);
+	prewarm_chunks(chunks, n);
+	progress_end();
+	ereport(LOG,
+			(errmsg("of %llu absent blocks that were in use before, %llu were fetched in the background in %.1f s",
+					(unsigned long long) total, (unsigned long long) (hydrate_installed() - before),
+					(neon_clock() - start) / 1000000.0)));
+}
+
+/* ----------
  * The worker
  * ----------
  */
@@ -504,6 +624,7 @@ neon_hydrator_main(Datum arg)
 	in_background = true;
 	CurrentMemoryContext = AllocSetContextCreate(TopMemoryContext, "neon hydrator", ALLOCSET_DEFAULT_SIZES);
 
+	prewarm();
 	for (;;)
 	{
 		if (hydrate_rate > 0 && !map_is_hydrated())

@@ -165,7 +165,7 @@ CREATE VIEW neon.branches AS SELECT * FROM neon.get_branches();
 
 -- What is carried from one life of this branch's primary to the next.
 CREATE FUNCTION neon.get_saved(
-	OUT kind text,				-- statistics or fsm
+	OUT kind text,				-- statistics, fsm or warm
 	OUT restored_bytes int8,	-- null: there was nothing at the start
 	OUT restored_lsn pg_lsn,	-- insert position when that was saved
 	OUT restored_from timestamptz,	-- and the time

@@ -2,7 +2,7 @@
  *
  * saved.h
  *	  What is carried from one life of a compute to the next, but is in no WAL:
- *	  free space maps and cumulative statistics.
+ *	  free space maps, cumulative statistics and which blocks were in use.
  *
  * All of it is advisory.  Nothing here refuses a start or ends a session; what
  * goes wrong is logged, and the compute goes on without.
@@ -33,6 +33,9 @@ typedef struct SavedHeader
 	uint32		len;			/* of the body, which follows */
 	uint32		crc;			/* CRC-32C of the body */
 } SavedHeader;
+
+/* One kind, as people call it; plural. */
+extern const char *saved_title(NeonSavedKind kind);
 
 /* ----------
  * savedfile.c: the header, and the file that came with the base backup.
@@ -89,6 +92,35 @@ extern void savedfsm_put_back(RelFileNode rnode);
 
 extern void savedfsm_request_shmem(void);
 extern void savedfsm_shmem_startup(void);
+
+/* ----------
+ * savedwarm.c
+ * ----------
+ */
+
+/* Some blocks of a chunk of 128 blocks of a fork, as saved. */
+typedef struct WarmChunk
+{
+	uint32		spc;
+	uint32		db;
+	uint32		rel;
+	uint32		fork;
+	uint32		chunk;
+	uint32		zero;
+	uint64		blocks[2];		/* a bit each */
+} WarmChunk;
+
+/* Appends the body: what is in shared buffers now. */
+extern void savedwarm_collect(StringInfo out);
+
+/* In the postmaster.  Takes a copy of the body, of which each process gets one. */
+extern bool savedwarm_restore(const char *body, uint32 len);
+
+/*
+ * What was restored, in the order in which it is to be fetched.  Nothing but
+ * its length was checked.
+ */
+extern uint32 savedwarm_chunks(const WarmChunk **chunks);
 
 /* ----------
  * saver.c: the process that saves, and what is known about it.

@@ -27,6 +27,21 @@
 
 StaticAssertDecl(sizeof(SavedHeader) == 64, "the header has no padding");
 
+const char *
+saved_title(NeonSavedKind kind)
+{
+	switch (kind)
+	{
+		case NEON_SAVED_STATISTICS:
+			return "statistics";
+		case NEON_SAVED_FSM:
+			return "free space maps";
+		case NEON_SAVED_WARM:
+			return "lists of blocks in use";
+	}
+	return "data";
+}
+
 static uint32
 body_crc(const char *body, uint32 len)
 {
@@ -127,8 +142,7 @@ savedfile_load(NeonSavedKind kind)
 	if (problem == NULL)
 		return data;
 	ereport(LOG,
-			(errmsg("saved %s of the last life are not used: %s", kind == NEON_SAVED_FSM ?
-					"free space maps" : "statistics", problem)));
+			(errmsg("saved %s of the last life are not used: %s", saved_title(kind), problem)));
 	if (data != NULL)
 		pfree(data);
 	return NULL;

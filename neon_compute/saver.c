@@ -3,7 +3,7 @@
  * saver.c
  *	  Saves, for the next life of this timeline's primary, what is in no WAL.
  *
- * A worker of primaries.  It sends free space maps and statistics to the
+ * A worker of primaries.  It sends all kinds of what is saved to the
  * pageserver every neon.save_interval and when the server is stopped; the next
  * base backup brings them.  In the postmaster, what came with this one is
  * given back before anything else runs.  Nobody waits for any of this but a
@@ -93,7 +93,7 @@ void
 saver_define_settings(void)
 {
 	DefineCustomIntVariable("neon.save_interval",
-							"Time between two saves of free space maps and statistics for the next start.",
+							"Time between two saves of what is in no WAL for the next start.",
 							"0 saves them only when the server stops, -1 never.",
 							&save_interval, 300 * 1000, -1, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
@@ -108,6 +108,21 @@ saver_request_shmem(void)
 	savedfsm_request_shmem();
 }
 
+static bool
+restore_body(NeonSavedKind kind, const char *body, uint32 len)
+{
+	switch (kind)
+	{
+		case NEON_SAVED_STATISTICS:
+			return savedstats_restore(body, len);
+		case NEON_SAVED_FSM:
+			return savedfsm_restore(body, len);
+		case NEON_SAVED_WARM:
+			return savedwarm_restore(body, len);
+	}
+	return false;
+}
+
 /* What the base backup brought; the base backup of a static endpoint brings nothing. */
 static void
 restore(NeonSavedKind kind)
@@ -119,9 +134,7 @@ restore(NeonSavedKind kind)
 
 	if (data == NULL)
 		return;
-	used = kind == NEON_SAVED_FSM ?
-		savedfsm_restore(data + sizeof(SavedHeader), header->len) :
-		savedstats_restore(data + sizeof(SavedHeader), header->len);
+	used = restore_body(kind, data + sizeof(SavedHeader), header->len);
 	if (used)
 	{
 		status->restored_bytes = header->len;
@@ -185,7 +198,7 @@ set_problem(NeonSavedKind kind, const char *problem)
 	if (problem[0] != '\0')
 		ereport(LOG,
 				(errmsg("%s for the next start are not saved completely: %s",
-						kind == NEON_SAVED_FSM ? "free space maps" : "statistics", problem)));
+						saved_title(kind), problem)));
 }
 
 /* The body; false if there is none to send.  problem is filled if something is missing. */
@@ -194,6 +207,11 @@ collect(NeonSavedKind kind, StringInfo buf, TimestampTz deadline, char *problem)
 {
 	int			skipped;
 
+	if (kind == NEON_SAVED_WARM)
+	{
+		savedwarm_collect(buf);
+		return true;
+	}
 	if (kind == NEON_SAVED_STATISTICS)
 	{
 		if (savedstats_collect(buf))

@@ -3,7 +3,7 @@
  * savedstate.c
  *	  What computes save between their lives, beside the timeline.
  *
- * Free space maps and cumulative statistics are in no WAL.  A primary sends
+ * Free space maps, statistics and which blocks were in use are in no WAL.  A primary sends
  * them from time to time and when it stops, and the next base backup brings
  * them.  To the pageserver they are bytes: one file of each kind below the
  * timeline's directory, replaced as a whole.  The manifest does not name them,
@@ -122,11 +122,11 @@ read_saved(Timeline *tl, NeonSavedKind kind, SavedHead *head, char **data)
 	return problem == NULL;
 }
 
-/* Free space is a hint, so an ancestor's serves a branch that has saved none yet. */
+/* Hints of an ancestor serve a branch that has saved none yet; statistics are of one timeline. */
 static bool
 read_nearest(Timeline *tl, NeonSavedKind kind, SavedHead *head, char **data)
 {
-	for (; tl != NULL; tl = kind == NEON_SAVED_FSM ? tl->ancestor : NULL)
+	for (; tl != NULL; tl = kind != NEON_SAVED_STATISTICS ? tl->ancestor : NULL)
 	{
 		if (read_saved(tl, kind, head, data))
 			return true;
@@ -219,7 +219,7 @@ kind_arg(FunctionCallInfo fcinfo, int argno)
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("unknown kind of saved state \"%.64s\"", name),
-			 errhint("Kinds are statistics and fsm.")));
+			 errhint("Kinds are statistics, fsm and warm.")));
 	return NEON_SAVED_STATISTICS;	/* not reached */
 }
 

@@ -38,10 +38,11 @@ sub restart
 	return;
 }
 
-# What came with the start: "statistics fsm", or one of them, or nothing.
+# What came with the start: "statistics fsm", or one of them, or nothing.  (The
+# third kind is that of 077_prewarm.pl.)
 sub restored
 {
-	return $t->psql($_[0], "SELECT coalesce(string_agg(kind, ' ' ORDER BY kind DESC), '') FROM neon.saved WHERE restored_bytes > 0");
+	return $t->psql($_[0], "SELECT coalesce(string_agg(kind, ' ' ORDER BY kind DESC), '') FROM neon.saved WHERE restored_bytes > 0 AND kind <> 'warm'");
 }
 
 sub free_space

@@ -59,7 +59,7 @@ CREATE PROCEDURE neon_pageserver.basebackup(
 AS 'MODULE_PATHNAME', 'neon_basebackup'
 LANGUAGE C;
 
--- what a primary saves for the next one: kind is statistics or fsm
+-- what a primary saves for the next one: kind is statistics, fsm or warm
 CREATE FUNCTION neon_pageserver.saved_put(
 	tenant neon_pageserver.id, timeline neon_pageserver.id, term int,
 	kind text, lsn pg_lsn, data bytea)

@@ -19,7 +19,7 @@ SELECT columns_are('neon', 'local_relations', ARRAY['relation', 'kind', 'size_by
 SELECT has_view('neon', 'saved', 'view saved');
 SELECT columns_are('neon', 'saved', ARRAY['kind', 'restored_bytes', 'restored_lsn', 'restored_from', 'saved_bytes',
 	'saved_lsn', 'saved_at', 'problem']);
-SELECT is((SELECT string_agg(kind, ' ') FROM neon.saved), 'statistics fsm', 'the kinds of what is saved');
+SELECT is((SELECT string_agg(kind, ' ') FROM neon.saved), 'statistics fsm warm', 'the kinds of what is saved');
 SELECT columns_are('neon', 'branches', ARRAY['timeline_id', 'name', 'ancestor_id', 'ancestor_lsn', 'start_lsn',
 	'last_record_lsn', 'state', 'current']);
 
