@@ -131,6 +131,7 @@ neon_bootlease_main(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			neon_hydration_reloaded();
 		}
 		renewed = renew(told, sizeof(told));
 		MemoryContextReset(context);

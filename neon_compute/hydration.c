@@ -65,6 +65,12 @@ typedef struct ForkList
 	uint64		total;			/* of all */
 } ForkList;
 
+typedef struct HydrationShared
+{
+	pg_atomic_uint32 worker;	/* 1: it is registered, so it runs or will */
+} HydrationShared;
+
+static HydrationShared *shared = NULL;
 static HydrationSlot *slots = NULL;
 
 /* Kilobytes a second; 0: the worker does not do it. */
@@ -103,6 +109,7 @@ hydration_nslots(void)
 void
 hydration_request_shmem(void)
 {
+	RequestAddinShmemSpace(CACHELINEALIGN(sizeof(HydrationShared)));
 	RequestAddinShmemSpace(mul_size(sizeof(HydrationSlot), hydration_nslots()));
 }
 
@@ -112,6 +119,9 @@ hydration_shmem_startup(void)
 	bool		found;
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = ShmemInitStruct("neon hydrator", sizeof(HydrationShared), &found);
+	if (!found)
+		pg_atomic_init_u32(&shared->worker, 1);
 	slots = ShmemInitStruct("neon hydration", mul_size(sizeof(HydrationSlot), hydration_nslots()), &found);
 	for (int i = 0; !found && i < hydration_nslots(); i++)
 	{
@@ -127,15 +137,47 @@ hydration_shmem_startup(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
+static void
+fill_worker(BackgroundWorker *worker)
+{
+	library_worker(worker, "neon", "neon_hydrator_main", "neon hydrator");
+	worker->bgw_start_time = BgWorkerStart_ConsistentState;
+	worker->bgw_restart_time = WORKER_RESTART_SECONDS;
+}
+
 void
 neon_hydration_register_worker(void)
 {
 	BackgroundWorker worker;
 
-	library_worker(&worker, "neon", "neon_hydrator_main", "neon hydrator");
-	worker.bgw_start_time = BgWorkerStart_ConsistentState;
-	worker.bgw_restart_time = WORKER_RESTART_SECONDS;
+	fill_worker(&worker);
 	RegisterBackgroundWorker(&worker);
+}
+
+/* Is there anything that the worker should fetch, once it has prewarmed? */
+static bool
+is_wanted(void)
+{
+	return hydrate_rate > 0 && !map_is_hydrated();
+}
+
+void
+neon_hydration_reloaded(void)
+{
+	BackgroundWorker worker;
+	uint32		none = 0;
+
+	if (!is_wanted() || !pg_atomic_compare_exchange_u32(&shared->worker, &none, 1))
+		return;
+	fill_worker(&worker);
+	if (!RegisterDynamicBackgroundWorker(&worker, NULL))
+	{
+		pg_atomic_write_u32(&shared->worker, 0);
+		ereport(LOG,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("no background worker is free to fetch all data"),
+				 errhint("Reload the settings again later, or increase max_worker_processes.")));
+	}
 }
 
 /* ----------
@@ -317,21 +359,34 @@ hydration_kind_name(HydrationKind kind)
  * ----------
  */
 
-/* In the worker; ends it quietly if it is asked to while it waits here. */
 static void
-worker_wait(long ms)
+reload_settings(void)
 {
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (ms >= 0 ? WL_TIMEOUT : 0),
-					 ms, PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
-	if (ProcDiePending)
-		proc_exit(0);
-	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
 	}
+}
+
+/* For good: its slot of max_worker_processes is for others then. */
+static void
+end_worker(void)
+{
+	pg_atomic_write_u32(&shared->worker, 0);
+	proc_exit(0);
+}
+
+/* In the worker; ends it quietly if it is asked to while it waits here. */
+static void
+worker_wait(long ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	if (ProcDiePending)
+		end_worker();
+	CHECK_FOR_INTERRUPTS();
+	reload_settings();
 }
 
 /*
@@ -614,7 +669,10 @@ hydrate_in_background(void)
 						(unsigned long long) fetched, (neon_clock() - start) / 1000000.0)));
 }
 
-/* An error ends the process, which lets go of everything, and it is started again. */
+/*
+ * An error ends the process, which lets go of everything, and it is started
+ * again.  When it has nothing to do it ends, and is registered anew if need be.
+ */
 void
 neon_hydrator_main(Datum arg)
 {
@@ -627,9 +685,15 @@ neon_hydrator_main(Datum arg)
 	prewarm();
 	for (;;)
 	{
-		if (hydrate_rate > 0 && !map_is_hydrated())
+		uint32		none = 0;
+
+		while (is_wanted())
 			hydrate_in_background();
-		else
-			worker_wait(-1);
+
+		/* wanted again in this moment: by who comes first */
+		pg_atomic_write_u32(&shared->worker, 0);
+		reload_settings();
+		if (!is_wanted() || !pg_atomic_compare_exchange_u32(&shared->worker, &none, 1))
+			proc_exit(0);
 	}
 }

@@ -68,6 +68,9 @@ extern void neon_files_register_worker(void);
 /* Registers the worker that fetches everything in the background. */
 extern void neon_hydration_register_worker(void);
 
+/* In a worker that stays, after settings were read again: it may be needed again. */
+extern void neon_hydration_reloaded(void);
+
 /* From the shmem_request_hook. */
 extern void neon_smgr_request_shmem(void);
 

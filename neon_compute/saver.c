@@ -413,6 +413,7 @@ neon_saver_main(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			neon_hydration_reloaded();
 		}
 	}
 	if (save_interval >= 0)

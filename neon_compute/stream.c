@@ -183,6 +183,17 @@ fail(const char *text)
 	return false;
 }
 
+/* A caller's patience says little about a connection that has worked. */
+static bool
+fail_at_deadline(void)
+{
+	if (!answered)
+		return fail("no answer in time");
+	set_error("no answer in time");
+	disconnect();
+	return false;
+}
+
 void
 stream_fail(const char *problem)
 {
@@ -247,7 +258,7 @@ after_wait(int events, uint64 my_generation)
 	handle_interrupts();
 	if (generation != my_generation)
 		return false;
-	return events != 0 || fail("no answer in time");
+	return events != 0 || fail_at_deadline();
 }
 
 /* While the connection is being made, its socket may change. */
@@ -259,7 +270,7 @@ wait_connecting(int io_events, TimestampTz deadline)
 	int			events;
 
 	if (timeout <= 0)
-		return fail("no answer in time");
+		return fail_at_deadline();
 	local_wait_for(LOCAL_WAIT_CONNECT);
 	events = WaitLatchOrSocket(MyLatch,
 							   WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | io_events,
@@ -275,7 +286,7 @@ wait_streaming(int io_events, TimestampTz deadline)
 	WaitEvent	event;
 
 	if (timeout <= 0)
-		return fail("no answer in time");
+		return fail_at_deadline();
 	ModifyWaitEvent(wait_set, WAIT_SET_SOCKET, io_events, NULL);
 	event.events = 0;
 	local_wait_for(LOCAL_WAIT_FETCH);

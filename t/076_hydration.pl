@@ -6,6 +6,7 @@ use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 use FakePageserver;
 use NeonOverlay;
 
@@ -101,9 +102,17 @@ is(sql('SELECT count(*), sum(id), sum(length(pad)) FROM big1'), '12000|72006000|
 
 # --------------------------------------------------- in the background --
 
+sub worker_runs
+{
+	my ($ps) = run_command([ 'ps', '-o', 'args=', '--ppid', $node->{_pid} ]);
+	return $ps =~ /neon hydrator/ ? 1 : 0;
+}
+for (1 .. 300) { last unless worker_runs(); usleep(100_000) }
+is(worker_runs(), 0, 'the worker that has nothing to do is gone');
+
 my $log = -s $node->logfile;
 $fake->mode('ok');
-is(sql('SHOW neon.hydrate_rate'), '0', 'the worker is off');
+is(sql('SHOW neon.hydrate_rate'), '0', 'it is off');
 
 sub set_rate
 {
