@@ -80,7 +80,8 @@ settle_lsn(const Invocation *inv, PGconn *conn, Endpoint *ep, TimelineInfo *tl)
 
 	if (option_given(inv, OPT_TIME))
 	{
-		(void) branch_sync(conn, tl, &insert_lsn);
+		if (!ps_time_is_settled(conn, tl, inv->option[OPT_TIME]))
+			(void) branch_sync(conn, tl, &insert_lsn);
 		ep->lsn = ps_lsn_for_time(conn, tl, inv->option[OPT_TIME]);
 	}
 	if (ep->lsn == InvalidXLogRecPtr)

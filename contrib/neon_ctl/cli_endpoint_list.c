@@ -11,6 +11,8 @@
 #include "endpoint.h"
 #include "fsutil.h"
 #include "instance.h"
+#include "kvfile.h"
+#include "neon_lsn.h"
 #include "output.h"
 #include "passfile.h"
 #include "repo.h"
@@ -29,30 +31,51 @@ find_timeline(const TimelineInfo *all, int n, const Endpoint *ep)
 	return NULL;
 }
 
+/* Where a running endpoint was booted; InvalidXLogRecPtr if that is not known. */
+static XLogRecPtr
+boot_lsn(const Endpoint *ep)
+{
+	XLogRecPtr	lsn = InvalidXLogRecPtr;
+	KvFile		boot;
+
+	if (!kv_load(&boot, endpoint_path(ep, "pgdata/neon.boot")))
+		return InvalidXLogRecPtr;
+	(void) neon_lsn_parse(kv_get_default(&boot, "boot_lsn", ""), &lsn);
+	kv_free(&boot);
+	return lsn;
+}
+
 static void
 list_endpoint(Table *table, const Endpoint *ep, const TimelineInfo *tl)
 {
 	ServerInfo	info;
 	XLogRecPtr	lsn = ep->lsn;
+	const char *status;
 
+	server_info(endpoint_path(ep, "pgdata"), &info);
+	if (lsn == InvalidXLogRecPtr && ep->kind != ENDPOINT_PRIMARY && info.state == SERVER_RUNNING)
+		lsn = boot_lsn(ep);
 	if (lsn == InvalidXLogRecPtr && tl != NULL)
 		lsn = tl->last_record_lsn;
-	server_info(endpoint_path(ep, "pgdata"), &info);
+	status = info.state == SERVER_RUNNING ? (info.ready ? "running" : "starting") :
+		info.state == SERVER_STOPPED ? "stopped" : "crashed";
 	table_cell(table, ep->name);
 	table_cell(table, strf("%s:%d", LOOPBACK, ep->port));
 	table_cell(table, ep->timeline);
 	table_cell(table, tl ? tl->name : NULL);
 	table_cell(table, lsn != InvalidXLogRecPtr ? lsn_text(lsn) : NULL);
-	table_cell(table, info.state == SERVER_RUNNING ? (info.ready ? "running" : "starting") :
-			   info.state == SERVER_STOPPED ? "stopped" : "crashed");
+	table_cell(table, ep->kind == ENDPOINT_PRIMARY ? status :
+			   strf("%s, %s", status, endpoint_kind_name(ep->kind)));
+	table_cell(table, status);
+	table_cell(table, endpoint_kind_name(ep->kind));
 }
 
 int
 cmd_endpoint_list(Invocation *inv)
 {
-	static const char *const titles[] = {"ENDPOINT", "ADDRESS", "TIMELINE", "BRANCH NAME", "LSN", "STATUS"};
-	static const char *const json_names[] = {"endpoint", "address", "timeline_id", "branch_name", "lsn", "status"};
-	Table	   *table = table_new(6, titles, json_names);
+	static const char *const titles[] = {"ENDPOINT", "ADDRESS", "TIMELINE", "BRANCH NAME", "LSN", "STATUS", NULL, NULL};
+	static const char *const json_names[] = {"endpoint", "address", "timeline_id", "branch_name", "lsn", NULL, "status", "kind"};
+	Table	   *table = table_new(8, titles, json_names);
 	const char *wanted = option_given(inv, OPT_TENANT_ID) ? chosen_tenant(inv) : NULL;
 	PGconn	   *conn = ps_try_connect();
 	TimelineInfo *all = NULL;

@@ -301,7 +301,9 @@ table_json_rows(Table *table, PQExpBuffer buf)
 
 		if (column == 0)
 			appendPQExpBufferStr(buf, i ? ",\n {" : "{");
-		if (table->is_number[column] && table->cells[i] != NULL)
+		if (table->json_names[column] == NULL)
+			 /* not in JSON */ ;
+		else if (table->is_number[column] && table->cells[i] != NULL)
 			json_number(buf, table->json_names[column], strtoll(table->cells[i], NULL, 10));
 		else
 			json_string(buf, table->json_names[column], table->cells[i]);
@@ -354,14 +356,16 @@ screen_width(const char *value)
 static void
 table_print_row(Table *table, const char *const *cells, const int *widths)
 {
+	int			pad = 0;
+
 	for (int c = 0; c < table->ncolumns; c++)
 	{
 		const char *value = cells[c] ? cells[c] : "-";
-		int			pad = widths[c] - screen_width(value);
 
-		printf("%s%s", c ? "  " : " ", value);
-		if (c < table->ncolumns - 1)
-			printf("%*s", pad > 0 ? pad : 0, "");
+		if (table->titles[c] == NULL)
+			continue;
+		printf("%*s%s%s", pad, "", c ? "  " : " ", value);
+		pad = Max(widths[c] - screen_width(value), 0);
 	}
 	putchar('\n');
 }
@@ -378,7 +382,7 @@ table_print(Table *table)
 		return;
 	}
 	for (int c = 0; c < table->ncolumns; c++)
-		widths[c] = screen_width(table->titles[c]);
+		widths[c] = table->titles[c] ? screen_width(table->titles[c]) : 0;
 	for (int i = 0; i < table->ncells; i++)
 	{
 		int			width = screen_width(table->cells[i] ? table->cells[i] : "-");

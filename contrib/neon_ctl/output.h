@@ -52,7 +52,10 @@ extern void progress_begin(const char *what);
 extern void progress_tick(void);
 extern void progress_end(void);
 
-/* A table of strings; cells are copied. */
+/*
+ * A table of strings; cells are copied.  A column without a title is in JSON
+ * only, one without a JSON name is not in it.
+ */
 typedef struct Table Table;
 
 extern Table *table_new(int ncolumns, const char *const *titles, const char *const *json_names);

@@ -311,6 +311,20 @@ ps_lsn_for_time(PGconn *conn, const TimelineInfo *tl, const char *time)
 	return lsn;
 }
 
+bool
+ps_time_is_settled(PGconn *conn, const TimelineInfo *tl, const char *time)
+{
+	PGresult   *res = db_exec(conn, STATEMENT_TIMEOUT, "looking for that time",
+							  "SELECT neon_pageserver.lsn_for_timestamp($1, $2, $3)"
+							  " OPERATOR(pg_catalog.<) neon_pageserver.lsn_for_timestamp($1, $2, 'infinity') AS later",
+							  3, tl->tenant, tl->id, time);
+	const char *later = db_value(res, 0, "later");
+	bool		settled = later != NULL && strcmp(later, "t") == 0;
+
+	PQclear(res);
+	return settled;
+}
+
 XLogRecPtr
 ps_round_lsn(PGconn *conn, const TimelineInfo *tl, XLogRecPtr lsn)
 {

@@ -89,6 +89,9 @@ extern void ps_wait_lsn(PGconn *conn, const TimelineInfo *tl, XLogRecPtr lsn, in
 /* Last commit at or before the time; dies if that is before the history. */
 extern XLogRecPtr ps_lsn_for_time(PGconn *conn, const TimelineInfo *tl, const char *time);
 
+/* Has it a later commit, so that nothing to come changes what that finds? */
+extern bool ps_time_is_settled(PGconn *conn, const TimelineInfo *tl, const char *time);
+
 /* The end of the last commit, abort or prepare at or below lsn, or the branch's start. */
 extern XLogRecPtr ps_round_lsn(PGconn *conn, const TimelineInfo *tl, XLogRecPtr lsn);
 
