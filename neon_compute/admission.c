@@ -21,6 +21,7 @@
 #include "coordinator.h"
 #include "guard.h"
 #include "lease.h"
+#include "localdisk.h"
 #include "libpq/auth.h"
 #include "libpq/libpq-be.h"
 #include "miscadmin.h"
@@ -61,7 +62,7 @@ check_walsender(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("physical replication is not possible before this compute is hydrated"),
 				 errdetail("Part of its data is only in the pageserver."),
-				 errhint("Run SELECT neon.hydrate() first.")));
+				 errhint("%s", disk_hydration_hint())));
 }
 
 static void

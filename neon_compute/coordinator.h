@@ -66,6 +66,9 @@ extern void coordinator_notice_commit(void);
  */
 extern void neon_throttle(void);
 
+/* May this process wait, and fail, here? */
+extern bool throttle_may_wait(void);
+
 /*
  * Why writers are slowed down or held now, as a line that names who lags; false
  * if they are not.

@@ -26,6 +26,7 @@
 #include "commands/defrem.h"
 #include "coordinator.h"
 #include "guard.h"
+#include "localdisk.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "quorum.h"
@@ -376,7 +377,7 @@ refuse_unhydrated(const char *what)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("%s is not possible before this compute is hydrated", what),
 			 errdetail("Part of its data is only in the pageserver."),
-			 errhint("Run SELECT neon.hydrate() first.")));
+			 errhint("%s", disk_hydration_hint())));
 }
 
 static void

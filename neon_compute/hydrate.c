@@ -17,7 +17,9 @@
 
 #include <limits.h>
 
+#include "access/transam.h"
 #include "coordinator.h"
+#include "diskhold.h"
 #include "files.h"
 #include "hydrate.h"
 #include "localstat.h"
@@ -142,8 +144,9 @@ is_queued(const MapFork *fork, BlockNumber blkno)
 }
 
 /*
- * A primary has not modified the blocks that it does not hold, so the newest
- * version within its term is the right one.
+ * A primary has not modified the blocks that it does not hold since they were
+ * dropped, if they were, so the newest version within its term is the right
+ * one.  The generation is read first: what is dropped later is not installed.
  */
 static bool
 send_range(Range *range, TimestampTz deadline)
@@ -151,13 +154,13 @@ send_range(Range *range, TimestampTz deadline)
 	NeonRequest req;
 
 	Assert(queue_count < QUEUE_SIZE);
-	range->gen = pg_atomic_read_u32(&map_chunk(range->fork, range->start)->gen);
+	range->gen = map_generation(map_chunk(range->fork, range->start));
 	range->reqid = next_reqid++;
 	pg_read_barrier();
 
 	memset(&req, 0, sizeof(req));
 	req.reqid = range->reqid;
-	req.not_modified_since = neon_boot.boot_lsn;
+	req.not_modified_since = disk_request_lsn();
 	req.lsn = neon_boot.kind == NEON_PRIMARY ? NEON_LSN_MAX : neon_boot.boot_lsn;
 	req.term = neon_boot.kind == NEON_PRIMARY ? neon_boot.term : 0;
 	req.rnode = range->fork->rnode;
@@ -207,6 +210,7 @@ install_absent_blocks(int fd, const Range *range, MapChunk *chunk, const char *p
 			files_write(fd, range->fork, blkno,
 						pages + (size_t) (blkno - range->start) * BLCKSZ, run - blkno);
 			installed_blocks += run - blkno;
+			disk_note_allocated((uint64) (run - blkno) * BLCKSZ);
 		}
 		for (; blkno < run; blkno++)
 			map_set_present(chunk, blkno);
@@ -232,7 +236,7 @@ install(const Range *range, const char *pages)
 	}
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	/* dropped since we asked: we may hold an older version than was dropped */
-	if (pg_atomic_read_u32(&chunk->gen) == range->gen)
+	if (map_generation(chunk) == range->gen)
 		install_absent_blocks(fd, range, chunk, pages);
 	LWLockRelease(lock);
 	CloseTransientFile(fd);
@@ -372,7 +376,7 @@ make_range(Range *range, MapFork *fork, BlockNumber start, uint32 nblocks)
 	if (start >= end)
 		return false;
 	chunk = map_chunk(fork, start);
-	end = Min(end, start + nblocks);
+	end = Min(end, start + Min(nblocks, disk_max_range()));
 	end = Min(end, (start / MAP_CHUNK_BLOCKS + 1) * MAP_CHUNK_BLOCKS);
 	while (end > start && map_present(chunk, end - 1))
 		end--;
@@ -572,11 +576,15 @@ end_wait(TimestampTz start, bool ok)
 bool
 hydrate_block(MapFork *fork, BlockNumber blkno)
 {
-	TimestampTz start = neon_clock();
+	TimestampTz start;
 	volatile int tries = -1;
 	bool		on_its_way;
 	uint64		us;
 
+	/* the catalogs are small, and who looks for what hinders others needs them */
+	if (fork->rnode.relNode >= FirstNormalObjectId)
+		disk_make_room();
+	start = neon_clock();
 	check_queue();
 	on_its_way = is_queued(fork, blkno);
 	local_wait_begin(fork->rnode, fork->forknum, blkno);
@@ -602,7 +610,7 @@ hydrate_prefetch(MapFork *fork, BlockNumber blkno)
 	Range		range;
 
 	check_queue();
-	if (!stream_is_open() || queue_count >= QUEUE_PREFETCH || is_queued(fork, blkno) ||
+	if (disk_is_short() || !stream_is_open() || queue_count >= QUEUE_PREFETCH || is_queued(fork, blkno) ||
 		!make_range(&range, fork, blkno, 1))
 		return;
 	(void) send_range(&range, TimestampTzPlusMilliseconds(neon_clock(),

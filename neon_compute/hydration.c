@@ -17,6 +17,7 @@
 #include "files.h"
 #include "hydrate.h"
 #include "hydration.h"
+#include "localdisk.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
 #include "neon_library.h"
@@ -158,7 +159,7 @@ neon_hydration_register_worker(void)
 static bool
 is_wanted(void)
 {
-	return hydrate_rate > 0 && !map_is_hydrated();
+	return hydrate_rate > 0 && !disk_is_limited && !map_is_hydrated();
 }
 
 void
@@ -418,11 +419,11 @@ first_absent(const MapFork *fork, BlockNumber blkno)
 	return blkno < end ? blkno : InvalidBlockNumber;
 }
 
-/* Was the worker told to stop? */
+/* Was the worker told to stop?  With a limit of disk space not everything can be here. */
 static bool
 turned_off(void)
 {
-	return in_background && hydrate_rate == 0;
+	return in_background && (hydrate_rate == 0 || disk_is_limited);
 }
 
 /* Reads the fork forward. */
@@ -526,12 +527,14 @@ hydrate_database(HydrationKind kind, Oid db)
 uint64
 neon_hydrate_database(Oid db)
 {
+	disk_pin_database(db);
 	return hydrate_database(HYDRATION_DATABASE, db);
 }
 
 uint64
 neon_hydrate_all(void)
 {
+	disk_refuse_hydration();
 	return hydrate_database(HYDRATION_ALL, InvalidOid);
 }
 
@@ -608,7 +611,7 @@ prewarm_chunk(const WarmChunk *warm)
 static void
 prewarm_chunks(const WarmChunk *chunks, uint32 n)
 {
-	for (uint32 i = 0; i < n && prewarm_rate > 0; i++)
+	for (uint32 i = 0; i < n && prewarm_rate > 0 && disk_used() < disk_evict_from(); i++)
 	{
 		TimestampTz start = neon_clock();
 		uint64		before = hydrate_installed();

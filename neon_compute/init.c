@@ -16,6 +16,8 @@
 
 #include "acknowledge.h"
 #include "coordinator.h"
+#include "diskhold.h"
+#include "evict.h"
 #include "fmgr.h"
 #include "guard.h"
 #include "lease.h"
@@ -124,6 +126,7 @@ startup_shmem(void)
 		prev_shmem_startup_hook();
 	guard_check_libraries();
 	neon_smgr_selftest();
+	disk_check_start();
 	ticket_consume();
 	neon_smgr_shmem_startup();
 	coordinator_shmem_startup();
@@ -170,6 +173,7 @@ _PG_init(void)
 	neon_smgr_install();
 	neon_files_register_worker();
 	neon_hydration_register_worker();
+	evict_register_worker();
 	coordinator_register_worker();
 	bootlease_register_worker();
 	saver_register_worker();
@@ -185,4 +189,5 @@ _PG_init(void)
 	/* called in the other order: writers are held while they can be cancelled */
 	acknowledge_install();
 	throttle_install();
+	diskhold_install();
 }

@@ -331,7 +331,87 @@ map_note_write(MapChunk *chunk)
 	while (old < lsn &&
 		   !pg_atomic_compare_exchange_u64(&chunk->dirty_lsn, &old, lsn))
 		;
+	/* whoever drops the chunk sees this, or we see that it is being dropped */
+	pg_memory_barrier();
 }
+
+/* ----------
+ * Dropping
+ * ----------
+ */
+
+void
+map_wait_dropped(const MapFork *fork, BlockNumber blkno)
+{
+	LWLock	   *lock = map_chunk_lock(fork, blkno);
+
+	LWLockAcquire(lock, LW_SHARED);
+	LWLockRelease(lock);
+}
+
+/* The bits of a chunk's word that are below the watermark. */
+static uint64
+present_word(const MapChunk *chunk, int word, uint64 nblocks)
+{
+	uint64		bits = pg_atomic_read_u64(unconstify(pg_atomic_uint64 *, &chunk->present[word]));
+	uint64		first = (uint64) word * 64;
+
+	if (nblocks <= first)
+		return 0;
+	if (nblocks - first < 64)
+		bits &= (UINT64CONST(1) << (nblocks - first)) - 1;
+	return bits;
+}
+
+/* Blocks of the chunk below the watermark. */
+static uint32
+mapped_blocks(const MapFork *fork, BlockNumber start)
+{
+	BlockNumber watermark = map_watermark(fork);
+
+	return watermark <= start ? 0 : Min(watermark - start, MAP_CHUNK_BLOCKS);
+}
+
+uint32
+map_chunk_present(const MapFork *fork, BlockNumber start)
+{
+	const MapChunk *chunk = map_chunk(fork, start);
+	uint32		nblocks = mapped_blocks(fork, start);
+	uint32		present = 0;
+
+	for (int w = 0; w < lengthof(chunk->present); w++)
+		present += pg_popcount64(present_word(chunk, w, nblocks));
+	return present;
+}
+
+uint32
+map_drop_chunk(const MapFork *fork, BlockNumber start, XLogRecPtr clean_before,
+			   void (*free_space) (void *arg, BlockNumber start, uint32 nblocks),
+			   void *arg)
+{
+	MapChunk   *chunk = map_chunk(fork, start);
+	LWLock	   *lock = map_chunk_lock(fork, start);
+	uint32		dropped = 0;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	/* odd, before dirty_lsn is looked at: a barrier on both sides */
+	(void) pg_atomic_fetch_add_u32(&chunk->gen, 1);
+	if (pg_atomic_read_u64(&chunk->dirty_lsn) < clean_before)
+	{
+		dropped = map_chunk_present(fork, start);
+		for (int w = 0; w < lengthof(chunk->present); w++)
+			pg_atomic_write_u64(&chunk->present[w], 0);
+		free_space(arg, start, mapped_blocks(fork, start));
+	}
+	(void) pg_atomic_fetch_add_u32(&chunk->gen, 1);
+	LWLockRelease(lock);
+	return dropped;
+}
+
+/* ----------
+ * Cutting
+ * ----------
+ */
 
 void
 map_lower_watermark(MapFork *fork, BlockNumber nblocks)

@@ -22,14 +22,21 @@
 #include "storage/lwlock.h"
 #include "storage/relfilenode.h"
 
-/* The unit of locking and (later) of eviction: 1 MB. */
+/* The unit of locking and of eviction: 1 MB. */
 #define MAP_CHUNK_BLOCKS	128
+
+/*
+ * In MapChunk.gen: set when the chunk is read, taken away when the evictor
+ * passes by.  The rest is the generation, which is odd while the chunk is
+ * being dropped.
+ */
+#define MAP_GEN_USED		0x80000000U
 
 typedef struct MapChunk
 {
 	pg_atomic_uint64 present[MAP_CHUNK_BLOCKS / 64];	/* 1 bit a block */
 	pg_atomic_uint64 dirty_lsn; /* insert LSN at the last local write, or 0 */
-	pg_atomic_uint32 gen;		/* raised when the chunk is dropped */
+	pg_atomic_uint32 gen;		/* generation, and MAP_GEN_USED */
 	pg_atomic_uint32 asked;		/* who last asked for many of its blocks, and when */
 } MapChunk;
 
@@ -98,6 +105,27 @@ map_present(const MapChunk *chunk, BlockNumber blkno)
 	return (word >> (bit % 64)) & 1;
 }
 
+static inline uint32
+map_generation(const MapChunk *chunk)
+{
+	return pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &chunk->gen)) & ~MAP_GEN_USED;
+}
+
+/* Is the chunk being dropped, in this generation? */
+static inline bool
+map_being_dropped(uint32 generation)
+{
+	return generation & 1;
+}
+
+/* The chunk was read: it is to stay for a while. */
+static inline void
+map_note_used(MapChunk *chunk)
+{
+	if (unlikely(!(pg_atomic_read_u32(&chunk->gen) & MAP_GEN_USED)))
+		(void) pg_atomic_fetch_or_u32(&chunk->gen, MAP_GEN_USED);
+}
+
 /* Must the block be fetched before it can be read?  An answer of no is final
  * (as long as its chunk is not dropped), one of yes may be out of date. */
 static inline bool
@@ -120,8 +148,23 @@ extern LWLock *map_file_lock(const MapFork *fork);
 /* After the data is in the file.  The caller holds the chunk lock. */
 extern void map_set_present(MapChunk *chunk, BlockNumber blkno);
 
-/* Before a local write.  Takes no lock. */
+/* Before a local write; a full memory barrier.  Takes no lock. */
 extern void map_note_write(MapChunk *chunk);
+
+/* Returns when the chunk is not being dropped.  Takes the chunk lock. */
+extern void map_wait_dropped(const MapFork *fork, BlockNumber blkno);
+
+/* Blocks of the chunk that begins at start which are here; those of the evictor. */
+extern uint32 map_chunk_present(const MapFork *fork, BlockNumber start);
+
+/*
+ * Makes all blocks of a chunk absent, unless it was written at or after
+ * clean_before, and has free_space() called meanwhile, with arg and the
+ * chunk's blocks, which must not throw.  Returns how many blocks were here.
+ */
+extern uint32 map_drop_chunk(const MapFork *fork, BlockNumber start, XLogRecPtr clean_before,
+							 void (*free_space) (void *arg, BlockNumber start, uint32 nblocks),
+							 void *arg);
 
 /*
  * Blocks from nblocks on are local for ever.  Returns after the last hydrator

@@ -117,6 +117,24 @@ SELECT relation, kind, size_bytes, present_bytes,
 	CASE WHEN size_bytes = 0 THEN 100.0 ELSE pg_catalog.trunc(100.0 * present_bytes / size_bytes, 1) END AS present_percent
   FROM neon.get_local_relations();
 
+-- What the limit of local disk space allows, and what hinders it.
+CREATE FUNCTION neon.get_local_disk(
+	OUT limit_bytes int8,		-- null if there is no limit
+	OUT used_bytes int8,		-- allocated below base, global and pg_tblspc
+	OUT present_bytes int8,		-- of pages that can be fetched again
+	OUT other_bytes int8,		-- of everything else
+	OUT evicted_chunks int8,
+	OUT evicted_bytes int8,
+	OUT droppable_before pg_lsn,	-- what was written last before this may be dropped
+	OUT holds int8,				-- how often a session was held for space
+	OUT waiting int4,			-- sessions that are held now
+	OUT blocker text,			-- why nothing more can be dropped; null if something can
+	OUT blocker_pid int4)		-- whose transaction it is; null if it is none
+AS 'MODULE_PATHNAME', 'neon_sql_local_disk'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
+
+CREATE VIEW neon.local_disk AS SELECT * FROM neon.get_local_disk();
+
 -- Fetches what is absent of a relation with its indexes and TOAST table, or
 -- of everything; returns the number of blocks fetched.
 CREATE FUNCTION neon.hydrate(relation regclass DEFAULT NULL) RETURNS int8
@@ -183,9 +201,9 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA neon FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA neon FROM PUBLIC;
 GRANT USAGE ON SCHEMA neon TO pg_monitor;
 GRANT EXECUTE ON FUNCTION neon.tenant_id(), neon.timeline_id(), neon.version(),
-	neon.get_status(), neon.get_safekeepers(), neon.get_stat_local(), neon.get_stat_backends(),
+	neon.get_status(), neon.get_safekeepers(), neon.get_stat_local(), neon.get_stat_backends(), neon.get_local_disk(),
 	neon.get_local_relations(), neon.get_hydration_progress(), neon.get_branches() TO pg_monitor;
-GRANT SELECT ON neon.status, neon.safekeepers, neon.stat_local, neon.stat_backends, neon.local_relations, neon.hydration_progress,
+GRANT SELECT ON neon.status, neon.safekeepers, neon.stat_local, neon.stat_backends, neon.local_relations, neon.hydration_progress, neon.local_disk,
 	neon.branches TO pg_monitor;
 GRANT EXECUTE ON FUNCTION neon.get_saved() TO pg_monitor;
 GRANT SELECT ON neon.saved TO pg_monitor;

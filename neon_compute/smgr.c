@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "coordinator.h"
+#include "diskhold.h"
 #include "files.h"
 #include "hydrate.h"
 #include "hydration.h"
@@ -20,6 +21,7 @@
 #include "map.h"
 #include "miscadmin.h"
 #include "neon.h"
+#include "neon_testpoint.h"
 #include "redial.h"
 #include "reference.h"
 #include "saved.h"
@@ -59,8 +61,8 @@ mapped_fork(SMgrRelation reln, ForkNumber forknum)
 
 /*
  * A present block stays present until its chunk is dropped, which raises the
- * chunk's generation: if that is still the same after the read, what was read
- * was there.
+ * chunk's generation: if that is still the same after the read, and even, what
+ * was read was there.
  */
 static void
 neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer)
@@ -83,9 +85,15 @@ neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer
 	chunk = map_chunk(fork, blkno);
 	for (;;)
 	{
-		uint32		gen = pg_atomic_read_u32(&chunk->gen);
+		uint32		gen = map_generation(chunk);
 
 		pg_read_barrier();
+		if (unlikely(map_being_dropped(gen)))
+		{
+			map_wait_dropped(fork, blkno);
+			continue;
+		}
+		map_note_used(chunk);
 		if (map_absent(fork, chunk, blkno))
 		{
 			if (hydrate_block(fork, blkno) && !missed)
@@ -95,7 +103,7 @@ neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer
 		}
 		mdread(reln, forknum, blkno, buffer);
 		pg_read_barrier();
-		if (pg_atomic_read_u32(&chunk->gen) == gen)
+		if (map_generation(chunk) == gen)
 			break;
 	}
 	local_count(missed ? LOCAL_MISSES : LOCAL_HITS, 1);
@@ -117,11 +125,14 @@ write_absent_block(SMgrRelation reln, MapFork *fork, BlockNumber blkno, char *bu
 	md_write(reln, fork->forknum, blkno, buffer, skip_fsync);
 	map_set_present(map_chunk(fork, blkno), blkno);
 	LWLockRelease(lock);
+	disk_note_allocated(BLCKSZ);
 }
 
 /*
- * A present block needs no lock: a hydrator that has not seen its bit yet
- * will, under the lock, and leave the block alone.
+ * A present block needs no lock.  A hydrator that has not seen its bit yet
+ * will, under the lock, and leave the block alone.  If the chunk was dropped
+ * meanwhile, the page may have been written to a place that was made a hole:
+ * the caller holds the page locked, so it is simply written again.
  */
 static void
 neon_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer,
@@ -129,6 +140,7 @@ neon_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffe
 {
 	MapFork    *fork;
 	MapChunk   *chunk;
+	uint32		gen;
 
 	if (self_test_reaches(SLOT_WRITE))
 		return;
@@ -140,10 +152,17 @@ neon_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffe
 	}
 	chunk = map_chunk(fork, blkno);
 	map_note_write(chunk);
-	if (map_absent(fork, chunk, blkno))
-		write_absent_block(reln, fork, blkno, buffer, skip_fsync, mdwrite);
-	else
+	gen = map_generation(chunk);
+	pg_read_barrier();
+	if (!map_being_dropped(gen) && !map_absent(fork, chunk, blkno))
+	{
 		mdwrite(reln, forknum, blkno, buffer, skip_fsync);
+		pg_memory_barrier();
+		if (likely(map_generation(chunk) == gen))
+			return;
+	}
+	disk_pause_writer();
+	write_absent_block(reln, fork, blkno, buffer, skip_fsync, mdwrite);
 }
 
 /* Beyond the size at boot, or what was left of it, all is local. */
@@ -157,14 +176,16 @@ neon_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buff
 		return;
 	if (!SmgrIsTemp(reln))
 		neon_throttle();
+	disk_make_room();
 	fork = mapped_fork(reln, forknum);
 	if (fork != NULL && blkno < map_watermark(fork))
 	{
 		map_note_write(map_chunk(fork, blkno));
 		write_absent_block(reln, fork, blkno, buffer, skip_fsync, mdextend);
+		return;
 	}
-	else
-		mdextend(reln, forknum, blkno, buffer, skip_fsync);
+	mdextend(reln, forknum, blkno, buffer, skip_fsync);
+	disk_note_allocated(BLCKSZ);
 }
 
 static bool
@@ -342,6 +363,10 @@ neon_smgr_define_gucs(void)
 	hydrate_define_gucs();
 	hydration_define_gucs();
 	reference_define_gucs();
+	disk_define_settings();
+#ifdef NEON_TESTING
+	testpoint_define_gucs("neon");
+#endif
 }
 
 void
@@ -351,6 +376,8 @@ neon_smgr_request_shmem(void)
 	localstat_request_shmem();
 	redial_request_shmem();
 	hydration_request_shmem();
+	disk_request_shmem();
+	diskhold_request_shmem();
 }
 
 void
@@ -360,6 +387,8 @@ neon_smgr_shmem_startup(void)
 	redial_shmem_startup();
 	hydration_shmem_startup();
 	map_startup();
+	disk_shmem_startup();
+	diskhold_shmem_startup();
 	files_startup();
 }
 
@@ -377,4 +406,5 @@ neon_local_stats(NeonLocalStats *stats)
 	map_count_blocks(&present, &absent);
 	stats->present_bytes = present * BLCKSZ;
 	stats->absent_bytes = absent * BLCKSZ;
+	disk_fill_stats(stats);
 }

@@ -21,6 +21,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "coordinator.h"
+#include "diskhold.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
@@ -53,21 +54,12 @@ limit_bytes(void)
 	return (uint64) neon_max_unflushed_wal * MEGABYTE;
 }
 
-/* May this process be held here? */
-static bool
-may_wait(void)
+bool
+throttle_may_wait(void)
 {
-	if (!storage_needed() || CritSectionCount > 0 || InterruptHoldoffCount > 0)
-		return false;
-	switch (MyBackendType)
-	{
-		case B_BACKEND:
-		case B_BG_WORKER:
-		case B_AUTOVAC_WORKER:
-			return !RecoveryInProgress();
-		default:
-			return false;
-	}
+	return CritSectionCount == 0 && InterruptHoldoffCount == 0 &&
+		(MyBackendType == B_BACKEND || MyBackendType == B_BG_WORKER ||
+		 MyBackendType == B_AUTOVAC_WORKER);
 }
 
 /* The members that are behind the limit themselves: the others wait for them. */
@@ -162,7 +154,7 @@ pause_for_ingest(void)
 void
 neon_throttle(void)
 {
-	if (!may_wait())
+	if (!storage_needed() || !throttle_may_wait() || RecoveryInProgress())
 		return;
 	if (unflushed_bytes(storage_known_flush_lsn()) > limit_bytes())
 		wait_for_storage();
@@ -231,7 +223,10 @@ static void
 throttled_executor_run(QueryDesc *desc, ScanDirection direction, uint64 count, bool execute_once)
 {
 	if (desc->operation != CMD_SELECT || desc->plannedstmt->hasModifyingCTE)
+	{
 		neon_throttle();
+		disk_make_room();
+	}
 	if (prev_executor_run)
 		prev_executor_run(desc, direction, count, execute_once);
 	else

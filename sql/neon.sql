@@ -17,6 +17,10 @@ SELECT count(*), bool_and(hits > 0) AS hits, bool_and(misses >= 0) AS misses,
   FROM neon.stat_local;
 SELECT misses >= 0 AS misses, fetches >= 0 AS fetches, pid IS NOT NULL AS pid, backend_type, wait_event, file
   FROM neon.stat_backends WHERE pid = pg_backend_pid();
+SELECT limit_bytes, used_bytes > 1000000 AS used, present_bytes >= 0 AS present, evicted_chunks, holds, waiting, blocker
+  FROM neon.local_disk;
+ALTER SYSTEM SET neon.local_size_limit = '1MB';
+ALTER SYSTEM SET neon.local_size_limit = '64MB';
 CREATE TABLE h(a int PRIMARY KEY, b text);
 INSERT INTO h SELECT g, repeat('x', 100) FROM generate_series(1, 1000) g;
 SELECT neon.hydrate('h') AS nothing_to_fetch;
@@ -68,6 +72,7 @@ RESET ROLE;
 SET ROLE regress_neon_monitor;
 SELECT count(*) FROM neon.status;
 SELECT count(*) FROM neon.stat_local;
+SELECT count(*) FROM neon.local_disk;
 SELECT count(*) > 0 AS backends FROM neon.stat_backends;
 SELECT count(*) > 0 AS relations FROM neon.local_relations;
 SELECT neon.stat_reset();

@@ -68,6 +68,7 @@ static const struct
 	{"neon.safekeeper_wal_keep", "wal_keep_size", NULL, 1, "Give an amount from 1MB on, as 10GB."},
 	{"neon.consumer_wal_keep", "max_slot_wal_keep_size", NULL, -1, "Give an amount, as 10GB; -1 is no limit."},
 	{"neon.save_interval", "log_autovacuum_min_duration", NULL, -1, "Give a time, as 5min; 0 is at the stop only, -1 never."},
+	{"neon.local_size_limit", "temp_file_limit", NULL, 0, "Give an amount from 16MB on, as 10GB; 0 is no limit."},
 	{"neon.max_ingest_lag", "temp_file_limit", "seq_page_cost", 0, "Give an amount, as 64MB; 0 is off."},
 };
 

@@ -1,5 +1,5 @@
 CREATE EXTENSION neon;
-SELECT plan(33);
+SELECT plan(35);
 
 SELECT has_function('neon', 'tenant_id', '{}'::name[]);
 SELECT has_function('neon', 'timeline_id', '{}'::name[]);
@@ -8,6 +8,9 @@ SELECT has_function('neon', 'hydrate', ARRAY['regclass']);
 SELECT has_function('neon', 'branch_create', ARRAY['text', 'pg_lsn']);
 SELECT has_view('neon', 'stat_local', 'view stat_local');
 SELECT has_view('neon', 'branches', 'view branches');
+SELECT has_view('neon', 'local_disk', 'view local_disk');
+SELECT columns_are('neon', 'local_disk', ARRAY['limit_bytes', 'used_bytes', 'present_bytes', 'other_bytes', 'evicted_chunks',
+	'evicted_bytes', 'droppable_before', 'holds', 'waiting', 'blocker', 'blocker_pid']);
 SELECT has_view('neon', 'status', 'view status');
 SELECT columns_are('neon', 'stat_local', ARRAY['hits', 'misses', 'fetched_pages', 'fetched_bytes',
 	'evicted_chunks', 'present_bytes', 'limit_bytes', 'absent_bytes', 'fetches', 'read_ahead_hits', 'retries', 'failures',

@@ -1,0 +1,240 @@
+/*-------------------------------------------------------------------------
+ *
+ * diskhold.c
+ *	  Holding those who need local disk space when little is left.
+ *
+ * What a transaction has written cannot be dropped before it has ended, nor
+ * before all have that ran at the same time.  So if everybody were held when
+ * there is no space, nobody would ever go on.  Those who have changed nothing
+ * yet, for whom the evictor does not wait, are held first; those who have may
+ * use what is left, end, and so make room.  Only when that is used up, too,
+ * all are held, and fail after neon.fetch_timeout.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "coordinator.h"
+#include "diskhold.h"
+#include "miscadmin.h"
+#include "neon_clock.h"
+#include "pgstat.h"
+#include "port/atomics.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "tcop/utility.h"
+#include "utils/timestamp.h"
+
+#define MEGABYTE			(1024 * 1024)
+#define POLL_INTERVAL_MS	10
+#define PAUSE_MS			1
+#define WRITER_PAUSE_US		5000
+
+typedef struct HoldShared
+{
+	pg_atomic_uint64 holds;		/* how often somebody was held */
+	pg_atomic_uint32 waiting;	/* who is held now */
+
+	/* by process number: runs a command that may build indexes without a transaction number */
+	pg_atomic_uint32 builds[FLEXIBLE_ARRAY_MEMBER];
+} HoldShared;
+
+static HoldShared *shared = NULL;
+
+static ProcessUtility_hook_type prev_process_utility = NULL;
+
+static uint32
+max_procs(void)
+{
+	return MaxBackends + NUM_AUXILIARY_PROCS;
+}
+
+static Size
+shared_size(void)
+{
+	return MAXALIGN(offsetof(HoldShared, builds) + max_procs() * sizeof(pg_atomic_uint32));
+}
+
+void
+diskhold_request_shmem(void)
+{
+	RequestAddinShmemSpace(shared_size());
+}
+
+void
+diskhold_shmem_startup(void)
+{
+	bool		found;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = ShmemInitStruct("neon disk holds", shared_size(), &found);
+	if (!found)
+	{
+		pg_atomic_init_u64(&shared->holds, 0);
+		pg_atomic_init_u32(&shared->waiting, 0);
+		for (uint32 i = 0; i < max_procs(); i++)
+			pg_atomic_init_u32(&shared->builds[i], 0);
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+bool
+disk_may_have_unfinished(int procno)
+{
+	const PGPROC *proc = &ProcGlobal->allProcs[procno];
+
+	return TransactionIdIsValid(proc->xid) || pg_atomic_read_u32(&shared->builds[procno]) != 0;
+}
+
+uint32
+disk_waiting(void)
+{
+	return pg_atomic_read_u32(&shared->waiting);
+}
+
+uint64
+disk_holds(void)
+{
+	return pg_atomic_read_u64(&shared->holds);
+}
+
+/* ----------
+ * Holding
+ * ----------
+ */
+
+static void
+report_no_room(void)
+{
+	char		blocker[DISK_BLOCKER_SIZE];
+	XLogRecPtr	clean_before;
+	int			pid = disk_read_blocker(blocker, sizeof(blocker), &clean_before);
+
+	if (blocker[0] == '\0')
+		strlcpy(blocker, "it is used up faster than it becomes free", sizeof(blocker));
+	ereport(ERROR,
+			(errcode(ERRCODE_DISK_FULL),
+			 errmsg("the limit of local disk space is reached"),
+			 errdetail("%llu MB are in use; the limit (neon.local_size_limit) is %d MB. For %d ms no space became free: %s%s.",
+					   (unsigned long long) (disk_used() / MEGABYTE), neon_local_size_limit / 1024,
+					   neon_fetch_timeout, blocker,
+					   pid == MyProcPid ? ", which is this session" : ""),
+			 errhint("The view neon.local_disk shows what hinders it. End long transactions, write less in one, or raise \"neon.local_size_limit\".")));
+}
+
+static void
+nap(long ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms,
+					 PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* Throws after neon.fetch_timeout. */
+static void
+hold_below(uint64 (*level) (void))
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(), neon_fetch_timeout);
+
+	while (disk_used() >= level())
+	{
+		if (neon_clock() >= deadline)
+			report_no_room();
+		disk_wake_evictor();
+		nap(POLL_INTERVAL_MS);
+	}
+}
+
+static void
+end_hold(int code, Datum arg)
+{
+	(void) pg_atomic_fetch_sub_u32(&shared->waiting, 1);
+}
+
+void
+disk_wait_for_room(void)
+{
+	bool		unfinished;
+
+	if (likely(disk_used() < disk_hold_from()))
+		return;
+	disk_wake_evictor();
+	if (!throttle_may_wait())
+		return;
+	unfinished = disk_may_have_unfinished(MyProc->pgprocno);
+	if (unfinished && disk_used() < disk_full_from())
+	{
+		nap(PAUSE_MS);
+		return;
+	}
+	(void) pg_atomic_fetch_add_u64(&shared->holds, 1);
+	(void) pg_atomic_fetch_add_u32(&shared->waiting, 1);
+	PG_ENSURE_ERROR_CLEANUP(end_hold, (Datum) 0);
+	{
+		hold_below(unfinished ? disk_full_from : disk_hold_from);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(end_hold, (Datum) 0);
+	end_hold(0, (Datum) 0);
+}
+
+/* The last checkpoint writes to a directory that nobody will use. */
+void
+disk_pause_writer(void)
+{
+	if (!disk_is_limited || ShutdownRequestPending || disk_used() < disk_full_from())
+		return;
+	disk_wake_evictor();
+	pg_usleep(WRITER_PAUSE_US);
+}
+
+bool
+disk_is_short(void)
+{
+	return disk_is_limited && disk_used() >= disk_hold_from();
+}
+
+/* ----------
+ * Building indexes
+ * ----------
+ */
+
+static void
+set_builds(int code, Datum value)
+{
+	pg_atomic_write_u32(&shared->builds[MyProc->pgprocno], DatumGetUInt32(value));
+	pg_memory_barrier();
+}
+
+/* CREATE INDEX and REINDEX, which CONCURRENTLY build without a transaction number. */
+static void
+marked_process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+					   ProcessUtilityContext context, ParamListInfo params,
+					   QueryEnvironment *env, DestReceiver *dest, QueryCompletion *completion)
+{
+	ProcessUtility_hook_type run = prev_process_utility ? prev_process_utility : standard_ProcessUtility;
+
+	if (!IsA(pstmt->utilityStmt, IndexStmt) && !IsA(pstmt->utilityStmt, ReindexStmt))
+	{
+		run(pstmt, query, read_only_tree, context, params, env, dest, completion);
+		return;
+	}
+	set_builds(0, UInt32GetDatum(1));
+	PG_ENSURE_ERROR_CLEANUP(set_builds, UInt32GetDatum(0));
+	{
+		run(pstmt, query, read_only_tree, context, params, env, dest, completion);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(set_builds, UInt32GetDatum(0));
+	set_builds(0, UInt32GetDatum(0));
+}
+
+void
+diskhold_install(void)
+{
+	if (neon_local_size_limit == 0)
+		return;
+	prev_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = marked_process_utility;
+}

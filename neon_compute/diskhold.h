@@ -1,0 +1,52 @@
+/*-------------------------------------------------------------------------
+ *
+ * diskhold.h
+ *	  Holding those who need local disk space when little is left.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_DISKHOLD_H
+#define NEON_DISKHOLD_H
+
+#include "localdisk.h"
+#include "storage/proc.h"
+
+/* In _PG_init, if there is a limit. */
+extern void diskhold_install(void);
+
+extern void diskhold_request_shmem(void);
+extern void diskhold_shmem_startup(void);
+
+extern void disk_wait_for_room(void);
+
+/*
+ * Before a file is made larger or a page is fetched: holds the caller when
+ * there is no space, at most neon.fetch_timeout; then ERROR 53100.  Returns at
+ * once where waiting or failing is not possible.
+ */
+static inline void
+disk_make_room(void)
+{
+	if (unlikely(disk_is_limited))
+		disk_wait_for_room();
+}
+
+/* Before a page is written to a hole, where nobody can be held: a short pause at most. */
+extern void disk_pause_writer(void);
+
+/* Is there no room for what nobody waits for? */
+extern bool disk_is_short(void);
+
+/*
+ * May the process have changed a page so that it is not yet in the WAL, beyond
+ * the time that it has the page locked?  Only with a transaction number (a bit
+ * of the visibility map is cleared before the record is inserted; command ids
+ * are in no record), and where indexes are built, which are logged at the end.
+ */
+extern bool disk_may_have_unfinished(int procno);
+
+/* How many are held now, and how often somebody was. */
+extern uint32 disk_waiting(void);
+extern uint64 disk_holds(void);
+
+#endif							/* NEON_DISKHOLD_H */

@@ -1,0 +1,519 @@
+/*-------------------------------------------------------------------------
+ *
+ * evict.c
+ *	  Dropping chunks from local disk, so that it stays below its limit.
+ *
+ * A worker.  What it may drop: a chunk that was never written here, and one
+ * that was last written before the first of two samples, taken like this:
+ *
+ *	H1 = insert position; V = transactions that run now and may have changed a
+ *		page so that it is not in the WAL (diskhold.h)
+ *	wait until all of V have ended
+ *	H2 = insert position
+ *	wait until the pageserver has the WAL up to H2
+ *
+ * Then whatever changed the pages that were written before H1 has ended, all
+ * of it is in the WAL below H2, and a page that is asked for as of H2 or later
+ * has it.  README.md says why one sample is not enough.
+ *
+ * What is dropped first is decided by a hand that goes round the chunks: those
+ * that were read since it came by last are left this time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "access/nbtree.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "coordinator.h"
+#include "diskhold.h"
+#include "evict.h"
+#include "files.h"
+#include "map.h"
+#include "miscadmin.h"
+#include "neon_clock.h"
+#include "neon_library.h"
+#include "neon_testpoint.h"
+#include "pageserver.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "quorum.h"
+#include "replication/message.h"
+#include "storage/fd.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#define TICK_IDLE_MS		200
+#define TICK_BUSY_MS		20
+#define MEASURE_MIN_US		1000000 /* from one count of the files to the next */
+#define MEASURE_FACTOR		20	/* times as long as it took */
+#define REMINDER_US			60000000
+#define SETTLED_US			5000000
+
+/* A transaction that ran when the first sample was taken. */
+typedef struct Running
+{
+	int			procno;
+	LocalTransactionId lxid;
+} Running;
+
+static struct
+{
+	XLogRecPtr	h1;				/* 0: there is no sample */
+	XLogRecPtr	h2;				/* 0: transactions of the sample still run */
+	Running    *running;
+	int			nrunning;
+	XLogRecPtr	last_insert;	/* the last H1 */
+	XLogRecPtr	clean_before;	/* H1 of the last pair of samples that is complete */
+}			rule;
+
+/* Where the hand is. */
+static struct
+{
+	uint64		fork;
+	BlockNumber block;
+	Oid			db;				/* whose lock is held, or InvalidOid */
+	bool		vacuum_runs;	/* one did when this round began */
+	Oid			pinned;			/* that could not be had in this round, or InvalidOid */
+}			hand;
+
+/* Room for a chunk. */
+static char *pages = NULL;
+
+extern PGDLLEXPORT void neon_evictor_main(Datum arg);
+
+void
+evict_register_worker(void)
+{
+	BackgroundWorker worker;
+
+	if (neon_local_size_limit == 0)
+		return;
+	library_worker(&worker, "neon", "neon_evictor_main", "neon evictor");
+	worker.bgw_start_time = BgWorkerStart_ConsistentState;
+	RegisterBackgroundWorker(&worker);
+}
+
+/* ----------
+ * The rule
+ * ----------
+ */
+
+/*
+ * The insert position, or, if it lies behind the header of a page that has
+ * nothing else, the start of that page: this is where the last record ends.
+ */
+static XLogRecPtr
+last_record_end(void)
+{
+	XLogRecPtr	lsn = GetXLogInsertRecPtr();
+
+	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
+		return lsn - SizeOfXLogLongPHD;
+	if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		return lsn - SizeOfXLogShortPHD;
+	return lsn;
+}
+
+/*
+ * Whose transaction this is, or 0 if it need not be waited for.  A prepared
+ * transaction has no process; it changes nothing any more.
+ */
+static int
+runner_pid(const Running *r)
+{
+	const PGPROC *proc = &ProcGlobal->allProcs[r->procno];
+
+	return proc->lxid == r->lxid && disk_may_have_unfinished(r->procno) ? proc->pid : 0;
+}
+
+static void
+take_first_sample(void)
+{
+	rule.h2 = InvalidXLogRecPtr;
+	rule.nrunning = 0;
+	/* while nobody writes WAL, what was written now is not before now */
+	if (disk_used() >= disk_evict_from() && GetXLogInsertRecPtr() == rule.last_insert)
+		(void) LogLogicalMessage("neon", "", 0, false);
+	rule.h1 = rule.last_insert = GetXLogInsertRecPtr();
+
+	LWLockAcquire(ProcArrayLock, LW_SHARED);
+	for (int i = 0; i < ProcGlobal->allProcCount; i++)
+	{
+		const PGPROC *proc = &ProcGlobal->allProcs[i];
+
+		if (proc->pid != 0 && proc->lxid != InvalidLocalTransactionId &&
+			disk_may_have_unfinished(i))
+			rule.running[rule.nrunning++] = (Running)
+		{
+			.procno = i,.lxid = proc->lxid
+		};
+	}
+	LWLockRelease(ProcArrayLock);
+}
+
+static void
+forget_ended(void)
+{
+	int			left = 0;
+
+	LWLockAcquire(ProcArrayLock, LW_SHARED);
+	for (int i = 0; i < rule.nrunning; i++)
+		if (runner_pid(&rule.running[i]) != 0)
+			rule.running[left++] = rule.running[i];
+	LWLockRelease(ProcArrayLock);
+	rule.nrunning = left;
+}
+
+/* What the pageserver has. */
+static XLogRecPtr
+pageserver_lsn(void)
+{
+	return quorum_mode() ? quorum_pageserver_lsn() : storage_flush_lsn();
+}
+
+/*
+ * Goes on as far as it can without waiting.  A static endpoint writes nothing
+ * but hint bits, an ephemeral one nothing that can be fetched.
+ */
+static void
+advance_rule(void)
+{
+	if (neon_boot.kind != NEON_PRIMARY)
+	{
+		rule.clean_before = neon_boot.kind == NEON_STATIC ? PG_UINT64_MAX : 1;
+		return;
+	}
+	if (rule.h1 == InvalidXLogRecPtr)
+		take_first_sample();
+	if (NEON_TEST_BUG("one_sample"))
+		rule.nrunning = 0;
+	forget_ended();
+	if (rule.nrunning > 0)
+		return;
+	if (rule.h2 == InvalidXLogRecPtr)
+	{
+		rule.h2 = last_record_end();
+		XLogFlush(rule.h2);
+	}
+	if (pageserver_lsn() < rule.h2)
+		return;
+	disk_raise_request_lsn(rule.h2);
+	rule.clean_before = rule.h1 + (NEON_TEST_BUG("not_strict") ? 1 : 0);
+	rule.h1 = InvalidXLogRecPtr;
+}
+
+/* Why nothing that was written lately can be dropped; returns a pid or 0. */
+static int
+describe_blocker(char *buf, size_t size)
+{
+	int			pid = 0;
+
+	for (int i = 0; i < rule.nrunning && pid == 0; i++)
+		pid = runner_pid(&rule.running[i]);
+	if (OidIsValid(hand.pinned))
+		snprintf(buf, size, "the files of database %u are being copied", hand.pinned);
+	else if (neon_boot.kind == NEON_EPHEMERAL)
+		snprintf(buf, size, "what an ephemeral endpoint has written is nowhere else");
+	else if (pid != 0 && rule.nrunning > 1)
+		snprintf(buf, size, "%d transactions have not ended, one of them of process %d",
+				 rule.nrunning, pid);
+	else if (pid != 0)
+		snprintf(buf, size, "a transaction of process %d has not ended", pid);
+	else if (rule.h2 != InvalidXLogRecPtr)
+		snprintf(buf, size, "pageserver %s has the WAL up to %X/%X only, not to %X/%X",
+				 pageserver_address(), LSN_FORMAT_ARGS(pageserver_lsn()), LSN_FORMAT_ARGS(rule.h2));
+	else
+		snprintf(buf, size, "the space is used by what is only here");
+	return pid;
+}
+
+/* ----------
+ * Dropping
+ * ----------
+ */
+
+/* Where space is given back; nothing here may throw. */
+typedef struct Hole
+{
+	int			fd;
+	int			error;			/* errno, or 0 */
+} Hole;
+
+static void
+punch_hole(void *arg, BlockNumber start, uint32 nblocks)
+{
+	Hole	   *hole = arg;
+	int			rc;
+
+	do
+	{
+		rc = fallocate(hole->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+					   (off_t) (start % RELSEG_SIZE) * BLCKSZ, (off_t) nblocks * BLCKSZ);
+	} while (rc != 0 && errno == EINTR);
+	hole->error = rc == 0 ? 0 : errno;
+}
+
+/* Does a VACUUM run? */
+static bool
+vacuum_runs(void)
+{
+	bool		runs = false;
+
+	LWLockAcquire(ProcArrayLock, LW_SHARED);
+	for (int i = 0; i < ProcGlobal->allProcCount && !runs; i++)
+		runs = (ProcGlobal->allProcs[i].statusFlags & PROC_IN_VACUUM) != 0;
+	LWLockRelease(ProcArrayLock);
+	return runs;
+}
+
+/*
+ * Has one of the pages a mark by which a VACUUM of a B-tree knows that the
+ * page was split meanwhile?  It is in no WAL record.  Other kinds of pages may
+ * be taken for one, which only keeps them.  true if they cannot be read.
+ */
+static bool
+has_cycle_ids(int fd, BlockNumber start)
+{
+	const int	special_at = BLCKSZ - MAXALIGN(sizeof(BTPageOpaqueData));
+	ssize_t		n = pg_pread(fd, pages, MAP_CHUNK_BLOCKS * BLCKSZ,
+							 (off_t) (start % RELSEG_SIZE) * BLCKSZ);
+
+	for (ssize_t at = 0; at + BLCKSZ <= n; at += BLCKSZ)
+	{
+		const BTPageOpaqueData *opaque = (const BTPageOpaqueData *) (pages + at + special_at);
+
+		if (((PageHeader) (pages + at))->pd_special == special_at &&
+			opaque->btpo_cycleid != 0 && opaque->btpo_cycleid <= MAX_BT_CYCLE_ID)
+			return true;
+	}
+	return n < 0;
+}
+
+/* Keeps away who copies the files of the fork's database; false if somebody does. */
+static bool
+lock_database_of(const MapFork *fork)
+{
+	Oid			db = fork->rnode.dbNode;
+
+	if (db == hand.db)
+		return true;
+	if (OidIsValid(hand.db))
+		disk_unlock_database(hand.db);
+	hand.db = InvalidOid;
+	/* the shared catalogs are in no database's directory */
+	if (!OidIsValid(db))
+		return true;
+	if (disk_lock_database(db))
+		hand.db = db;
+	else
+		hand.pinned = db;
+	return hand.db == db;
+}
+
+static void
+release_database(void)
+{
+	if (OidIsValid(hand.db))
+		disk_unlock_database(hand.db);
+	hand.db = InvalidOid;
+}
+
+/* Returns the number of bytes that were given back. */
+static uint64
+drop_chunk(const MapFork *fork, BlockNumber start)
+{
+	static bool told = false;
+	Hole		hole = {.fd = -1};
+	uint32		blocks;
+
+	if (!lock_database_of(fork))
+		return 0;
+	hole.fd = files_open_segment(fork, start);
+	if (hole.fd < 0)
+		return 0;
+	/* what is written after this look has a dirty_lsn that is too new */
+	if (pg_atomic_read_u64(&map_chunk(fork, start)->dirty_lsn) != 0 && hand.vacuum_runs &&
+		has_cycle_ids(hole.fd, start))
+	{
+		CloseTransientFile(hole.fd);
+		return 0;
+	}
+	blocks = map_drop_chunk(fork, start, rule.clean_before, punch_hole, &hole);
+	CloseTransientFile(hole.fd);
+	if (hole.error != 0 && !told)
+	{
+		errno = hole.error;
+		ereport(WARNING,
+				(errcode_for_file_access(),
+				 errmsg("could not give back the space of a chunk of relation %s: %m",
+						relpathperm(fork->rnode, fork->forknum))));
+		told = true;
+	}
+	if (blocks > 0 && hole.error == 0)
+		disk_note_dropped(blocks);
+	return (uint64) blocks * BLCKSZ;
+}
+
+/* Looks at the chunk under the hand. */
+static uint64
+visit_chunk(const MapFork *fork, BlockNumber start)
+{
+	MapChunk   *chunk = map_chunk(fork, start);
+
+	if (map_chunk_present(fork, start) == 0)
+		return 0;
+	if (pg_atomic_read_u32(&chunk->gen) & MAP_GEN_USED)
+	{
+		(void) pg_atomic_fetch_and_u32(&chunk->gen, ~MAP_GEN_USED);
+		return 0;
+	}
+	if (pg_atomic_read_u64(&chunk->dirty_lsn) >= rule.clean_before)
+		return 0;
+	return drop_chunk(fork, start);
+}
+
+/* Moves the hand until so much is given back, or it has been everywhere twice. */
+static uint64
+drop_bytes(uint64 wanted)
+{
+	uint64		forks = 2 * map_nforks() + 1;
+	uint64		freed = 0;
+
+	hand.pinned = InvalidOid;
+	hand.vacuum_runs = vacuum_runs();
+	while (forks > 0 && freed < wanted)
+	{
+		const MapFork *fork;
+
+		if (hand.fork >= map_nforks())
+			hand.fork = 0;
+		fork = map_fork_at(hand.fork);
+		if (hand.block >= map_watermark(fork))
+		{
+			hand.block = 0;
+			hand.fork++;
+			forks--;
+			continue;
+		}
+		freed += visit_chunk(fork, hand.block);
+		hand.block += MAP_CHUNK_BLOCKS;
+	}
+	release_database();
+	return freed;
+}
+
+/* Returns whether there is still too much. */
+static bool
+make_room(void)
+{
+	uint64		used = disk_used();
+	char		blocker[DISK_BLOCKER_SIZE] = "";
+	int			pid = 0;
+
+	if (used < disk_evict_from())
+	{
+		disk_set_blocker("", 0, rule.clean_before);
+		return false;
+	}
+	(void) drop_bytes(used - disk_evict_to());
+	if (disk_used() >= disk_evict_from())
+		pid = describe_blocker(blocker, sizeof(blocker));
+	disk_set_blocker(blocker, pid, rule.clean_before);
+	return blocker[0] != '\0';
+}
+
+/* ----------
+ * The worker
+ * ----------
+ */
+
+/* Somebody is held: said at the beginning, each minute, and when it is over. */
+static void
+report_waiting(TimestampTz now)
+{
+	static TimestampTz told_at = 0;
+	static TimestampTz waited_at = 0;
+	char		blocker[DISK_BLOCKER_SIZE];
+
+	if (disk_waiting() > 0)
+	{
+		waited_at = now;
+		if (told_at != 0 && now - told_at < REMINDER_US)
+			return;
+		(void) describe_blocker(blocker, sizeof(blocker));
+		ereport(LOG,
+				(errmsg("sessions are held for lack of local disk space: %s", blocker)));
+		told_at = now;
+	}
+	else if (told_at != 0 && now - waited_at >= SETTLED_US)
+	{
+		ereport(LOG, (errmsg("sessions are no longer held for lack of local disk space")));
+		told_at = 0;
+	}
+}
+
+static void
+measure_if_due(TimestampTz *due)
+{
+	TimestampTz start = neon_clock();
+
+	if (start < *due)
+		return;
+	disk_measure();
+	*due = neon_clock() + Max(MEASURE_MIN_US, (neon_clock() - start) * MEASURE_FACTOR);
+}
+
+static void
+leave(int code, Datum arg)
+{
+	disk_set_evictor(NULL);
+}
+
+void
+neon_evictor_main(Datum arg)
+{
+	TimestampTz measure_due = 0;
+	MemoryContext context;
+
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	rule.running = MemoryContextAlloc(TopMemoryContext,
+									  ProcGlobal->allProcCount * sizeof(Running));
+	pages = MemoryContextAlloc(TopMemoryContext, MAP_CHUNK_BLOCKS * BLCKSZ);
+	context = AllocSetContextCreate(TopMemoryContext, "neon evictor", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+	before_shmem_exit(leave, (Datum) 0);
+	disk_set_evictor(MyLatch);
+
+	for (;;)
+	{
+		bool		busy;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		measure_if_due(&measure_due);
+		advance_rule();
+		busy = make_room();
+		report_waiting(neon_clock());
+		MemoryContextReset(context);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 busy ? TICK_BUSY_MS : TICK_IDLE_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+}
