@@ -56,7 +56,7 @@ $t->amcheck('main', 'amcheck after three crashes');
 
 # the pageserver: clients see a pause, no error, though most pages are absent
 {
-	$t->neon('endpoint', 'config', 'main', 'shared_buffers=1MB');
+	$t->neon('endpoint', 'config', 'main', 'shared_buffers=1MB', 'neon.prewarm_rate=0');
 	$t->neon('endpoint', 'restart', 'main');
 	my $size = $t->psql('main', 'SELECT sum(pg_database_size(oid)) FROM pg_database');
 	my $c = $t->clients('main', n => 8, scale => $scale);
@@ -71,7 +71,7 @@ $t->amcheck('main', 'amcheck after three crashes');
 	is(scalar($c->running), 8, 'no client had an error') or diag($c->errors);
 	$c->stop;
 	check('kill -9 of the pageserver under a cold compute');
-	$t->neon('endpoint', 'config', 'main', 'shared_buffers=');
+	$t->neon('endpoint', 'config', 'main', 'shared_buffers=', 'neon.prewarm_rate=');
 	$t->neon('endpoint', 'restart', 'main');
 }
 

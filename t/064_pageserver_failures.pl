@@ -17,6 +17,7 @@ $t->psql('main', "CREATE TABLE big(id int PRIMARY KEY, v text); INSERT INTO big 
 	timeout => 900);
 $t->psql('main', "CREATE TABLE small(id int, v text); INSERT INTO small SELECT g, 's' FROM generate_series(1, 1000) g");
 $t->psql('main', 'CREATE EXTENSION neon; CREATE EXTENSION neon_test_utils; VACUUM ANALYZE');
+$t->neon('endpoint', 'config', 'main', 'neon.prewarm_rate=0');
 $t->neon('endpoint', 'restart', 'main', { timeout => 600 });
 
 # the first query moves little, whatever the size

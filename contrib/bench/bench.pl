@@ -28,7 +28,7 @@ $t->set_port('stock', $plain_port);
 
 $t->quickstart(no_endpoint => 1);
 $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
-$t->neon('endpoint', 'config', 'main', $buffers);
+$t->neon('endpoint', 'config', 'main', $buffers, 'neon.prewarm_rate=0');
 $t->neon('endpoint', 'start', 'main');
 
 sub tps
@@ -98,7 +98,7 @@ if ($drop)
 row('boot to the first query' . ($drop ? ', no page cache' : ''), 'ms', boot_time(\&stock_start, 'stock'),
 	boot_time(sub { $t->neon('endpoint', 'start', 'main') }, 'main'), 1);
 
-# cold scan: nothing local here, and no page cache there if that can be arranged
+# cold scan: nothing local here (nor prewarmed), and no page cache there if that can be arranged
 my %scan;
 for my $ep ('stock', 'main')
 {
