@@ -23,6 +23,7 @@
 #include "pgstat.h"
 #include "saved.h"
 #include "storage/fd.h"
+#include "utils/memutils.h"
 #include "utils/pgstat_internal.h"
 
 /* A block of the body: both lengths, then the bytes, compressed if that made them less. */
@@ -123,68 +124,113 @@ savedstats_collect(StringInfo out)
 
 /* ---- giving them back ---- */
 
-/* The next block's bytes into raw[BLOCK_BYTES]; their number, or -1. */
-static int
-take_block(const char **p, const char *end, char *raw)
+/* The bytes before the entries: the format's number and what there is once. */
+#define FIXED_BYTES (sizeof(int32) + sizeof(PgStat_ArchiverStats) + sizeof(PgStat_BgWriterStats) + \
+					 sizeof(PgStat_CheckpointerStats) + sizeof(PgStat_SLRUStats) * SLRU_NUM_ELEMENTS + \
+					 sizeof(PgStat_WalStats))
+
+/* The head of the block at p, checked; false if there is none. */
+static bool
+block_at(const char *p, const char *end, StatsBlock *block)
+{
+	if (end - p < (ptrdiff_t) sizeof(*block))
+		return false;
+	memcpy(block, p, sizeof(*block));
+	return block->raw_len > 0 && block->raw_len <= BLOCK_BYTES && block->len <= block->raw_len &&
+		(uint64) (end - p) - sizeof(*block) >= block->len;
+}
+
+/* Bytes of all blocks, unpacked; 0 if that is not what the body is. */
+static uint64
+raw_length(const char *body, const char *end)
+{
+	StatsBlock	block;
+	uint64		total = 0;
+
+	for (const char *p = body; p < end; p += sizeof(block) + block.len)
+	{
+		if (!block_at(p, end, &block))
+			return 0;
+		total += block.raw_len;
+	}
+	return total <= RAW_MAX ? total : 0;
+}
+
+/* Into raw, which has room for raw_length(). */
+static bool
+unpack(const char *body, const char *end, char *raw)
 {
 	StatsBlock	block;
 
-	if (end - *p < (ptrdiff_t) sizeof(block))
-		return -1;
-	memcpy(&block, *p, sizeof(block));
-	*p += sizeof(block);
-	if (block.raw_len == 0 || block.raw_len > BLOCK_BYTES || block.len > block.raw_len ||
-		(uint64) (end - *p) < block.len)
-		return -1;
-	if (block.len == block.raw_len)
-		memcpy(raw, *p, block.len);
-	else if (pglz_decompress(*p, block.len, raw, block.raw_len, true) != (int32) block.raw_len)
-		return -1;
-	*p += block.len;
-	return block.raw_len;
+	for (const char *p = body; p < end; p += block.len)
+	{
+		(void) block_at(p, end, &block);
+		p += sizeof(block);
+		if (block.len == block.raw_len)
+			memcpy(raw, p, block.len);
+		else if (pglz_decompress(p, block.len, raw, block.raw_len, true) != (int32) block.raw_len)
+			return false;
+		raw += block.raw_len;
+	}
+	return true;
 }
 
+/* The server trusts that file as its own: each entry has to be one that it would have written. */
 static bool
-unpack(int fd, const char *body, uint32 len)
+is_valid(const char *raw, const char *end)
 {
-	char	   *raw = palloc(BLOCK_BYTES);
-	const char *p = body;
-	off_t		done = 0;
-	bool		ok = true;
+	const int32 format = PGSTAT_FILE_FORMAT_ID;
+	const char *p = raw + FIXED_BYTES;
 
-	while (ok && p < body + len)
+	if ((uint64) (end - raw) <= FIXED_BYTES || memcmp(raw, &format, sizeof(format)) != 0)
+		return false;
+	while (end - p > (ptrdiff_t) sizeof(PgStat_HashKey) && *p == 'S')
 	{
-		int			n = take_block(&p, body + len, raw);
+		PgStat_HashKey key;
+		const PgStat_KindInfo *info;
 
-		ok = n > 0 && done + n <= RAW_MAX && durable_pwrite(fd, raw, n, done);
-		done += n;
+		memcpy(&key, p + 1, sizeof(key));
+		p += 1 + sizeof(key);
+		if (key.kind < PGSTAT_KIND_FIRST_VALID || key.kind > PGSTAT_KIND_LAST)
+			return false;
+		info = pgstat_get_kind_info(key.kind);
+		if (info->fixed_amount || info->named_on_disk || (uint64) (end - p) < info->shared_data_len)
+			return false;
+		p += info->shared_data_len;
 	}
-	pfree(raw);
-	return ok;
+	return end - p == 1 && *p == 'E';
 }
 
 /* The file is of this start only, so it need not be durable. */
-bool
-savedstats_restore(const char *body, uint32 len)
+static bool
+write_file(const char *raw, uint64 len)
 {
 	int			fd = BasicOpenFile(PGSTAT_STAT_PERMANENT_FILENAME, O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY);
-	bool		ok;
+	bool		ok = fd >= 0 && durable_pwrite(fd, raw, len, 0);
 
-	if (fd < 0)
-	{
-		ereport(LOG,
-				(errcode_for_file_access(),
-				 errmsg("could not create file \"%s\": %m", PGSTAT_STAT_PERMANENT_FILENAME)));
-		return false;
-	}
-	ok = unpack(fd, body, len);
-	if (close(fd) != 0)
+	if (fd >= 0 && close(fd) != 0)
 		ok = false;
 	if (!ok)
 	{
-		(void) unlink(PGSTAT_STAT_PERMANENT_FILENAME);
 		ereport(LOG,
-				(errmsg("saved statistics of the last life could not be unpacked")));
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", PGSTAT_STAT_PERMANENT_FILENAME)));
+		(void) unlink(PGSTAT_STAT_PERMANENT_FILENAME);
 	}
+	return ok;
+}
+
+bool
+savedstats_restore(const char *body, uint32 len)
+{
+	uint64		raw_len = raw_length(body, body + len);
+	char	   *raw = MemoryContextAllocHuge(CurrentMemoryContext, Max(raw_len, 1));
+	bool		ok = raw_len > 0 && unpack(body, body + len, raw) && is_valid(raw, raw + raw_len);
+
+	if (!ok)
+		ereport(LOG,
+				(errmsg("saved statistics of the last life are not used: they are damaged")));
+	ok = ok && write_file(raw, raw_len);
+	pfree(raw);
 	return ok;
 }

@@ -238,6 +238,20 @@ for my $round (1 .. ($NeonTest::long ? 20 : 2))
 	$t->endpoint_stop('main', '-m', 'immediate');
 }
 pass('hostile contents harm neither start nor work');
+# statistics that are well packed, as stock PostgreSQL wrote them, then with an entry that it never writes
+my $stock = slurp_file($node->data_dir . '/pg_stat/pgstat.stat');
+for my $case ([ '', 'statistics' ], [ 'S' . pack('V3', 6, 0, 0), '' ])
+{
+	my $body = join '', map { pack('VV', length, length) . $_ } unpack '(a32768)*', substr($stock, 0, -1) . $case->[0] . 'E';
+	my $data = substr($good{statistics}, 32, 56) . pack('VV', length $body, crc32c($body)) . $body;
+	my $head = substr($good{statistics}, 0, 12) . pack('V', length $data) . substr($good{statistics}, 16, 8) . ("\0" x 8);
+	substr($head, 24, 4) = pack('V', crc32c($head . $data));
+	overwrite(saved_file('statistics'), $head . $data);
+	overwrite(saved_file('fsm'), '');
+	$t->endpoint_start('main');
+	is(restored('main'), $case->[1], $case->[1] ? 'statistics as the server writes them' : 'an entry of a kind that has none is refused');
+	$t->endpoint_stop('main', '-m', 'immediate');
+}
 overwrite(saved_file($_), $good{$_}) for qw(statistics fsm);
 $t->endpoint_start('main');
 is(restored('main'), 'statistics fsm', 'the true ones are as good as before');
