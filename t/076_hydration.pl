@@ -65,20 +65,27 @@ sub start_sql
 	return IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', $sql ], '>', $stdout, '2>', $stderr, IPC::Run::timeout(90));
 }
 is($progress->('count(*)'), '0', 'no hydration is under way');
-$fake->mode('delay 100');
 my ($blocks) = absent('big1') =~ /^(\d+)/;
-my $query = start_sql(q{SELECT neon.hydrate('big1')}, \$out, \$err);
-ok($node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM neon.hydration_progress WHERE blocks_done > 0'), 'its progress is shown');
 my $path = sql(q{SELECT pg_relation_filepath('big1')});
-is($progress->("kind || ' ' || phase || ' ' || blocks_total || ' ' || (blocks_done < blocks_total AND blocks_fetched <= blocks_done) || ' ' || file"),
+my $some = 'SELECT count(*) = 1 FROM neon.hydration_progress WHERE blocks_done > 0';
+my $shown = "kind || ' ' || phase || ' ' || blocks_total || ' ' || (blocks_done < blocks_total AND blocks_fetched <= blocks_done) || ' ' || file";
+my $cancel = 'SELECT pg_cancel_backend(pid) FROM neon.hydration_progress';
+# all that these queries need themselves
+sql("$some; $cancel");
+$progress->($shown);
+$fake->mode('delay 1000');
+my $query = start_sql(q{SET neon.fetch_timeout = '1min'; SELECT neon.hydrate('big1')}, \$out, \$err);
+ok($node->poll_query_until('postgres', $some), 'its progress is shown');
+$fake->mode('hang');
+is($progress->($shown),
 	"relation fetching $blocks true $path", 'with total, number and file');
-sql('SELECT pg_cancel_backend(pid) FROM neon.hydration_progress');
+sql($cancel);
 $query->finish;
+$fake->mode('ok');
 like($err, qr/canceling statement due to user request/, 'it can be cancelled');
 is($progress->('count(*)'), '0', 'and is not shown any more');
 is(sql(q{SELECT count(*) FROM pg_locks WHERE relation = 'big1'::regclass}), '0', 'its locks are gone');
 
-$fake->mode('ok');
 $fake->stop;
 ($rc, $out, $err) = $node->psql('postgres', "SET neon.fetch_timeout = '300ms'; SELECT neon.hydrate('big1')");
 like($err, qr/could not fetch block \d+ of relation \Q$path\E/, 'without the pageserver it fails');
