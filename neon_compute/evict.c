@@ -300,12 +300,10 @@ has_cycle_ids(int fd, BlockNumber start)
 	return n < 0;
 }
 
-/* Keeps away who copies the files of the fork's database; false if somebody does. */
+/* Keeps away who copies the files of the database; false if somebody does. */
 static bool
-lock_database_of(const MapFork *fork)
+lock_database(Oid db)
 {
-	Oid			db = fork->rnode.dbNode;
-
 	if (db == hand.db)
 		return true;
 	if (OidIsValid(hand.db))
@@ -334,10 +332,11 @@ static uint64
 drop_chunk(const MapFork *fork, BlockNumber start)
 {
 	static bool told = false;
+	RelFileNode rnode = fork->rnode;
 	Hole		hole = {.fd = -1};
 	uint32		blocks;
 
-	if (!lock_database_of(fork))
+	if (!lock_database(rnode.dbNode))
 		return 0;
 	hole.fd = files_open_segment(fork, start);
 	if (hole.fd < 0)
@@ -349,7 +348,7 @@ drop_chunk(const MapFork *fork, BlockNumber start)
 		CloseTransientFile(hole.fd);
 		return 0;
 	}
-	blocks = map_drop_chunk(fork, start, rule.clean_before, punch_hole, &hole);
+	blocks = map_drop_chunk(fork, rnode, start, rule.clean_before, punch_hole, &hole);
 	CloseTransientFile(hole.fd);
 	if (hole.error != 0 && !told)
 	{

@@ -53,6 +53,7 @@
 typedef struct Range
 {
 	MapFork    *fork;
+	RelFileNode rnode;			/* the fork's when it was asked for */
 	BlockNumber start;
 	uint16		nblocks;
 	uint32		gen;			/* of the chunk when it was asked for */
@@ -154,6 +155,7 @@ send_range(Range *range, TimestampTz deadline)
 	NeonRequest req;
 
 	Assert(queue_count < QUEUE_SIZE);
+	range->rnode = range->fork->rnode;
 	range->gen = map_generation(map_chunk(range->fork, range->start));
 	range->reqid = next_reqid++;
 	pg_read_barrier();
@@ -236,7 +238,7 @@ install(const Range *range, const char *pages)
 	}
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	/* dropped since we asked: we may hold an older version than was dropped */
-	if (map_generation(chunk) == range->gen)
+	if (map_generation(chunk) == range->gen && RelFileNodeEquals(range->fork->rnode, range->rnode))
 		install_absent_blocks(fd, range, chunk, pages);
 	LWLockRelease(lock);
 	CloseTransientFile(fd);

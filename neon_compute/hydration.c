@@ -455,7 +455,7 @@ hydrate_list(const ForkList *list)
 	for (uint64 i = 0; i < list->n; i++)
 	{
 		pg_atomic_fetch_sub_u64(&slot->later, list->absent[i]);
-		pg_atomic_write_u64(&slot->fork, list->forks[i] - map_fork_at(0) + 1);
+		pg_atomic_write_u64(&slot->fork, map_fork_number(list->forks[i]) + 1);
 		hydrate_fork(list->forks[i]);
 	}
 	pg_atomic_write_u64(&slot->fork, 0);

@@ -20,7 +20,9 @@
 #include <unistd.h>
 
 #include "access/xlog.h"
+#include "localdisk.h"
 #include "map.h"
+#include "mapgrow.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
 #include "port/pg_bitutils.h"
@@ -54,13 +56,18 @@ typedef struct MapHeader
 	pg_atomic_uint32 hydrated;
 } MapHeader;
 
-/* Backend-local, direct-mapped cache of lookups; entries stay true for ever. */
+/*
+ * Backend-local, direct-mapped cache of lookups.  Entries stay true for ever,
+ * but for what grows: an entry that is found there is looked at, and that none
+ * was found is so until one is inserted.
+ */
 #define LOOKUP_SLOTS		1024
 
 typedef struct LookupSlot
 {
 	RelFileNode rnode;
 	bool		valid;
+	uint32		insertions;		/* into the part that grows, if there is one */
 	MapFork    *forks[MAX_FORKNUM + 1];
 } LookupSlot;
 
@@ -73,7 +80,8 @@ static LookupSlot lookup_cache[LOOKUP_SLOTS];
 void
 map_request_shmem(void)
 {
-	RequestNamedLWLockTranche(MAP_LOCK_TRANCHE, MAP_LOCKS);
+	/* one more is for growing */
+	RequestNamedLWLockTranche(MAP_LOCK_TRANCHE, MAP_LOCKS + 1);
 }
 
 /* ----------
@@ -169,7 +177,8 @@ init_forks(const RelSizes *sizes)
 		fork->boot_blocks = size->nblocks;
 		pg_atomic_init_u32(&fork->watermark, size->nblocks);
 		pg_atomic_init_u32(&fork->file_state, MAP_FILE_MISSING);
-		fork->pad = 0;
+		pg_atomic_init_u32(&fork->local, 0);
+		fork->next = 0;
 		fork->first_chunk = chunk;
 		chunk += map_fork_chunks(fork);
 	}
@@ -212,6 +221,8 @@ map_startup(void)
 		init_forks(&sizes);
 		init_chunks(nchunks);
 		relsizes_free(&sizes);
+		if (disk_is_limited && neon_boot.kind == NEON_PRIMARY)
+			mapgrow_startup(map->nforks, &map_locks[MAP_LOCKS].lock);
 	}
 }
 
@@ -229,14 +240,20 @@ map_exists(void)
 uint64
 map_nforks(void)
 {
-	return map == NULL ? 0 : map->nforks;
+	return map == NULL ? 0 : map->nforks + mapgrow_nforks();
 }
 
 MapFork *
-map_fork_at(uint64 index)
+map_fork_at(uint64 number)
 {
-	Assert(index < map->nforks);
-	return &map_forks[index];
+	Assert(number < map_nforks());
+	return number < map->nforks ? &map_forks[number] : mapgrow_fork_at(number - map->nforks);
+}
+
+uint64
+map_fork_number(const MapFork *fork)
+{
+	return mapgrow_has(fork) ? map->nforks + (fork - mapgrow_fork_at(0)) : fork - map_forks;
 }
 
 static int
@@ -256,11 +273,18 @@ static void
 fill_slot(LookupSlot *slot, RelFileNode rnode)
 {
 	uint64		low = 0;
-	uint64		high = map_nforks();
+	uint64		high = map->nforks;
 
 	memset(slot, 0, sizeof(*slot));
 	slot->rnode = rnode;
 	slot->valid = true;
+	if (mapgrow_is_used())
+	{
+		slot->insertions = mapgrow_insertions();
+		pg_read_barrier();
+		slot->forks[MAIN_FORKNUM] = mapgrow_find(rnode, MAIN_FORKNUM);
+		slot->forks[VISIBILITYMAP_FORKNUM] = mapgrow_find(rnode, VISIBILITYMAP_FORKNUM);
+	}
 	while (low < high)
 	{
 		uint64		mid = low + (high - low) / 2;
@@ -270,8 +294,18 @@ fill_slot(LookupSlot *slot, RelFileNode rnode)
 		else
 			high = mid;
 	}
-	for (; low < map_nforks() && RelFileNodeEquals(map_forks[low].rnode, rnode); low++)
+	for (; low < map->nforks && RelFileNodeEquals(map_forks[low].rnode, rnode); low++)
 		slot->forks[map_forks[low].forknum] = &map_forks[low];
+}
+
+static bool
+slot_is_current(const LookupSlot *slot, ForkNumber forknum)
+{
+	const MapFork *fork = slot->forks[forknum];
+
+	if (slot->insertions != mapgrow_insertions())
+		return false;
+	return fork == NULL || RelFileNodeEquals(fork->rnode, slot->rnode);
 }
 
 MapFork *
@@ -280,7 +314,8 @@ map_lookup(RelFileNode rnode, ForkNumber forknum)
 	uint32		hash = rnode.relNode * 2654435761U ^ rnode.dbNode * 40503U ^ rnode.spcNode;
 	LookupSlot *slot = &lookup_cache[(hash >> 7) % LOOKUP_SLOTS];
 
-	if (unlikely(!slot->valid || !RelFileNodeEquals(slot->rnode, rnode)))
+	if (unlikely(!slot->valid || !RelFileNodeEquals(slot->rnode, rnode) ||
+				 (mapgrow_is_used() && !slot_is_current(slot, forknum))))
 	{
 		/* before the map exists there is nothing to remember */
 		if (map == NULL)
@@ -293,8 +328,11 @@ map_lookup(RelFileNode rnode, ForkNumber forknum)
 MapChunk *
 map_chunk(const MapFork *fork, BlockNumber blkno)
 {
-	Assert(blkno < fork->boot_blocks);
-	return &map_chunks[fork->first_chunk + blkno / MAP_CHUNK_BLOCKS];
+	uint64		chunk = blkno / MAP_CHUNK_BLOCKS;
+
+	if (likely(chunk < map_fork_chunks(fork)))
+		return &map_chunks[fork->first_chunk + chunk];
+	return mapgrow_chunk(fork, chunk - map_fork_chunks(fork));
 }
 
 /* ----------
@@ -311,7 +349,7 @@ map_chunk_lock(const MapFork *fork, BlockNumber blkno)
 LWLock *
 map_file_lock(const MapFork *fork)
 {
-	return &map_locks[(fork - map_forks) % MAP_LOCKS].lock;
+	return &map_locks[map_fork_number(fork) % MAP_LOCKS].lock;
 }
 
 void
@@ -385,15 +423,21 @@ map_chunk_present(const MapFork *fork, BlockNumber start)
 }
 
 uint32
-map_drop_chunk(const MapFork *fork, BlockNumber start, XLogRecPtr clean_before,
+map_drop_chunk(const MapFork *fork, RelFileNode rnode, BlockNumber start, XLogRecPtr clean_before,
 			   void (*free_space) (void *arg, BlockNumber start, uint32 nblocks),
 			   void *arg)
 {
-	MapChunk   *chunk = map_chunk(fork, start);
 	LWLock	   *lock = map_chunk_lock(fork, start);
+	MapChunk   *chunk;
 	uint32		dropped = 0;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (mapped_blocks(fork, start) == 0 || !RelFileNodeEquals(fork->rnode, rnode))
+	{
+		LWLockRelease(lock);
+		return 0;
+	}
+	chunk = map_chunk(fork, start);
 	/* odd, before dirty_lsn is looked at: a barrier on both sides */
 	(void) pg_atomic_fetch_add_u32(&chunk->gen, 1);
 	if (pg_atomic_read_u64(&chunk->dirty_lsn) < clean_before)
@@ -435,6 +479,103 @@ map_lower_watermark(MapFork *fork, BlockNumber nblocks)
 		LWLockAcquire(lock, LW_EXCLUSIVE);
 		LWLockRelease(lock);
 	}
+}
+
+/* ----------
+ * Growing
+ * ----------
+ */
+
+static void
+set_local(MapFork *fork)
+{
+	pg_atomic_write_u32(&fork->local, 1);
+	map_lower_watermark(fork, 0);
+}
+
+/*
+ * Whether a relation is unlogged is not known before its init fork is made;
+ * until then its creator's transaction runs, so nothing of it is dropped.
+ */
+void
+map_fork_created(RelFileNode rnode, ForkNumber forknum)
+{
+	MapFork    *main;
+	MapFork    *vm;
+
+	if (!mapgrow_is_used())
+		return;
+	main = map_lookup(rnode, MAIN_FORKNUM);
+	vm = map_lookup(rnode, VISIBILITYMAP_FORKNUM);
+	switch (forknum)
+	{
+		case MAIN_FORKNUM:
+			if (main == NULL)
+				mapgrow_add(rnode, forknum);
+			else
+				pg_atomic_write_u32(&main->local, 0);
+			break;
+		case VISIBILITYMAP_FORKNUM:
+			if (vm == NULL && main != NULL && pg_atomic_read_u32(&main->local) == 0)
+				mapgrow_add(rnode, forknum);
+			break;
+		case INIT_FORKNUM:
+			if (main != NULL)
+				set_local(main);
+			if (vm != NULL)
+				set_local(vm);
+			break;
+		default:
+			break;
+	}
+}
+
+void
+map_fork_removed(MapFork *fork)
+{
+	if (mapgrow_has(fork))
+		mapgrow_remove(fork);
+}
+
+/* Sets the bits of all blocks from the first to the last one. */
+static void
+set_present_range(MapFork *fork, BlockNumber first, BlockNumber last)
+{
+	for (BlockNumber blkno = first; blkno <= last;)
+	{
+		LWLock	   *lock = map_chunk_lock(fork, blkno);
+		MapChunk   *chunk = map_chunk(fork, blkno);
+		BlockNumber end = Min(last, blkno / MAP_CHUNK_BLOCKS * MAP_CHUNK_BLOCKS + MAP_CHUNK_BLOCKS - 1);
+
+		map_note_write(chunk);
+		LWLockAcquire(lock, LW_EXCLUSIVE);
+		for (; blkno <= end; blkno++)
+			map_set_present(chunk, blkno);
+		LWLockRelease(lock);
+	}
+}
+
+/*
+ * Blocks between the watermark and this one are holes, which are read as zeros
+ * here, too.  Their bits, and dirty_lsn, are right before the watermark is
+ * raised: whoever drops the chunk before that does not touch them, and whoever
+ * does after that sees when they were written.
+ */
+void
+map_extended(MapFork *fork, BlockNumber blkno)
+{
+	uint64		chunks = (uint64) blkno / MAP_CHUNK_BLOCKS + 1;
+	uint32		old = map_watermark(fork);
+
+	if (!mapgrow_is_used() || blkno < old || pg_atomic_read_u32(&fork->local) != 0)
+		return;
+	if (chunks > map_fork_chunks(fork) &&
+		!mapgrow_reserve(fork, chunks - map_fork_chunks(fork)))
+		return;
+	set_present_range(fork, old, blkno);
+	while (old <= blkno &&
+		   !pg_atomic_compare_exchange_u32(&fork->watermark, &old, blkno + 1))
+		;
 }
 
 void

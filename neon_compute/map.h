@@ -5,8 +5,8 @@
  *
  * Only blocks below the size that a fork had at the boot LSN can be remote,
  * so everything that can ever be asked is known at boot: the map is a table
- * of forks that is never added to, and arrays of chunks.  A fork that is not
- * in it is local.
+ * of forks, and arrays of chunks.  A fork that is not in it is local.  With a
+ * limit of disk space what is new can become remote, too: then the map grows.
  *
  * README.md has the lock protocol.
  *
@@ -47,13 +47,14 @@ typedef struct MapFork
 	BlockNumber boot_blocks;	/* size at the boot LSN */
 
 	/*
-	 * Blocks at or beyond the watermark are local for ever, whatever their
-	 * bits say.  At first boot_blocks; truncate, unlink and re-creation lower
-	 * it, nothing raises it.
+	 * Blocks at or beyond the watermark are local, whatever their bits say.
+	 * At first boot_blocks; truncate, unlink and re-creation lower it.  Only
+	 * if the map grows is it raised, when the fork is extended.
 	 */
 	pg_atomic_uint32 watermark;
 	pg_atomic_uint32 file_state;	/* MapFileState; changed under the file lock */
-	uint32		pad;
+	pg_atomic_uint32 local;		/* 1: of an unlogged relation, never extended in the map */
+	uint32		next;			/* mapgrow.c's, under its lock */
 	uint64		first_chunk;
 } MapFork;
 
@@ -77,7 +78,8 @@ extern void map_startup(void);
  */
 extern bool map_exists(void);
 extern uint64 map_nforks(void);
-extern MapFork *map_fork_at(uint64 index);
+extern MapFork *map_fork_at(uint64 number);
+extern uint64 map_fork_number(const MapFork *fork);
 
 /* NULL if the fork is local. */
 extern MapFork *map_lookup(RelFileNode rnode, ForkNumber forknum);
@@ -160,9 +162,11 @@ extern uint32 map_chunk_present(const MapFork *fork, BlockNumber start);
 /*
  * Makes all blocks of a chunk absent, unless it was written at or after
  * clean_before, and has free_space() called meanwhile, with arg and the
- * chunk's blocks, which must not throw.  Returns how many blocks were here.
+ * chunk's blocks, which must not throw.  Returns how many blocks were here; 0
+ * if the fork is not that relation's any more.
  */
-extern uint32 map_drop_chunk(const MapFork *fork, BlockNumber start, XLogRecPtr clean_before,
+extern uint32 map_drop_chunk(const MapFork *fork, RelFileNode rnode, BlockNumber start,
+							 XLogRecPtr clean_before,
 							 void (*free_space) (void *arg, BlockNumber start, uint32 nblocks),
 							 void *arg);
 
@@ -171,6 +175,20 @@ extern uint32 map_drop_chunk(const MapFork *fork, BlockNumber start, XLogRecPtr 
  * that might not know it is done with them.  Takes chunk locks one by one.
  */
 extern void map_lower_watermark(MapFork *fork, BlockNumber nblocks);
+
+/* ----------
+ * Growing, if there is a limit of disk space on a primary; else these do nothing.
+ * ----------
+ */
+
+/* A fork was created, with no blocks.  An init fork says that the relation is local. */
+extern void map_fork_created(RelFileNode rnode, ForkNumber forknum);
+
+/* The fork was unlinked and is local; what was added for it is given up. */
+extern void map_fork_removed(MapFork *fork);
+
+/* After the fork was extended by a block at or beyond the watermark. */
+extern void map_extended(MapFork *fork, BlockNumber blkno);
 
 /* The caller holds the file lock and the state was MAP_FILE_MISSING. */
 extern void map_file_done(MapFork *fork);

@@ -145,7 +145,7 @@ neon_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffe
 	if (self_test_reaches(SLOT_WRITE))
 		return;
 	fork = mapped_fork(reln, forknum);
-	if (fork == NULL || blkno >= fork->boot_blocks)
+	if (fork == NULL || blkno >= map_watermark(fork))
 	{
 		mdwrite(reln, forknum, blkno, buffer, skip_fsync);
 		return;
@@ -165,7 +165,7 @@ neon_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffe
 	write_absent_block(reln, fork, blkno, buffer, skip_fsync, mdwrite);
 }
 
-/* Beyond the size at boot, or what was left of it, all is local. */
+/* Beyond the watermark all is local, until it is raised. */
 static void
 neon_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer,
 			bool skip_fsync)
@@ -186,6 +186,8 @@ neon_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buff
 	}
 	mdextend(reln, forknum, blkno, buffer, skip_fsync);
 	disk_note_allocated(BLCKSZ);
+	if (fork != NULL)
+		map_extended(fork, blkno);
 }
 
 static bool
@@ -220,6 +222,8 @@ neon_create(SMgrRelation reln, ForkNumber forknum, bool is_redo)
 	mdcreate(reln, forknum, is_redo);
 	if (fork != NULL && !is_redo)
 		map_lower_watermark(fork, 0);
+	if (!SmgrIsTemp(reln))
+		map_fork_created(reln->smgr_rnode.node, forknum);
 }
 
 static bool
@@ -271,6 +275,7 @@ forget_fork(RelFileNode rnode, ForkNumber forknum)
 	{
 		files_forget(fork);
 		map_lower_watermark(fork, 0);
+		map_fork_removed(fork);
 	}
 }
 

@@ -97,6 +97,35 @@ is($t->psql('main', 'SELECT count(*), sum(length(pad)) FROM whole'), '20000|1400
 $t->amcheck('main');
 is($t->psql('main', 'SELECT count(*) FROM pg_check_visible($$pgbench_accounts$$) UNION ALL SELECT count(*) FROM pg_check_frozen($$pgbench_accounts$$)'), "0\n0", 'the visibility map is true');
 
+# what is new is dropped, too; what is only here is not
+my $dropped = disk('evicted_bytes');
+$t->psql('main', "CREATE UNLOGGED TABLE only_here AS SELECT i AS id, repeat('u', 500) AS pad FROM generate_series(1, 6000) i; CREATE INDEX ON only_here (id)");
+$t->psql('main', "CREATE TABLE made (id int, pad text); CREATE INDEX ON made (id)");
+$most = 0;
+for my $i (0 .. 11)
+{
+	$t->psql('main', "INSERT INTO made SELECT i, repeat('m', 700) FROM generate_series($i * 8000 + 1, $i * 8000 + 8000) i");
+	my $now = du();
+	$most = $now if $now > $most;
+	$t->psql('main', 'DELETE FROM made WHERE id > 60000; VACUUM (TRUNCATE) made') if $i == 8;
+}
+note("du: largest $most kB");
+cmp_ok($most, '<=', $limit_kb, 'a table that grows does not pass the limit');
+cmp_ok(disk('evicted_bytes') - $dropped, '>', $limit_kb * 1024, 'since what was written to it is dropped');
+is($t->psql('main', 'SELECT count(*), sum(length(pad)) FROM made'), '84000|58800000', 'it is whole');
+is($t->psql('main', 'SET enable_seqscan = off; SET enable_bitmapscan = off; SELECT count(*) FROM made WHERE id > 0'), '84000', 'and so is its index');
+is($t->psql('main', 'SELECT count(*), sum(length(pad)) FROM only_here'), '6000|3000000', 'an unlogged table, too');
+is($t->psql('main', 'SELECT count(*) FROM pg_check_visible($$made$$)'), '0', 'the visibility map of a new table is true');
+$t->psql('main', 'CREATE DATABASE moved');
+$t->psql('main', "CREATE TABLE m AS SELECT i FROM generate_series(1, 50000) i", db => 'moved');
+mkdir "$t->{tmp}/space" or die;
+$t->psql('main', "CREATE TABLESPACE space LOCATION '$t->{tmp}/space'");
+$t->psql('main', 'ALTER DATABASE moved SET TABLESPACE space');
+is($t->psql('main', 'SELECT count(*) FROM m', db => 'moved'), '50000', 'a database that is moved');
+$t->psql('main', 'DROP DATABASE moved');
+$t->psql('main', 'DROP TABLE made');
+$t->amcheck('main', 'amcheck is clean once more');
+
 # who writes too much in one transaction
 my $short = "SET neon.fetch_timeout = '2s'; ";
 my $err = $t->psql_fails('main', $short . 'UPDATE pgbench_accounts SET abalance = abalance',
@@ -129,7 +158,6 @@ $err = $t->psql_fails('main', $short . "DO \$\$ BEGIN FOR i IN 1 .. 40 LOOP INSE
 	qr/pageserver \S+ has the WAL up to \S+ only, not to/, 'a pageserver that is behind is named');
 like(disk('blocker'), qr/^pageserver \S+ has the WAL up to/, 'in the view, too');
 $t->signal('CONT', @ingest);
-$t->psql('main', 'TRUNCATE whole');
 $t->poll('main', 'SELECT blocker IS NULL FROM neon.local_disk');
 pass('it goes on when that is not behind any more');
 
