@@ -40,6 +40,7 @@
 #define RECORD_EDIT			2
 #define RECORD_MARK			3
 #define MANIFEST_MAX_BYTES	(512 * 1024 * 1024)
+#define NAME_FILE_BYTES		(NEON_NAME_MAX + 16)
 
 /* Bytes of edits after which the log goes on in a new file. */
 #ifdef NEON_TESTING
@@ -47,6 +48,8 @@
 #else
 #define MANIFEST_REWRITE_AFTER(snapshot) Max((uint64) 1024 * 1024, (snapshot))
 #endif
+
+static ManifestDamage damage;
 
 /* ---- records ---- */
 
@@ -215,12 +218,20 @@ slurp(const char *path, uint64 limit, size_t *size)
 }
 
 static void
-corrupted(const char *path, const char *what)
+corrupted(const char *path, uint64 offset, const char *what)
 {
+	strlcpy(damage.file, path, sizeof(damage.file));
+	damage.offset = offset;
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
 			 errmsg("file \"%s\" is corrupted", path),
 			 errdetail("%s", what)));
+}
+
+const ManifestDamage *
+manifest_damage(void)
+{
+	return &damage;
 }
 
 /* Replays a file; NULL if it has no valid snapshot and never had an edit. */
@@ -236,7 +247,7 @@ replay(const char *path, uint32 number, const uint8 *data, size_t size, Manifest
 		r.type != RECORD_SNAPSHOT)
 	{
 		if (record_was_synced(data, size, 0, number, 0))
-			corrupted(path, "The snapshot is unreadable, but changes follow it.");
+			corrupted(path, 0, "Header or snapshot, at offset 0, are unreadable, but changes follow them.");
 		return NULL;
 	}
 	m = palloc0(sizeof(Manifest));
@@ -247,7 +258,7 @@ replay(const char *path, uint32 number, const uint8 *data, size_t size, Manifest
 	do
 	{
 		if (!manifest_apply(m, (const char *) r.body, r.len))
-			corrupted(path, "A record cannot be understood.");
+			corrupted(path, offset, psprintf("The record at offset %zu cannot be understood.", offset));
 		offset += r.total;
 		pos->sequence = r.sequence;
 	} while (view_record(data + offset, size - offset, number, &r) &&
@@ -258,7 +269,7 @@ replay(const char *path, uint32 number, const uint8 *data, size_t size, Manifest
 	if (offset < size)
 	{
 		if (record_was_synced(data, size, offset, number, pos->sequence + 1))
-			corrupted(path, psprintf("Record %u at offset %zu is unreadable, and it was written whole.",
+			corrupted(path, offset, psprintf("Record %u at offset %zu is unreadable, and it was written whole.",
 									 pos->sequence + 1, offset));
 		pos->torn = true;
 	}
@@ -346,6 +357,7 @@ manifest_load(const char *dir, ManifestPos *pos)
 	int			n = list_numbers(dir, &numbers);
 	char		path[MAXPGPATH];
 
+	damage.file[0] = '\0';
 	for (int i = 0; i < n; i++)
 	{
 		size_t		size;
@@ -370,7 +382,7 @@ manifest_load(const char *dir, ManifestPos *pos)
 				(errcode(ERRCODE_UNDEFINED_FILE),
 				 errmsg("directory \"%s\" has no manifest", dir)));
 	manifest_file_path(dir, numbers[0], path);
-	corrupted(path, "Neither its header nor its snapshot is readable.");
+	corrupted(path, 0, "Neither its header nor its snapshot is readable.");
 	return NULL;
 }
 
@@ -388,7 +400,7 @@ manifest_read(const char *dir, const ManifestPos *pos)
 	m = replay(path, pos->number, data, size, &found);
 	pfree(data);
 	if (m == NULL || found.length != pos->length || found.sequence != pos->sequence)
-		corrupted(path, "It no longer has the records that were written.");
+		corrupted(path, found.length, "It no longer has the records that were written.");
 	return m;
 }
 
@@ -418,6 +430,75 @@ create_file(const char *path, const char *data, int len)
 	return fd;
 }
 
+/* ---- the name, apart ---- */
+
+/*
+ * Who is damaged shall keep its name, so that nobody else gets it.  The file is
+ * of no other use: one that is missing or bad does no harm while the manifest
+ * can be read.
+ */
+static void
+note_name(const char *dir, const char *name)
+{
+	char		path[MAXPGPATH];
+	char		temp[MAXPGPATH];
+	char		text[NAME_FILE_BYTES + 1];
+	pg_crc32c	crc;
+	int			fd;
+	bool		ok;
+
+	snprintf(path, sizeof(path), "%s/name", dir);
+	snprintf(temp, sizeof(temp), "%s/name.temp", dir);
+	if (durable_exists(path))
+		return;
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, name, strlen(name));
+	FIN_CRC32C(crc);
+	snprintf(text, sizeof(text), "%08X %s\n", crc, name);
+	fd = OpenTransientFile(temp, O_RDWR | O_CREAT | O_TRUNC | PG_BINARY);
+	ok = fd >= 0 && durable_pwrite(fd, text, strlen(text), 0) && pg_fsync(fd) == 0;
+	if (fd >= 0)
+		CloseTransientFile(fd);
+	/* the directory is synchronized with the manifest's new file */
+	if (!ok || rename(temp, path) != 0)
+	{
+		ereport(LOG,
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", path)));
+		(void) unlink(temp);
+	}
+}
+
+bool
+manifest_noted_name(const char *dir, char *name)
+{
+	char		path[MAXPGPATH];
+	char		text[NAME_FILE_BYTES + 1];
+	pg_crc32c	crc;
+	ssize_t		n = -1;
+	int			fd;
+
+	snprintf(path, sizeof(path), "%s/name", dir);
+	fd = OpenTransientFile(path, O_RDONLY | PG_BINARY);
+	if (fd < 0)
+		return false;
+	n = durable_pread(fd, text, NAME_FILE_BYTES, 0);
+	CloseTransientFile(fd);
+	/* 8 digits, a space, at least a byte, a newline */
+	if (n < 11 || text[8] != ' ' || text[n - 1] != '\n')
+		return false;
+	text[n - 1] = '\0';
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, text + 9, n - 10);
+	FIN_CRC32C(crc);
+	if (strtoul(text, NULL, 16) != crc || strlen(text + 9) != n - 10)
+		return false;
+	strlcpy(name, text + 9, NEON_NAME_MAX);
+	return true;
+}
+
+/* ---- writing ---- */
+
 bool
 manifest_write_snapshot(const char *dir, const Manifest *m, ManifestPos *pos)
 {
@@ -435,6 +516,7 @@ manifest_write_snapshot(const char *dir, const Manifest *m, ManifestPos *pos)
 	put_header(&buf, &m->identity, number, sequence);
 	put_record(&buf, RECORD_SNAPSHOT, sequence, number, body.data, body.len);
 
+	note_name(dir, m->name);
 	manifest_file_path(dir, number, path);
 	fd = create_file(path, buf.data, buf.len);
 	NEON_TEST_POINT("snapshot-written");

@@ -134,6 +134,21 @@ extern bool manifest_apply(Manifest *m, const char *body, uint32 len);
  */
 extern Manifest *manifest_load(const char *dir, ManifestPos *pos);
 
+/* Where that error was, if the last manifest_load() of this process ended with it. */
+typedef struct ManifestDamage
+{
+	char		file[MAXPGPATH];	/* "" : none yet */
+	uint64		offset;
+} ManifestDamage;
+
+extern const ManifestDamage *manifest_damage(void);
+
+/*
+ * The timeline's name by the file beside its manifest, in name[NEON_NAME_MAX];
+ * false if there is no good one.  For timelines whose manifest is damaged.
+ */
+extern bool manifest_noted_name(const char *dir, char *name);
+
 /* The state at a position known from memory. */
 extern Manifest *manifest_read(const char *dir, const ManifestPos *pos);
 

@@ -185,7 +185,8 @@ load_timeline(const NeonId *tenant, const NeonId *timeline)
 		m->identity.timeline = *timeline;
 		m->identity.wal_segment_size = DEFAULT_XLOG_SEG_SIZE;	/* nobody divides by zero */
 		m->finished = true;
-		neon_id_format(timeline, m->name);
+		if (!manifest_noted_name(dir, m->name))
+			neon_id_format(timeline, m->name);
 	}
 	if (!m->finished)
 	{

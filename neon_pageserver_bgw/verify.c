@@ -93,6 +93,7 @@ try_manifest(Timeline *tl, Verify *v)
 	{
 		ErrorData  *edata;
 		char		dir[MAXPGPATH];
+		bool		placed;
 
 		MemoryContextSwitchTo(context);
 		edata = CopyErrorData();
@@ -101,8 +102,11 @@ try_manifest(Timeline *tl, Verify *v)
 		FlushErrorState();
 		LWLockReleaseAll();
 		timeline_path(&tl->id.tenant, &tl->id.timeline, NULL, dir);
+		placed = edata->sqlerrcode == ERRCODE_DATA_CORRUPTED &&
+			strncmp(manifest_damage()->file, dir, strlen(dir)) == 0;
 		if (v)
-			report(v, dir, -1, edata->detail ? psprintf("%s: %s", edata->message, edata->detail) :
+			report(v, placed ? manifest_damage()->file : dir,
+				   placed ? manifest_damage()->offset : -1, edata->detail ? psprintf("%s: %s", edata->message, edata->detail) :
 				   edata->message, NULL, false);
 	}
 	PG_END_TRY();
@@ -448,6 +452,22 @@ verify_wal(Verify *v, const Manifest *m)
 	walcursor_close(cursor);
 }
 
+/* Pages that were not changed since the branch point are read from ancestors. */
+static void
+verify_ancestors(Verify *v)
+{
+	for (Timeline *tl = v->tl->ancestor; tl != NULL; tl = tl->ancestor)
+	{
+		char		dir[MAXPGPATH];
+
+		if (timeline_state(tl) != TIMELINE_DAMAGED)
+			continue;
+		timeline_path(&tl->id.tenant, &tl->id.timeline, NULL, dir);
+		report(v, dir, -1, "The branch that this one comes from is damaged.",
+			   "Verify that branch.", false);
+	}
+}
+
 /* ---- SQL ---- */
 
 PG_FUNCTION_INFO_V1(neon_timeline_verify);
@@ -472,6 +492,7 @@ neon_timeline_verify(PG_FUNCTION_ARGS)
 	m = try_manifest(v.tl, &v);
 	if (m == NULL)
 		return (Datum) 0;
+	verify_ancestors(&v);
 	verify_partitions(&v, m);
 	for (int i = 0; i < m->nfiles; i++)
 	{

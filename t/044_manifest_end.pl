@@ -70,8 +70,8 @@ for my $what ('a flush', 'a compaction', 'a branch point')
 		$ps->start;
 		my $told = info("state || ' ' || state_detail");
 		$wrong{$place} = "$told, " . files() unless $told =~ /^damaged .*manifest\.\d+" is corrupted.* offset $at / && files() eq $files;
-		my $rows = $ps->sql("SELECT problem FROM $f.timeline_verify($t->{args})");
-		$wrong{"verify $place"} = $rows unless $rows =~ /offset $at /;
+		my $rows = $ps->sql("SELECT file, byte_offset, problem FROM $f.timeline_verify($t->{args})");
+		$wrong{"verify $place"} = $rows unless $rows =~ m{/manifest\.\d+\|$at\|.*offset $at };
 		$ps->node->stop('immediate');
 		flip_bit(newest_manifest(), $at + $place, $place % 8);
 	}
@@ -119,15 +119,23 @@ my @layers = sort { -s $b <=> -s $a } glob "$dir/layers/*";
 $ps->node->stop('immediate');
 for my $file (@layers)
 {
-	open my $g, '+<:raw', $file or die $!;
-	sysseek $g, 20, 0;
-	sysread $g, my $byte, 1;
-	sysseek $g, 20, 0;
-	syswrite $g, chr(ord($byte) ^ 4);
-	close $g or die $!;
+	flip_bit($file, 20, 2);
 }
 $ps->start;
 is($ps->sql("SELECT count(*) FROM $f.timeline_verify($t->{args}) WHERE file LIKE '%/layers/%' AND byte_offset = 0"), scalar @layers, 'timeline_verify reports each of the damaged files');
+$ps->node->stop('immediate');
+flip_bit($_, 20, 2) for @layers;
+
+# ---- a damaged branch keeps its name, and who comes from it is told ----
+flip_bit(newest_manifest(), 70, 1);
+$ps->start;
+is(info("name || ' ' || state"), 'main damaged', 'of a manifest of which nothing can be read the name is known');
+like($ps->sql_error("SELECT $f.branch_create('$t->{tenant}', 'main', 'kid')"), qr/branch "main" already exists/, 'nobody else gets it');
+is($ps->sql("SELECT count(*) FROM $f.timeline_verify('$t->{tenant}', '$kid') WHERE problem LIKE 'The branch that this one comes from is damaged%'"), 1, 'timeline_verify of a child tells of its parent');
+$ps->node->stop('immediate');
+unlink "$dir/name" or die $!;
+$ps->start;
+is(info('name'), $t->{timeline}, 'without the other file it is named by its id');
 $node->stop;
 $ps->node->stop('immediate');
 done_testing();

@@ -90,8 +90,8 @@ cmd_storage_verify(Invocation *inv)
 	if (repair && left == 0)
 		return EXIT_OK;
 	if (problems > 0)
-		die(EXIT_GENERAL, repair ? "Restore the files from a backup, with the pageserver stopped." :
-			"\"neon storage verify --repair\" rebuilds what can be rebuilt. Restore other files from a backup, with the pageserver stopped.",
+		die(EXIT_GENERAL, repair ? "The section \"Damaged files\" of docs/operations.md tells what fits of a backup." :
+			"\"neon storage verify --repair\" rebuilds what can be rebuilt. What fits of a backup is told by the section \"Damaged files\" of docs/operations.md.",
 			"%d place%s damaged", repair ? left : problems, (repair ? left : problems) == 1 ? " is" : "s are");
 	return EXIT_OK;
 }

@@ -155,6 +155,9 @@ ps_find_timeline(PGconn *conn, const char *tenant, const char *name_or_id, Timel
 							  "WHERE tenant_id = $1 AND (name = $2 OR timeline_id = lower($2)) "
 							  "ORDER BY name = $2 DESC", 2, tenant, name_or_id);
 
+	if (PQntuples(res) > 1 && strcmp(db_value(res, 1, "name"), name_or_id) == 0)
+		die(EXIT_GENERAL, "Name it by its ID; see \"neon timeline list\".",
+			"%d branches are named \"%s\"", PQntuples(res), name_or_id);
 	if (PQntuples(res) == 0)
 	{
 		check_tenant(conn, tenant);
