@@ -17,6 +17,7 @@
 #include <fcntl.h>
 
 #include "access/xlog_internal.h"
+#include "compact_private.h"
 #include "controlat.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -34,6 +35,10 @@
 #include "verifyhidden.h"
 #include "walmend.h"
 #include "walstore.h"
+
+/* What is not valid behind the last record is looked at so often. */
+#define UNINDEXED_LOOKS		3
+#define UNINDEXED_WAIT_MS	200
 
 typedef struct Verify
 {
@@ -424,7 +429,61 @@ first_stored_record(Timeline *tl, const Manifest *m, XLogRecPtr *start, XLogRecP
 	}
 }
 
-/* Every stored record up to the last one that is indexed. */
+/* Of what is not indexed yet: a walk from the last record, and where WAL goes on behind its end; 0: nowhere. */
+static WalCursor *
+walk_unindexed(Timeline *tl, XLogRecPtr *goes_on)
+{
+	TimelineWriter writer;
+	WalCursor  *cursor;
+	WalCursorResult result;
+
+	timeline_get_writer(tl, &writer);
+	cursor = walstore_cursor(tl, timeline_last_record_lsn(tl), timeline_prev_record_lsn(tl),
+							 writer.term != 0 && !XLogRecPtrIsInvalid(writer.drained_lsn) ?
+							 writer.drained_lsn : PG_UINT64_MAX);
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		result = walcursor_next(cursor);
+	} while (result == WALCURSOR_RECORD);
+	*goes_on = cursor->next < cursor->limit ?
+		walmend_goes_on(tl, cursor->next, cursor->limit) : 0;
+	return cursor;
+}
+
+/*
+ * A start stops before stored WAL that is not valid, and its branch stands still
+ * there.  What is just being written looks so for a moment only.
+ */
+static void
+verify_unindexed(Verify *v)
+{
+	XLogRecPtr	before = InvalidXLogRecPtr;
+	XLogRecPtr	goes_on;
+	WalCursor  *cursor;
+
+	for (int looks = 0; looks < UNINDEXED_LOOKS; looks++)
+	{
+		cursor = walk_unindexed(v->tl, &goes_on);
+		if (goes_on == 0 || (looks > 0 && cursor->next != before))
+		{
+			walcursor_close(cursor);
+			return;
+		}
+		before = cursor->next;
+		if (looks == UNINDEXED_LOOKS - 1)
+			report_wal(v, cursor, goes_on,
+					   psprintf("Nothing behind %X/%X can be used: %s. It goes on up to %X/%X.",
+								LSN_FORMAT_ARGS(cursor->next),
+								cursor->problem ? cursor->problem : "it is not stored",
+								LSN_FORMAT_ARGS(goes_on)));
+		else
+			compact_wait(UNINDEXED_WAIT_MS);
+		walcursor_close(cursor);
+	}
+}
+
+/* Every stored record up to the last one that is indexed, and what stands behind it. */
 static void
 verify_wal(Verify *v, const Manifest *m)
 {
@@ -450,6 +509,8 @@ verify_wal(Verify *v, const Manifest *m)
 		report_wal(v, cursor, end, psprintf("The WAL ends at %X/%X, and %X/%X is indexed.",
 											LSN_FORMAT_ARGS(cursor->next), LSN_FORMAT_ARGS(end)));
 	walcursor_close(cursor);
+	if (timeline_state(tl) == TIMELINE_ACTIVE)
+		verify_unindexed(v);
 }
 
 /* Pages that were not changed since the branch point are read from ancestors. */

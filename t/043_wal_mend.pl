@@ -121,6 +121,7 @@ sub damage_and_start
 	$ps->start;
 	wait_for("$what: the break is told", sub { log_text() =~ /stored WAL of timeline "$t->{timeline}" is damaged, or was never synchronized, behind (\S+)\n.*DETAIL:.*In file ".*", offset \d+: .*It goes on up to/ });
 	cmp_ok(number($ps->last_lsn($t)), '<', number($lsn), "$what: nothing behind it is believed");
+	like(verify('false'), qr/^\w+\|\d+\|Nothing behind \S+ can be used: [^|]+ It goes on up to \S+\.\|It is in no layer file yet\.[^|]+\|f$/, "$what: timeline_verify tells of it");
 	follow($ps, $t, $node);
 	if ($lost)
 	{
