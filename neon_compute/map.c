@@ -668,7 +668,7 @@ map_count_blocks(uint64 *present, uint64 *absent)
 		uint64		here;
 		uint64		not_here;
 
-		map_count_fork_blocks(&map_forks[i], &here, &not_here);
+		map_count_fork_blocks(map_fork_at(i), &here, &not_here);
 		*present += here;
 		*absent += not_here;
 	}
