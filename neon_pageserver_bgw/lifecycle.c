@@ -285,6 +285,7 @@ void
 timeline_rename(Timeline *tl, const char *new_name)
 {
 	StringInfoData body;
+	char		dir[MAXPGPATH];
 
 	check_name(new_name);
 	timeline_check(tl);
@@ -296,6 +297,9 @@ timeline_rename(Timeline *tl, const char *new_name)
 	LWLockAcquire(&tl->shared->lock, LW_EXCLUSIVE);
 	strlcpy(tl->shared->name, new_name, sizeof(tl->shared->name));
 	LWLockRelease(&tl->shared->lock);
+	timeline_path(&tl->id.tenant, &tl->id.timeline, NULL, dir);
+	manifest_note_name(dir, new_name);
+	(void) durable_try_sync_dir(dir);
 	timeline_unlock_registry();
 	pfree(body.data);
 }

@@ -432,43 +432,6 @@ create_file(const char *path, const char *data, int len)
 
 /* ---- the name, apart ---- */
 
-/*
- * Who is damaged shall keep its name, so that nobody else gets it.  The file is
- * of no other use: one that is missing or bad does no harm while the manifest
- * can be read.
- */
-static void
-note_name(const char *dir, const char *name)
-{
-	char		path[MAXPGPATH];
-	char		temp[MAXPGPATH];
-	char		text[NAME_FILE_BYTES + 1];
-	pg_crc32c	crc;
-	int			fd;
-	bool		ok;
-
-	snprintf(path, sizeof(path), "%s/name", dir);
-	snprintf(temp, sizeof(temp), "%s/name.temp", dir);
-	if (durable_exists(path))
-		return;
-	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, name, strlen(name));
-	FIN_CRC32C(crc);
-	snprintf(text, sizeof(text), "%08X %s\n", crc, name);
-	fd = OpenTransientFile(temp, O_RDWR | O_CREAT | O_TRUNC | PG_BINARY);
-	ok = fd >= 0 && durable_pwrite(fd, text, strlen(text), 0) && pg_fsync(fd) == 0;
-	if (fd >= 0)
-		CloseTransientFile(fd);
-	/* the directory is synchronized with the manifest's new file */
-	if (!ok || rename(temp, path) != 0)
-	{
-		ereport(LOG,
-				(errcode_for_file_access(),
-				 errmsg("could not write file \"%s\": %m", path)));
-		(void) unlink(temp);
-	}
-}
-
 bool
 manifest_noted_name(const char *dir, char *name)
 {
@@ -497,6 +460,44 @@ manifest_noted_name(const char *dir, char *name)
 	return true;
 }
 
+/*
+ * Who is damaged shall keep its name, so that nobody else gets it.  The file is
+ * of no other use: one that is missing or bad does no harm while the manifest
+ * can be read.
+ */
+void
+manifest_note_name(const char *dir, const char *name)
+{
+	char		noted[NEON_NAME_MAX];
+	char		path[MAXPGPATH];
+	char		temp[MAXPGPATH];
+	char		text[NAME_FILE_BYTES + 1];
+	pg_crc32c	crc;
+	int			fd;
+	bool		ok;
+
+	snprintf(path, sizeof(path), "%s/name", dir);
+	snprintf(temp, sizeof(temp), "%s/name.temp", dir);
+	if (manifest_noted_name(dir, noted) && strcmp(noted, name) == 0)
+		return;
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, name, strlen(name));
+	FIN_CRC32C(crc);
+	snprintf(text, sizeof(text), "%08X %s\n", crc, name);
+	fd = OpenTransientFile(temp, O_RDWR | O_CREAT | O_TRUNC | PG_BINARY);
+	ok = fd >= 0 && durable_pwrite(fd, text, strlen(text), 0) && pg_fsync(fd) == 0;
+	if (fd >= 0)
+		CloseTransientFile(fd);
+	/* the directory is synchronized with the manifest's new file */
+	if (!ok || rename(temp, path) != 0)
+	{
+		ereport(LOG,
+				(errcode_for_file_access(),
+				 errmsg("could not write file \"%s\": %m", path)));
+		(void) unlink(temp);
+	}
+}
+
 /* ---- writing ---- */
 
 bool
@@ -516,7 +517,7 @@ manifest_write_snapshot(const char *dir, const Manifest *m, ManifestPos *pos)
 	put_header(&buf, &m->identity, number, sequence);
 	put_record(&buf, RECORD_SNAPSHOT, sequence, number, body.data, body.len);
 
-	note_name(dir, m->name);
+	manifest_note_name(dir, m->name);
 	manifest_file_path(dir, number, path);
 	fd = create_file(path, buf.data, buf.len);
 	NEON_TEST_POINT("snapshot-written");

@@ -149,6 +149,9 @@ extern const ManifestDamage *manifest_damage(void);
  */
 extern bool manifest_noted_name(const char *dir, char *name);
 
+/* Writes that file if it says otherwise; a failure is logged.  The directory is not synchronized. */
+extern void manifest_note_name(const char *dir, const char *name);
+
 /* The state at a position known from memory. */
 extern Manifest *manifest_read(const char *dir, const ManifestPos *pos);
 

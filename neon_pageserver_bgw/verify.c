@@ -365,6 +365,7 @@ report_wal(Verify *v, const WalCursor *cursor, XLogRecPtr end, const char *probl
 	char		path[MAXPGPATH];
 	XLogSegNo	segno;
 	char	   *remedy = NULL;
+	const char *told;
 	bool		mended = false;
 
 	XLByteToSeg(lsn, segno, v->tl->id.wal_segment_size);
@@ -373,8 +374,11 @@ report_wal(Verify *v, const WalCursor *cursor, XLogRecPtr end, const char *probl
 	timeline_path(&v->tl->id.tenant, &v->tl->id.timeline, below, path);
 	if (v->repair && timeline_state(v->tl) == TIMELINE_ACTIVE)
 		mended = walmend(v->tl, lsn, cursor->prev, end, &remedy);
-	report(v, path, XLogSegmentOffset(lsn, v->tl->id.wal_segment_size), problem,
-		   remedy ? remedy : remedy_of_wal(v, lsn), mended);
+	/* what hinders is of no matter if nothing is lost */
+	told = remedy == NULL ? remedy_of_wal(v, lsn) :
+		mended || lsn >= timeline_disk_consistent_lsn(v->tl) ? remedy :
+		psprintf("%s %s", remedy_of_wal(v, lsn), remedy);
+	report(v, path, XLogSegmentOffset(lsn, v->tl->id.wal_segment_size), problem, told, mended);
 }
 
 /* Time blocks are in layers, which may be damaged: then false. */

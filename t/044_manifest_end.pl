@@ -125,12 +125,15 @@ $ps->start;
 is($ps->sql("SELECT count(*) FROM $f.timeline_verify($t->{args}) WHERE file LIKE '%/layers/%' AND byte_offset = 0"), scalar @layers, 'timeline_verify reports each of the damaged files');
 $ps->node->stop('immediate');
 flip_bit($_, 20, 2) for @layers;
+$ps->start;
+$ps->sql("SELECT $f.timeline_rename('$t->{tenant}', '$t->{timeline}', '$_')") for 'other', 'renamed';
+$ps->node->stop('immediate');
 
 # ---- a damaged branch keeps its name, and who comes from it is told ----
 flip_bit(newest_manifest(), 70, 1);
 $ps->start;
-is(info("name || ' ' || state"), 'main damaged', 'of a manifest of which nothing can be read the name is known');
-like($ps->sql_error("SELECT $f.branch_create('$t->{tenant}', 'main', 'kid')"), qr/branch "main" already exists/, 'nobody else gets it');
+is(info("name || ' ' || state"), 'renamed damaged', 'of a manifest of which nothing can be read the name is known');
+like($ps->sql_error("SELECT $f.branch_create('$t->{tenant}', 'renamed', 'kid')"), qr/branch "renamed" already exists/, 'nobody else gets it');
 is($ps->sql("SELECT count(*) FROM $f.timeline_verify('$t->{tenant}', '$kid') WHERE problem LIKE 'The branch that this one comes from is damaged%'"), 1, 'timeline_verify of a child tells of its parent');
 $ps->node->stop('immediate');
 unlink "$dir/name" or die $!;
