@@ -1,0 +1,52 @@
+# Local disk space with a limit, with TPC-B, index builds, rewrites, truncation
+# and databases at the same time.
+use strict;
+use warnings;
+use IPC::Run;
+use NeonTest;
+use Test::More;
+
+my $seconds = $NeonTest::long ? 600 : 12;
+my $t = NeonTest->new;
+$t->quickstart;
+$t->pgbench_init('main', 5);
+$t->psql('main', "CREATE TABLE whole AS SELECT i AS id, repeat('w', 700) AS pad FROM generate_series(1, 20000) i; VACUUM ANALYZE; CREATE EXTENSION neon; CREATE EXTENSION pg_visibility");
+$t->neon('endpoint', 'config', 'main', 'neon.local_size_limit=48MB', 'shared_buffers=2MB', 'autovacuum_naptime=1s', 'bgwriter_delay=10ms', 'checkpoint_timeout=30s');
+$t->neon('endpoint', 'restart', 'main');
+
+my $out = '';
+my $run = do {
+	local %ENV = (%ENV, $t->env);
+	IPC::Run::start([ 'pgbench', '-n', '-c', '3', '-T', $seconds, $t->connstr('main') ], '>&', \$out, IPC::Run::timeout($seconds + 150));
+};
+my @loops = (
+	$t->loop('main', <<'SQL'),
+DROP TABLE IF EXISTS m;
+CREATE TABLE m AS SELECT id, pad, to_tsvector('simple', id::text) v, point(id, id % 7) p FROM whole LIMIT 3000;
+CREATE INDEX m_id ON m (id);
+CREATE INDEX m_v ON m USING gin (v);
+CREATE INDEX m_p ON m USING gist (p);
+REINDEX INDEX CONCURRENTLY m_id;
+UPDATE m SET pad = pad WHERE id % 3 = 0;
+VACUUM FULL m;
+DELETE FROM m WHERE id > 1500;
+VACUUM (TRUNCATE) m;
+INSERT INTO m SELECT id, pad, to_tsvector('simple', 'x'), point(1, 1) FROM whole LIMIT 500;
+TRUNCATE m;
+SQL
+	$t->loop('main', 'DROP DATABASE IF EXISTS dd; CREATE DATABASE dd; SELECT pg_sleep(0.5);'));
+$run->finish;
+$_->stop for @loops;
+like($out, qr/failed transactions: 0 /, 'no transaction failed') or diag($out);
+unlike($_->errors, qr/PANIC|FATAL|zero page|invalid|unexpected|server closed/, 'no error of the storage') for @loops;
+note($t->psql('main', 'SELECT * FROM neon.local_disk', args => ['-x']));
+cmp_ok($t->psql('main', 'SELECT evicted_chunks FROM neon.local_disk'), '>', 50, 'chunks were dropped');
+$t->balances_agree('main');
+$t->amcheck('main');
+is($t->psql('main', 'SELECT count(*), sum(length(pad)) FROM whole'), '20000|14000000', 'a table that was only read');
+is($t->psql('main', <<'SQL'), '0', 'visibility maps are true');
+SELECT sum((SELECT count(*) FROM pg_check_visible(c.oid)) + (SELECT count(*) FROM pg_check_frozen(c.oid)))
+  FROM pg_class c WHERE relkind IN ('r', 't') AND relpersistence = 'p'
+SQL
+$t->neon('stop');
+done_testing();
