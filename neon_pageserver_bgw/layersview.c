@@ -11,6 +11,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "history.h"
+#include "historygc.h"
 #include "layerfile.h"
 #include "sqlutil.h"
 #include "timeline_shared.h"
@@ -96,7 +97,7 @@ put_point(Timeline *tl, const ManifestPoint *point, FunctionCallInfo fcinfo)
 	values[2] = CStringGetTextDatum(point->kind == HISTORY_BRANCH ? "branch" : "lease");
 	values[3] = sql_id_datum(&point->id);
 	values[4] = LSNGetDatum(point->lsn);
-	values[5] = TimestampTzGetDatum(point->expires);
+	values[5] = TimestampTzGetDatum(history_end_of(point));
 	nulls[5] = point->expires == 0;
 	sql_put_row(fcinfo, values, nulls);
 }

@@ -107,8 +107,10 @@ sub retained_is_right
 		"$what: what is not retained is refused");
 }
 retained_is_right('after the horizon moved');
+my $expires = ps("SELECT expires FROM $f.history_points WHERE id = '$lease'");
 $t->neon('pageserver', 'stop');
 $t->neon('pageserver', 'start');
+is(ps("SELECT expires > '$expires' FROM $f.history_points WHERE id = '$lease'"), 't', 'a restart gives a lease its whole length again');
 retained_is_right('after a restart');
 $t->endpoint_start('old', branch => 'old');
 is($t->psql('old', 'SELECT sum(i) FROM h'), $state[0]{sum}, 'the branch');

@@ -110,6 +110,9 @@ close $passfile;
 $t->neon('endpoint', 'destroy', 'dead');
 is(join(',', slurp($t->{passfile}) =~ /^\Q$line\E(\w+)$/mg), 'anothers', 'destroy takes our line away and leaves others');
 is(status('dead'), 'absent', 'destroy');
+mkdir $t->dir . "/endpoints/half$_" or die $! for '', '/conf', '/pgdata.new';
+like($t->neon('endpoint', 'destroy', 'half'), qr/Removed what an unfinished start/, 'destroy takes away what a start has left that was killed');
+ok(!-e $t->dir . '/endpoints/half', 'it is gone');
 if ($t->quorum)
 {
 	$t->endpoint_start('main');

@@ -111,6 +111,21 @@ forget_passwords(const Endpoint *ep)
 						 tenant_secret(ep->tenant, "superuser"));
 }
 
+/* What a first start has left that was killed in its middle: it has no data of its own yet. */
+static bool
+remove_unfinished(const char *name)
+{
+	Endpoint	ep;
+
+	endpoint_load(&ep, name);
+	if (ep.exists || !path_exists(repo_path("endpoints/%s", name)) ||
+		path_exists(repo_path("endpoints/%s/pgdata", name)))
+		return false;
+	remove_path_tree(repo_path("endpoints/%s", name));
+	say("Removed what an unfinished start of endpoint %s has left", name);
+	return true;
+}
+
 int
 cmd_endpoint_destroy(Invocation *inv)
 {
@@ -123,6 +138,11 @@ cmd_endpoint_destroy(Invocation *inv)
 	if (supervise_runs(inv->arg[0]))
 		supervise_end(inv->arg[0]);
 	lock = endpoint_lock(inv->arg[0], NULL);
+	if (remove_unfinished(inv->arg[0]))
+	{
+		lock_release(lock);
+		return EXIT_OK;
+	}
 	endpoint_load_existing(&ep, inv->arg[0]);
 	if (option_given(inv, OPT_ACCEPT_DATA_LOSS))
 		accept_loss = option_lsn(inv, OPT_ACCEPT_DATA_LOSS);
