@@ -8,7 +8,8 @@
  *	  pull		what wide files have of its keys, above its upto, goes into a
  *				file of its own; upto moves
  *	  fold		its delta files that follow each other in time become one
- *	  rebase	its files are rewritten at the horizon (rebase.c)
+ *	  rebase	its files, and what wide files have up to the horizon, are
+ *				rewritten at the horizon (rebase.c)
  *
  * A job that has written enough ends before the next key, and the partition is
  * divided there: the rest keeps the files that it had, so that a file may
@@ -238,7 +239,7 @@ files_to_drop(const PartitionJob *job, const PartitionPlan *plan)
 	{
 		const ManifestFile *file = &job->map->files[job->map->wide[i]];
 
-		if (plan->kind == PARTITION_PULL && file->lsn_hi <= plan->upto &&
+		if (plan->kind != PARTITION_FOLD && file->lsn_hi <= plan->upto &&
 			!still_wanted(job, job->map->wide[i], plan->upto))
 			drop = lappend(drop, unconstify(ManifestFile *, file));
 	}
@@ -257,7 +258,9 @@ log_job(const PartitionJob *job, const PartitionPlan *plan, uint64 bytes, Timest
 		versions += ((CompactOutput *) lfirst(lc))->versions;
 	ereport(LOG,
 			(errmsg("%s of partition %d of %d of timeline \"%s\"%s: " UINT64_FORMAT " versions, "
-					UINT64_FORMAT " bytes in %ld ms", names[plan->kind], job->partition + 1,
+					UINT64_FORMAT " bytes in %ld ms",
+					plan->kind == PARTITION_REBASE && plan->wide != NIL ? "pull and rebase" : names[plan->kind],
+					job->partition + 1,
 					job->map->npartitions, neon_id_format(&job->tl->id.timeline, hex),
 					job_is_whole(job) ? "" : ", which is divided", versions, bytes,
 					TimestampDifferenceMilliseconds(start, neon_clock()))));
@@ -326,8 +329,9 @@ finish_job(PartitionJob *job, const PartitionPlan *plan, TimestampTz start)
 
 /* ---- the three kinds ---- */
 
-static void
-write_pull(PartitionJob *job, const PartitionPlan *plan)
+/* Returns where their LSN interval begins. */
+static XLogRecPtr
+add_wide_inputs(PartitionJob *job, const PartitionPlan *plan)
 {
 	const MapPartition *p = job_partition(job);
 	XLogRecPtr	lo = plan->upto;
@@ -340,7 +344,15 @@ write_pull(PartitionJob *job, const PartitionPlan *plan)
 		add_input(job, lfirst_int(lc), p->upto, plan->upto);
 		lo = Min(lo, file->type == LAYER_IMAGE ? file->lsn_lo - 8 : file->lsn_lo);
 	}
-	compact_write_images(job, add_output(job, Max(lo, p->upto), plan->upto), plan->upto);
+	return Max(lo, p->upto);
+}
+
+static void
+write_pull(PartitionJob *job, const PartitionPlan *plan)
+{
+	XLogRecPtr	lo = add_wide_inputs(job, plan);
+
+	compact_write_images(job, add_output(job, lo, plan->upto), plan->upto);
 	compact_output_finish(linitial(job->outputs));
 }
 
@@ -414,6 +426,11 @@ try_rebase(PartitionJob *job, const PartitionPlan *plan, List *whole)
 		add_input(job, p->files[i], InvalidXLogRecPtr, PG_UINT64_MAX);
 		lo = Min(lo, file->type == LAYER_IMAGE ? file->lsn_lo - 8 : file->lsn_lo);
 		hi = Max(hi, file->lsn_hi);
+	}
+	if (plan->wide != NIL)
+	{
+		lo = Min(lo, add_wide_inputs(job, plan));
+		hi = Max(hi, plan->upto);
 	}
 	return rebase_write(job, lo, hi, whole);
 }

@@ -6,11 +6,11 @@
  * In this order: a rebase where most would go, if that is a whole file's size and
  * wide files are so many that reads suffer, as it takes a tenth of a pull's time
  * for each byte and would else wait for ever where the processors do not suffice;
- * a pull, if they are so many; a rebase where most would go, if that is much; a
- * pull where wide files have much of one
- * partition, or where they are many and few partitions have what is in them; a
- * fold where delta files of a partition are of like size.  All of it follows from
- * sizes of files and from their directories.
+ * a pull, if they are so many, or a rebase instead if that would make most of it go
+ * again; a rebase where most would go, if that is much; a pull where wide files
+ * have much of one partition, or where they are many and few partitions have what
+ * is in them; a fold where delta files of a partition are of like size.  All of it
+ * follows from sizes of files and from their directories.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,6 +48,7 @@ typedef struct Planner
 	bool		ignore_claims;
 	LayerFile **open;			/* by position, NULL: not opened */
 	uint64	   *slices;			/* by partition: bytes that wide files have of it */
+	uint64	   *old_slices;		/* those of them that lie below the horizon */
 	int			runs;			/* of wide files */
 } Planner;
 
@@ -145,11 +146,12 @@ bytes_in(Planner *planner, int position, const MapPartition *p)
 
 /* Bytes that wide files have for a partition; 0: no key of it. */
 static uint64
-slice_bytes(Planner *planner, const MapPartition *p)
+slice_bytes(Planner *planner, const MapPartition *p, uint64 *old)
 {
 	const LayerMap *map = planner->map;
 	uint64		bytes = 0;
 
+	*old = 0;
 	for (int i = 0; i < map->nwide; i++)
 	{
 		int			position = map->wide[i];
@@ -161,6 +163,8 @@ slice_bytes(Planner *planner, const MapPartition *p)
 			!layer_has_keys(open_file(planner, position), p->first_key, p->end_key))
 			continue;
 		bytes += 1 + bytes_in(planner, position, p);
+		if (file->lsn_hi <= planner->horizon)
+			*old += bytes_in(planner, position, p);
 	}
 	return bytes;
 }
@@ -215,6 +219,34 @@ plan_pull(Planner *planner, PartitionPlan *plan)
 	return most >= PULL_BYTES || planner->demand->forced ||
 		(planner->runs >= store_compaction_threshold &&
 		 (touched == 1 || total / touched >= PULL_AVERAGE));
+}
+
+/*
+ * Up to where wide files are pulled: the demand, but not inside of a file.  One
+ * that reaches over it, of runs that were merged meanwhile, is pulled as a whole:
+ * a partition's upto says that its own files have all versions at or below.
+ */
+static XLogRecPtr
+end_of_pulls(const LayerMap *map, XLogRecPtr upto)
+{
+	bool		moved;
+
+	do
+	{
+		moved = false;
+		for (int i = 0; i < map->nwide; i++)
+		{
+			const ManifestFile *file = &map->files[map->wide[i]];
+
+			if (file->lsn_hi > upto &&
+				(file->type == LAYER_IMAGE ? file->lsn_lo <= upto : file->lsn_lo < upto))
+			{
+				upto = file->lsn_hi;
+				moved = true;
+			}
+		}
+	} while (moved);
+	return upto;
 }
 
 /* ---- fold ---- */
@@ -329,15 +361,16 @@ weigh(Planner *planner, const MapPartition *p, XLogRecPtr horizon, uint64 *newer
 	}
 }
 
-/* Bytes that a rewrite at the horizon may make go; 0 if it is not worth it. */
+/* Bytes that a rewrite at the horizon may make go, old ones of wide files too; 0 if it is not worth it. */
 static uint64
-rebase_gain(Planner *planner, const MapPartition *p, XLogRecPtr horizon)
+rebase_gain(Planner *planner, const MapPartition *p, uint64 old, XLogRecPtr horizon)
 {
 	uint64		newer;
 	uint64		base;
 	uint64		kept;
 
 	weigh(planner, p, horizon, &newer, &base, &kept);
+	newer += old;
 	if (!point_is_gone(planner, p))
 		kept = 0;				/* all of it is still wanted */
 	if (!planner->demand->forced && newer + kept < Max(base / 2, REBASE_BYTES))
@@ -369,11 +402,33 @@ set_rebase(Planner *planner, int partition, XLogRecPtr upto, XLogRecPtr horizon,
 	plan->n = p->nfiles - plan->first;
 }
 
+/*
+ * Most of what would be pulled of the partition is so old that the next rebase
+ * would take it away again: that is planned at once, up to the horizon.
+ */
+static bool
+rebase_instead(Planner *planner, int partition, PartitionPlan *plan)
+{
+	const MapPartition *p = &planner->map->partitions[partition];
+	XLogRecPtr	upto;
+
+	if (planner->old_slices[partition] <= planner->slices[partition] / 2 || p->nfiles == 0 ||
+		planner->horizon <= Max(p->upto, p->base_lsn) ||
+		rebase_gain(planner, p, planner->old_slices[partition], planner->horizon) == 0)
+		return false;
+	upto = end_of_pulls(planner->map, planner->horizon);
+	if (upto > planner->disk_consistent)
+		return false;
+	set_rebase(planner, partition, upto, planner->horizon, plan);
+	return true;
+}
+
 /* Of the partition where most, and at least so much, would go: the first one might always be due. */
 static bool
 plan_rebase(Planner *planner, uint64 least, PartitionPlan *plan)
 {
 	XLogRecPtr	horizon = planner->horizon;
+	XLogRecPtr	upto;
 	uint64		most = 0;
 	int			best = 0;
 
@@ -386,7 +441,7 @@ plan_rebase(Planner *planner, uint64 least, PartitionPlan *plan)
 		if (p->nfiles == 0 || horizon < p->base_lsn || !is_free(planner, p) ||
 			(horizon == p->base_lsn && !point_is_gone(planner, p)))
 			continue;
-		gain = rebase_gain(planner, p, horizon);
+		gain = rebase_gain(planner, p, planner->old_slices[i], horizon);
 		if (gain <= most)
 			continue;
 		most = gain;
@@ -396,6 +451,11 @@ plan_rebase(Planner *planner, uint64 least, PartitionPlan *plan)
 		return false;
 	if (own_upto(planner, best) >= horizon)
 		set_rebase(planner, best, own_upto(planner, best), horizon, plan);
+	else if ((upto = end_of_pulls(planner->map, horizon)) <= planner->disk_consistent)
+	{
+		/* together with what wide files have up to the horizon, which so is never written again */
+		set_rebase(planner, best, upto, horizon, plan);
+	}
 	else
 	{
 		/* what is at the horizon must be there first */
@@ -512,10 +572,12 @@ count_slices(Planner *planner)
 {
 	planner->runs = wide_runs(planner);
 	planner->slices = palloc0(planner->map->npartitions * sizeof(uint64));
+	planner->old_slices = palloc0(planner->map->npartitions * sizeof(uint64));
 	for (int i = 0; i < planner->map->npartitions && planner->runs > 0; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		planner->slices[i] = slice_bytes(planner, &planner->map->partitions[i]);
+		planner->slices[i] = slice_bytes(planner, &planner->map->partitions[i],
+										 &planner->old_slices[i]);
 	}
 	if (!planner->demand->forced)
 		publish_debt(planner);
@@ -527,15 +589,21 @@ choose(Planner *planner, PartitionPlan *plan)
 	memset(plan, 0, sizeof(*plan));
 	plan->retention = planner->retention;
 	plan->horizon = planner->horizon;
-	if (planner->runs >= COMPACT_MANY_RUNS &&
-		(plan_rebase(planner, (uint64) store_compaction_target_size * 1024, plan) ||
-		 plan_pull(planner, plan)))
-		return true;
+	if (planner->runs >= COMPACT_MANY_RUNS)
+	{
+		if (plan_rebase(planner, (uint64) store_compaction_target_size * 1024, plan))
+			return true;
+		if (plan_pull(planner, plan))
+		{
+			(void) rebase_instead(planner, plan->partition, plan);
+			return true;
+		}
+	}
 	return plan_rebase(planner, 0, plan) || plan_pull(planner, plan) || plan_fold(planner, plan) ||
 		plan_rebase_of_gone(planner, plan);
 }
 
-/* What a pull reads: files without keys of the partition may go meanwhile. */
+/* What a pull or a rebase reads of them: files without keys of the partition may go meanwhile. */
 static void
 list_wide(Planner *planner, PartitionPlan *plan)
 {
@@ -564,7 +632,7 @@ plan_work(Planner *planner, PartitionPlan *plan)
 		planner->ignore_claims = true;
 		return choose(planner, plan) ? COMPACT_BUSY : COMPACT_NOTHING;
 	}
-	if (plan->kind == PARTITION_PULL)
+	if (plan->kind != PARTITION_FOLD)
 		list_wide(planner, plan);
 	return compactclaim_take(planner->tl, planner->map->partitions[plan->partition].first_key) ?
 		COMPACT_DONE : COMPACT_BUSY;
@@ -579,34 +647,6 @@ close_files(Planner *planner)
 			layer_close(planner->open[i]);
 		planner->open[i] = NULL;
 	}
-}
-
-/*
- * Up to where wide files are pulled: the demand, but not inside of a file.  One
- * that reaches over it, of runs that were merged meanwhile, is pulled as a whole:
- * a partition's upto says that its own files have all versions at or below.
- */
-static XLogRecPtr
-end_of_pulls(const LayerMap *map, XLogRecPtr upto)
-{
-	bool		moved;
-
-	do
-	{
-		moved = false;
-		for (int i = 0; i < map->nwide; i++)
-		{
-			const ManifestFile *file = &map->files[map->wide[i]];
-
-			if (file->lsn_hi > upto &&
-				(file->type == LAYER_IMAGE ? file->lsn_lo <= upto : file->lsn_lo < upto))
-			{
-				upto = file->lsn_hi;
-				moved = true;
-			}
-		}
-	} while (moved);
-	return upto;
 }
 
 /* In a turn: with all that others have done. */

@@ -55,11 +55,12 @@ write_layers($ps, $t, $node, 'UPDATE last SET t = reverse(t); VACUUM last') for 
 $from = -s $ps->node->logfile;
 $ps->sql("SELECT $f.tenant_configure('$t->{tenant}', '0', 0)");
 $ps->sql("SELECT $f.timeline_gc($t->{args})");
-my @jobs = substr(slurp_file($ps->node->logfile), $from) =~ /LOG:  (pull|rebase) of partition/g;
+my @jobs = substr(slurp_file($ps->node->logfile), $from) =~ /LOG:  (pull and rebase|pull|rebase) of partition/g;
 note("jobs: @jobs");
-my ($first_rebase) = grep { $jobs[$_] eq 'rebase' } 0 .. $#jobs;
+my ($first_rebase) = grep { $jobs[$_] =~ /rebase/ } 0 .. $#jobs;
 cmp_ok($first_rebase // 1000, '<=', 1, 'it is among the first jobs');
 cmp_ok(scalar(grep { $_ eq 'pull' } @jobs), '>=', 3, 'before most pulls');
+cmp_ok(scalar(grep { $_ eq 'pull and rebase' } @jobs), '>=', 3, 'what is old is not pulled first where it would go again');
 is($ps->sql("SELECT count(*) FROM $f.timeline_verify($t->{args})"), 0, 'timeline_verify finds nothing');
 $node->stop;
 $ps->stop;
