@@ -22,6 +22,11 @@
 #include "output.h"
 #include "run.h"
 
+/* Ports that are taken where any will do; the system's own begin at 32768. */
+#define FIRST_FREE_PORT	12000
+#define FREE_PORTS		20000
+#define PORT_TRIES		100
+
 #define CONFIG_FORMAT	1
 #define PASSWORD_LENGTH	48
 
@@ -396,11 +401,20 @@ port_is_free(int port)
 	return try_bind(port) != 0;
 }
 
+/*
+ * Not of the range from which the system gives ports to connections: until the
+ * server listens on it, one of them might get it.
+ */
 int
 any_free_port(void)
 {
-	int			port = try_bind(0);
+	NeonId		random;
+	int			port = 0;
 
+	for (int i = 0; i < PORT_TRIES && port == 0 && neon_id_generate(&random); i++)
+		port = try_bind(FIRST_FREE_PORT + (random.b[0] << 8 | random.b[1]) % FREE_PORTS);
+	if (port == 0)
+		port = try_bind(0);
 	if (port == 0)
 		die(EXIT_GENERAL, "Give one by --port.", "could not find a free port");
 	return port;
