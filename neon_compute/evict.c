@@ -36,8 +36,10 @@
 #include "map.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
+#include "neon_durable.h"
 #include "neon_library.h"
 #include "neon_testpoint.h"
+#include "neon_walend.h"
 #include "pageserver.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -108,22 +110,6 @@ evict_register_worker(void)
  * The rule
  * ----------
  */
-
-/*
- * The insert position, or, if it lies behind the header of a page that has
- * nothing else, the start of that page: this is where the last record ends.
- */
-static XLogRecPtr
-last_record_end(void)
-{
-	XLogRecPtr	lsn = GetXLogInsertRecPtr();
-
-	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
-		return lsn - SizeOfXLogLongPHD;
-	if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
-		return lsn - SizeOfXLogShortPHD;
-	return lsn;
-}
 
 /*
  * Whose transaction this is, or 0 if it need not be waited for.  A prepared
@@ -203,7 +189,7 @@ advance_rule(void)
 		return;
 	if (rule.h2 == InvalidXLogRecPtr)
 	{
-		rule.h2 = last_record_end();
+		rule.h2 = neon_end_of_wal();
 		XLogFlush(rule.h2);
 	}
 	if (pageserver_lsn() < rule.h2)
@@ -286,8 +272,8 @@ static bool
 has_cycle_ids(int fd, BlockNumber start)
 {
 	const int	special_at = BLCKSZ - MAXALIGN(sizeof(BTPageOpaqueData));
-	ssize_t		n = pg_pread(fd, pages, MAP_CHUNK_BLOCKS * BLCKSZ,
-							 (off_t) (start % RELSEG_SIZE) * BLCKSZ);
+	ssize_t		n = durable_pread(fd, pages, MAP_CHUNK_BLOCKS * BLCKSZ,
+								  (off_t) (start % RELSEG_SIZE) * BLCKSZ);
 
 	for (ssize_t at = 0; at + BLCKSZ <= n; at += BLCKSZ)
 	{

@@ -487,7 +487,12 @@ manifest_note_name(const char *dir, const char *name)
 	fd = OpenTransientFile(temp, O_RDWR | O_CREAT | O_TRUNC | PG_BINARY);
 	ok = fd >= 0 && durable_pwrite(fd, text, strlen(text), 0) && pg_fsync(fd) == 0;
 	if (fd >= 0)
+	{
+		int			save_errno = errno;
+
 		CloseTransientFile(fd);
+		errno = save_errno;
+	}
 	/* the directory is synchronized with the manifest's new file */
 	if (!ok || rename(temp, path) != 0)
 	{

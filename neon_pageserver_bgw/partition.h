@@ -25,7 +25,7 @@ typedef struct PartitionPlan
 	int			partition;		/* its position in the map */
 	int			first;			/* its files that are read and replaced: from here */
 	int			n;				/* so many */
-	List	   *wide;			/* positions of the wide files that are pulled */
+	List	   *wide;			/* positions of the wide files that are read */
 	XLogRecPtr	upto;			/* its files have all versions up to here afterwards */
 	XLogRecPtr	horizon;		/* what is below is read at the points only; 0: none */
 	const RetentionSet *retention;

@@ -156,15 +156,17 @@ slice_bytes(Planner *planner, const MapPartition *p, uint64 *old)
 	{
 		int			position = map->wide[i];
 		const ManifestFile *file = &map->files[position];
+		uint64		here;
 
 		if (file->lsn_hi <= p->upto)
 			break;
 		if (file->lsn_hi > planner->disk_consistent || !layermap_overlaps(file, p) ||
 			!layer_has_keys(open_file(planner, position), p->first_key, p->end_key))
 			continue;
-		bytes += 1 + bytes_in(planner, position, p);
+		here = bytes_in(planner, position, p);
+		bytes += 1 + here;
 		if (file->lsn_hi <= planner->horizon)
-			*old += bytes_in(planner, position, p);
+			*old += here;
 	}
 	return bytes;
 }

@@ -17,6 +17,7 @@
 #include "miscadmin.h"
 #include "neon_frame.h"
 #include "neon_id.h"
+#include "neon_walend.h"
 #include "pgstat.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
@@ -24,7 +25,6 @@
 #include "utils/pg_lsn.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
-#include "wal.h"
 
 #define FETCH_TIMEOUT_MS	60000
 
@@ -216,7 +216,7 @@ lsn_or_now(FunctionCallInfo fcinfo, int arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("an LSN must be given on a read-only endpoint")));
-	lsn = end_of_wal();
+	lsn = neon_end_of_wal();
 	XLogFlush(lsn);
 	return lsn;
 }

@@ -10,31 +10,13 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "neon_walend.h"
 #include "utils/pg_lsn.h"
-#include "wal.h"
 
 PG_FUNCTION_INFO_V1(xlogflush);
 PG_FUNCTION_INFO_V1(consume_xids);
-
-/*
- * The insert position at the start of a page lies behind the page's header,
- * which nobody has written yet: there the last record ends where the page
- * begins.
- */
-XLogRecPtr
-end_of_wal(void)
-{
-	XLogRecPtr	lsn = GetXLogInsertRecPtr();
-
-	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
-		return lsn - SizeOfXLogLongPHD;
-	if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
-		return lsn - SizeOfXLogShortPHD;
-	return lsn;
-}
 
 Datum
 xlogflush(PG_FUNCTION_ARGS)
@@ -46,13 +28,13 @@ xlogflush(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("recovery is in progress"),
 				 errhint("WAL is flushed on a primary only.")));
-	lsn = PG_ARGISNULL(0) ? end_of_wal() : PG_GETARG_LSN(0);
-	if (lsn > end_of_wal())
+	lsn = PG_ARGISNULL(0) ? neon_end_of_wal() : PG_GETARG_LSN(0);
+	if (lsn > neon_end_of_wal())
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("LSN %X/%X is beyond the insert position %X/%X",
 						LSN_FORMAT_ARGS(lsn),
-						LSN_FORMAT_ARGS(end_of_wal()))));
+						LSN_FORMAT_ARGS(neon_end_of_wal()))));
 	XLogFlush(lsn);
 	PG_RETURN_LSN(GetFlushRecPtr(NULL));
 }
