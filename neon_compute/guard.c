@@ -24,6 +24,7 @@
 #include "catalog/pg_proc.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/tablespace.h"
 #include "coordinator.h"
 #include "guard.h"
 #include "localdisk.h"
@@ -32,6 +33,7 @@
 #include "quorum.h"
 #include "replication/slot.h"
 #include "replication/walsender.h"
+#include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
@@ -228,15 +230,20 @@ copy_pages_instead(CreatedbStmt *stmt)
 			 errdetail("Files of a compute may not be complete, so it copies by pages.")));
 }
 
-static bool
-moves_database(const AlterDatabaseStmt *stmt)
+/* The tablespace to which ALTER DATABASE moves a database, or NULL. */
+static const char *
+target_tablespace(const AlterDatabaseStmt *stmt)
 {
 	ListCell   *lc;
 
 	foreach(lc, stmt->options)
-		if (strcmp(lfirst_node(DefElem, lc)->defname, "tablespace") == 0)
-			return true;
-	return false;
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
+
+		if (strcmp(option->defname, "tablespace") == 0)
+			return defGetString(option);
+	}
+	return NULL;
 }
 
 static Oid
@@ -317,26 +324,43 @@ run_drop_database(PlannedStmt *pstmt, const UtilityCall *call)
 		neon_drop_database_map(dropped_database, InvalidOid);
 }
 
+static void
+end_copy(int code, Datum arg)
+{
+	neon_end_copy(false);
+}
+
+static void
+move_database(PlannedStmt *pstmt, const UtilityCall *call, Oid db, Oid from, Oid to)
+{
+	PG_ENSURE_ERROR_CLEANUP(end_copy, (Datum) 0);
+	{
+		neon_begin_copy(db, from, to);
+		run_utility(pstmt, call);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(end_copy, (Datum) 0);
+	neon_end_copy(true);
+	neon_drop_database_map(db, from);
+}
+
 /* It copies the directory, which therefore must be complete. */
 static void
 run_move_database(PlannedStmt *pstmt, const UtilityCall *call)
 {
 	const AlterDatabaseStmt *stmt = castNode(AlterDatabaseStmt, pstmt->utilityStmt);
 	Oid			db;
-	Oid			tablespace = InvalidOid;
+	Oid			from;
+	Oid			to;
 
 	PreventInTransactionBlock(call->context == PROCESS_UTILITY_TOPLEVEL,
 							  "ALTER DATABASE SET TABLESPACE");
 	db = lock_own_database(stmt->dbname);
-	if (OidIsValid(db))
-	{
-		tablespace = database_tablespace(db);
-		(void) neon_hydrate_database(db);
-	}
-	run_utility(pstmt, call);
-	/* everything was here before, so nothing is remote, moved or not */
-	if (OidIsValid(tablespace))
-		neon_drop_database_map(db, tablespace);
+	from = OidIsValid(db) ? database_tablespace(db) : InvalidOid;
+	to = get_tablespace_oid(target_tablespace(stmt), true);
+	if (OidIsValid(from) && OidIsValid(to) && from != to)
+		move_database(pstmt, call, db, from, to);
+	else						/* nothing is copied, or the command says why not */
+		run_utility(pstmt, call);
 }
 
 static void
@@ -360,7 +384,7 @@ guarded_process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tr
 		run_create_database(pstmt, &call);
 	else if (IsA(stmt, DropdbStmt))
 		run_drop_database(pstmt, &call);
-	else if (IsA(stmt, AlterDatabaseStmt) && moves_database((AlterDatabaseStmt *) stmt))
+	else if (IsA(stmt, AlterDatabaseStmt) && target_tablespace((AlterDatabaseStmt *) stmt) != NULL)
 		run_move_database(pstmt, &call);
 	else if (IsA(stmt, AlterSystemStmt))
 		run_alter_system(pstmt, &call);
@@ -387,6 +411,10 @@ check_function(Oid function)
 	{
 		case F_PG_BACKUP_START:
 			refuse_unhydrated("a base backup");
+			break;
+		case F_PG_READ_BINARY_FILE_TEXT_INT8_INT8_BOOL:
+			/* other forms have other uses; this one is how pg_rewind copies relations */
+			refuse_unhydrated("reading parts of files");
 			break;
 		case F_PG_CREATE_PHYSICAL_REPLICATION_SLOT:
 		case F_PG_COPY_PHYSICAL_REPLICATION_SLOT_NAME_NAME:

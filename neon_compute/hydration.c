@@ -14,6 +14,7 @@
 
 #include "access/relation.h"
 #include "catalog/pg_class.h"
+#include "diskhold.h"
 #include "files.h"
 #include "hydrate.h"
 #include "hydration.h"
@@ -219,16 +220,17 @@ list_fork(ForkList *list, MapFork *fork)
 	list->n++;
 }
 
-/* InvalidOid means all databases. */
+/* InvalidOid means all databases, or all tablespaces. */
 static void
-list_database(ForkList *list, Oid db)
+list_database(ForkList *list, Oid db, Oid spc)
 {
 	for (uint64 i = 0; i < map_nforks(); i++)
 	{
 		MapFork    *fork = map_fork_at(i);
 
 		CHECK_FOR_INTERRUPTS();
-		if (db == InvalidOid || fork->rnode.dbNode == db)
+		if ((db == InvalidOid || fork->rnode.dbNode == db) &&
+			(spc == InvalidOid || fork->rnode.spcNode == spc))
 			list_fork(list, fork);
 	}
 }
@@ -512,30 +514,48 @@ neon_hydrate_relation(Oid relid)
 }
 
 static uint64
-hydrate_database(HydrationKind kind, Oid db)
+hydrate_all(HydrationKind kind)
 {
 	ForkList	list;
 	uint64		fetched;
 
 	forks_init(&list);
-	list_database(&list, db);
+	list_database(&list, InvalidOid, InvalidOid);
 	fetched = hydrate(kind, &list);
 	forks_free(&list);
 	return fetched;
 }
 
-uint64
-neon_hydrate_database(Oid db)
+/* What the database has in other tablespaces is not copied. */
+void
+neon_begin_copy(Oid db, Oid from, Oid to)
 {
+	ForkList	list;
+
 	disk_pin_database(db);
-	return hydrate_database(HYDRATION_DATABASE, db);
+	forks_init(&list);
+	list_database(&list, db, from);
+	for (uint64 i = 0; i < list.n; i++)
+		files_ensure(list.forks[i]);
+	if (disk_is_limited)
+		disk_reserve_copy(db, from, to);
+	(void) hydrate(HYDRATION_DATABASE, &list);
+	forks_free(&list);
+	disk_make_room();
+}
+
+void
+neon_end_copy(bool copied)
+{
+	if (disk_is_limited)
+		disk_end_copy(copied);
 }
 
 uint64
 neon_hydrate_all(void)
 {
 	disk_refuse_hydration();
-	return hydrate_database(HYDRATION_ALL, InvalidOid);
+	return hydrate_all(HYDRATION_ALL);
 }
 
 bool
@@ -665,7 +685,7 @@ hydrate_in_background(void)
 	/* a relation may be dropped whose files do not exist yet */
 	while (!neon_files_complete())
 		worker_wait(FILES_POLL_MS);
-	fetched = hydrate_database(HYDRATION_BACKGROUND, InvalidOid);
+	fetched = hydrate_all(HYDRATION_BACKGROUND);
 	if (map_is_hydrated())
 		ereport(LOG,
 				(errmsg("all data are here: %llu blocks were fetched in the background in %.1f s",

@@ -22,6 +22,7 @@
 
 #include "access/htup_details.h"
 #include "access/xlog.h"
+#include "common/relpath.h"
 #include "diskhold.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -52,11 +53,14 @@
 typedef struct DiskShared
 {
 	pg_atomic_uint64 used;		/* bytes */
+	pg_atomic_uint64 reserved;	/* bytes, for a directory that is being copied */
 	pg_atomic_uint64 request_lsn;
 	pg_atomic_uint64 evicted_chunks;
 	pg_atomic_uint64 evicted_bytes;
 	slock_t		mutex;			/* protects the fields below */
 	Latch	   *evictor;		/* NULL if it does not run */
+	Oid			copy_db;		/* its copy is not counted, but what is reserved */
+	Oid			copy_spc;
 	XLogRecPtr	clean_before;
 	int			blocker_pid;	/* 0: none */
 	char		blocker[DISK_BLOCKER_SIZE]; /* or "" */
@@ -181,6 +185,7 @@ disk_shmem_startup(void)
 	{
 		memset(disk, 0, sizeof(DiskShared));
 		pg_atomic_init_u64(&disk->used, 0);
+		pg_atomic_init_u64(&disk->reserved, 0);
 		pg_atomic_init_u64(&disk->request_lsn, neon_boot.boot_lsn);
 		pg_atomic_init_u64(&disk->evicted_chunks, 0);
 		pg_atomic_init_u64(&disk->evicted_bytes, 0);
@@ -260,18 +265,21 @@ disk_add_used(int64 bytes)
 uint64
 disk_used(void)
 {
-	return pg_atomic_read_u64(&disk->used);
+	return pg_atomic_read_u64(&disk->used) + pg_atomic_read_u64(&disk->reserved);
 }
 
-/* Allocated bytes of a directory with all that is in it; what vanishes counts nothing. */
+/*
+ * Allocated bytes of a directory with all that is in it, but for one path;
+ * what vanishes counts nothing.
+ */
 static uint64
-measure_directory(const char *path)
+measure_directory(const char *path, const char *but)
 {
-	DIR		   *dir = AllocateDir(path);
+	DIR		   *dir;
 	struct dirent *entry;
 	uint64		bytes = 0;
 
-	if (dir == NULL)
+	if (strcmp(path, but) == 0 || (dir = AllocateDir(path)) == NULL)
 		return 0;
 	while ((entry = ReadDirExtended(dir, path, DEBUG1)) != NULL)
 	{
@@ -284,7 +292,7 @@ measure_directory(const char *path)
 		if (stat(child, &st) != 0)
 			continue;
 		if (S_ISDIR(st.st_mode) && strcmp(entry->d_name, ".") != 0)
-			bytes += measure_directory(child);
+			bytes += measure_directory(child, but);
 		else
 			bytes += (uint64) st.st_blocks * STAT_BLOCK;
 	}
@@ -292,14 +300,38 @@ measure_directory(const char *path)
 	return bytes;
 }
 
+/* The directory that is being made as a copy, in path[MAXPGPATH], or "". */
+static void
+copy_path(char *path)
+{
+	Oid			db;
+	Oid			spc;
+
+	SpinLockAcquire(&disk->mutex);
+	db = disk->copy_db;
+	spc = disk->copy_spc;
+	SpinLockRelease(&disk->mutex);
+	path[0] = '\0';
+	if (OidIsValid(db))
+	{
+		char	   *dir = GetDatabasePath(db, spc);
+
+		strlcpy(path, dir, MAXPGPATH);
+		pfree(dir);
+	}
+}
+
 /* What comes in meanwhile may be counted twice, until the next time. */
 void
 disk_measure(void)
 {
-	uint64		before = disk_used();
-	uint64		bytes = measure_directory("base") + measure_directory("global") +
-	measure_directory("pg_tblspc");
+	uint64		before = pg_atomic_read_u64(&disk->used);
+	char		copy[MAXPGPATH];
+	uint64		bytes;
 
+	copy_path(copy);
+	bytes = measure_directory("base", copy) + measure_directory("global", copy) +
+		measure_directory("pg_tblspc", copy);
 	disk_add_used((int64) (bytes - before));
 }
 
@@ -366,6 +398,81 @@ disk_unlock_database(Oid db)
 {
 	LOCKTAG		tag = pin_tag(db);
 
+	(void) LockRelease(&tag, ExclusiveLock, true);
+}
+
+/* ----------
+ * Copies
+ *
+ * The server copies a database's directory without asking for space.  So what
+ * the copy takes is reserved before it begins.  One at a time: who copies holds
+ * the lock of the database that does not exist.
+ * ----------
+ */
+
+/* The sizes of the files in a directory, of which a copy has no holes. */
+static uint64
+file_bytes(const char *path)
+{
+	DIR		   *dir = AllocateDir(path);
+	struct dirent *entry;
+	uint64		bytes = 0;
+
+	while ((entry = ReadDir(dir, path)) != NULL)
+	{
+		struct stat st;
+		char		child[MAXPGPATH];
+
+		snprintf(child, sizeof(child), "%s/%s", path, entry->d_name);
+		if (stat(child, &st) == 0 && S_ISREG(st.st_mode))
+			bytes += TYPEALIGN(BLCKSZ, (uint64) st.st_size);
+	}
+	FreeDir(dir);
+	return bytes;
+}
+
+static void
+set_copy(Oid db, Oid spc, uint64 bytes)
+{
+	SpinLockAcquire(&disk->mutex);
+	disk->copy_db = db;
+	disk->copy_spc = spc;
+	SpinLockRelease(&disk->mutex);
+	pg_atomic_write_u64(&disk->reserved, bytes);
+}
+
+/* Two copies are there at the end, of which nothing can be dropped. */
+void
+disk_reserve_copy(Oid db, Oid from, Oid to)
+{
+	LOCKTAG		tag = pin_tag(InvalidOid);
+	char	   *path = GetDatabasePath(db, from);
+	uint64		bytes = file_bytes(path);
+
+	if (2 * bytes >= disk_hold_from())
+		ereport(ERROR,
+				(errcode(ERRCODE_DISK_FULL),
+				 errmsg("the limit of local disk space does not allow to copy a database of %llu MB",
+						(unsigned long long) (bytes / KILOBYTE / KILOBYTE)),
+				 errdetail("Until it has been copied it needs twice as much; the limit (neon.local_size_limit) is %d MB.",
+						   neon_local_size_limit / KILOBYTE),
+				 errhint("Raise \"neon.local_size_limit\" until the endpoint has been started again.")));
+	(void) LockAcquire(&tag, ExclusiveLock, true, false);
+	set_copy(db, to, bytes);
+	pfree(path);
+}
+
+void
+disk_end_copy(bool copied)
+{
+	LOCKTAG		tag = pin_tag(InvalidOid);
+
+	if (!LockHeldByMe(&tag, ExclusiveLock))
+		return;
+	/* that the old one was removed is seen when space is counted */
+	if (copied)
+		disk_add_used((int64) pg_atomic_read_u64(&disk->reserved));
+	set_copy(InvalidOid, InvalidOid, 0);
 	(void) LockRelease(&tag, ExclusiveLock, true);
 }
 

@@ -47,6 +47,15 @@ extern XLogRecPtr disk_request_lsn(void);
 /* Keeps what is here of a database until the transaction ends. */
 extern void disk_pin_database(Oid db);
 
+/*
+ * Around the server's copying of the directory of a database that is pinned,
+ * with a limit only.  The first reserves space, of which the caller may have to
+ * wait for a part (disk_make_room); ERROR if the limit is too small.  The
+ * second is for errors, too, and does nothing if nothing was reserved.
+ */
+extern void disk_reserve_copy(Oid db, Oid from, Oid to);
+extern void disk_end_copy(bool copied);
+
 /* ERROR if there is a limit. */
 extern void disk_refuse_hydration(void);
 

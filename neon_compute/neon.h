@@ -100,16 +100,24 @@ extern void neon_smgr_shmem_startup(void);
 extern bool neon_files_complete(void);
 
 /*
- * Fetch every absent block of a relation with its indexes and TOAST table, of
- * a database in all tablespaces, of everything; returns the number of blocks fetched by this call.  Need
+ * Fetch every absent block of a relation with its indexes and TOAST table, or
+ * of everything; returns the number of blocks fetched by this call.  Need
  * interrupts to be allowed and no lock but a heavyweight one.  ERROR if the
  * pageserver cannot be reached.  neon_hydrate_all also fsyncs the files, and
  * neon_fully_hydrated() is true from then on.
  */
 extern uint64 neon_hydrate_relation(Oid relid);
-extern uint64 neon_hydrate_database(Oid db);
 extern uint64 neon_hydrate_all(void);
 extern bool neon_fully_hydrated(void);
+
+/*
+ * Around the server's copying of a database's directory from one tablespace to
+ * another.  The first fetches what is absent, keeps it here until the
+ * transaction ends, and sees to it that there is room for the copy.  The second
+ * is to be called after errors of both, too.
+ */
+extern void neon_begin_copy(Oid db, Oid from, Oid to);
+extern void neon_end_copy(bool copied);
 
 /*
  * Forget that anything of a database was remote: call when its files are
