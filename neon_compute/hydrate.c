@@ -17,7 +17,6 @@
 
 #include <limits.h>
 
-#include "access/transam.h"
 #include "coordinator.h"
 #include "diskhold.h"
 #include "files.h"
@@ -583,9 +582,6 @@ hydrate_block(MapFork *fork, BlockNumber blkno)
 	bool		on_its_way;
 	uint64		us;
 
-	/* the catalogs are small, and who looks for what hinders others needs them */
-	if (fork->rnode.relNode >= FirstNormalObjectId)
-		disk_make_room();
 	start = neon_clock();
 	check_queue();
 	on_its_way = is_queued(fork, blkno);
@@ -631,6 +627,7 @@ hydrate_forward(MapFork *fork, BlockNumber blkno)
 		scan->next = blkno;
 		scan->window = WINDOW_MAX;
 	}
+	disk_make_room();
 	(void) hydrate_block(fork, blkno);
 }
 

@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "coordinator.h"
 #include "diskhold.h"
 #include "files.h"
@@ -27,6 +28,7 @@
 #include "saved.h"
 #include "smgr.h"
 #include "stream.h"
+#include "utils/rel.h"
 
 volatile bool *smgr_reached = NULL;
 
@@ -58,6 +60,24 @@ mapped_fork(SMgrRelation reln, ForkNumber forknum)
  * Blocks
  * ----------
  */
+
+/*
+ * Is this a catalog?  VACUUM FULL and REINDEX give those file numbers like
+ * others', then the relation cache's entry tells, which who opens a relation
+ * makes the owner of what he reads by.
+ */
+static bool
+is_catalog(SMgrRelation reln)
+{
+	const RelationData *rel;
+
+	if (reln->smgr_rnode.node.relNode < FirstNormalObjectId)
+		return true;
+	if (reln->smgr_owner == NULL)
+		return false;
+	rel = (const RelationData *) ((char *) reln->smgr_owner - offsetof(RelationData, rd_smgr));
+	return rel->rd_id < FirstNormalObjectId;
+}
 
 /*
  * A present block stays present until its chunk is dropped, which raises the
@@ -96,6 +116,9 @@ neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer
 		map_note_used(chunk);
 		if (map_absent(fork, chunk, blkno))
 		{
+			/* the catalogs are small, and who looks for what hinders others needs them */
+			if (!is_catalog(reln))
+				disk_make_room();
 			if (hydrate_block(fork, blkno) && !missed)
 				local_count(LOCAL_READ_AHEAD_HITS, 1);
 			missed = true;

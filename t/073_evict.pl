@@ -35,6 +35,8 @@ $t->endpoint_start('main');
 $t->psql('main', 'CREATE EXTENSION neon; CREATE EXTENSION pg_visibility');
 $t->pgbench_init('main', $scale);
 $t->psql('main', "CREATE TABLE whole AS SELECT i AS id, repeat('w', 700) AS pad FROM generate_series(1, 20000) i; VACUUM (FREEZE, ANALYZE)");
+$t->psql('main', 'CREATE DATABASE rewritten');
+$t->psql('main', 'VACUUM FULL', db => 'rewritten');
 $t->endpoint_stop('main');
 
 sub write_file
@@ -142,6 +144,8 @@ $err = $t->psql_fails('main', $short . "DO \$\$ BEGIN FOR i IN 1 .. 12 LOOP UPDA
 	qr/a transaction of process $pid has not ended|transactions have not ended/, 'a long transaction of another session');
 is(disk('blocker_pid'), $pid, 'the view names it');
 like(disk('blocker'), qr/^a transaction of process $pid has not ended/, 'in words, too');
+is($t->psql('main', "SELECT count(*) FROM pg_index WHERE indexrelid = 'pg_index_indrelid_index'::regclass", db => 'rewritten'), '1',
+	'who looks for it can log in, also where the catalogs have got new files');
 is($long->query('ROLLBACK; SELECT 1'), '1', 'it ends');
 $t->poll('main', 'SELECT blocker IS NULL FROM neon.local_disk');
 pass('and then chunks are dropped');
