@@ -23,6 +23,7 @@
 #include "lease.h"
 #include "miscadmin.h"
 #include "neon.h"
+#include "pace.h"
 #include "quorum.h"
 #include "saved.h"
 #include "storage/ipc.h"
@@ -117,6 +118,7 @@ request_shmem(void)
 	quorum_request_shmem();
 	lease_request_shmem();
 	saver_request_shmem();
+	pace_request_shmem();
 }
 
 static void
@@ -133,6 +135,7 @@ startup_shmem(void)
 	quorum_shmem_startup();
 	lease_shmem_startup();
 	saver_shmem_startup();
+	pace_shmem_startup();
 }
 
 /* The library makes sense only as part of the server from its start. */

@@ -23,6 +23,7 @@
 #include "neon.h"
 #include "neon_clock.h"
 #include "neon_library.h"
+#include "pace.h"
 #include "pageserver.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -386,6 +387,32 @@ setup(void)
 	return AllocSetContextCreate(TopMemoryContext, "neon saver", ALLOCSET_DEFAULT_SIZES);
 }
 
+/* It asks at most once in PACE_ASK_MS, whatever wakes this process. */
+static void
+keep_pace(MemoryContext context)
+{
+	static TimestampTz last_time = 0;
+
+	if (TimestampDifferenceMilliseconds(last_time, neon_clock()) < PACE_ASK_MS)
+		return;
+	last_time = neon_clock();
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		pace_keep_asking(give_up_if_asked);
+	}
+	PG_CATCH();
+	{
+		/* no lock or other resource is held here */
+		if (!ShutdownRequestPending)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	MemoryContextReset(context);
+}
+
 void
 neon_saver_main(Datum arg)
 {
@@ -394,7 +421,7 @@ neon_saver_main(Datum arg)
 
 	while (!ShutdownRequestPending)
 	{
-		long		left = -1;
+		long		left = PG_INT32_MAX;
 
 		if (save_interval > 0)
 			left = save_interval - TimestampDifferenceMilliseconds(last_save, neon_clock());
@@ -404,9 +431,9 @@ neon_saver_main(Datum arg)
 			last_save = neon_clock();
 			continue;
 		}
-		(void) WaitLatch(MyLatch,
-						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (left > 0 ? WL_TIMEOUT : 0),
-						 left, PG_WAIT_EXTENSION);
+		keep_pace(context);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | WL_TIMEOUT,
+						 Min(left, PACE_ASK_MS), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)

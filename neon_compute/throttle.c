@@ -11,7 +11,8 @@
  * The pageserver may be behind without that: then reads of what it lacks wait,
  * and the safekeepers keep the WAL for it.  neon.max_ingest_lag bounds this by
  * slowing writers down at the same places, the more the further it is behind,
- * and holds them at twice the limit.
+ * and holds them at twice the limit.  How its compaction is kept from falling
+ * behind for ever is told in pace.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,6 +26,7 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
+#include "pace.h"
 #include "pageserver.h"
 #include "pgstat.h"
 #include "quorum.h"
@@ -159,6 +161,7 @@ neon_throttle(void)
 	if (unflushed_bytes(storage_known_flush_lsn()) > limit_bytes())
 		wait_for_storage();
 	pause_for_ingest();
+	pace_wait();
 }
 
 /* ---- what is told of it ---- */
@@ -182,7 +185,7 @@ throttle_describe(char *buf, size_t size)
 		return true;
 	}
 	if (neon_max_ingest_lag <= 0 || lag <= neon_max_ingest_lag)
-		return false;
+		return pace_describe(buf, size);
 	snprintf(buf, size, "pageserver %s lacks %.0f MB (neon.max_ingest_lag is %.0f MB)",
 			 pageserver_address(), lag / MEGABYTE, neon_max_ingest_lag / MEGABYTE);
 	return true;

@@ -9,6 +9,7 @@
 
 #include "compact_private.h"
 #include "fmgr.h"
+#include "funcapi.h"
 #include "init.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
@@ -32,6 +33,10 @@
 #define FIRST_RETRY_MS	1000
 #define LAST_RETRY_MS	(3600 * 1000)
 
+/* Bytes of WAL per second of a writer, while compaction is behind. */
+#define FASTEST_PACE	(64 * 1024 * 1024)
+#define LEAST_PACE		(1024 * 1024)
+
 typedef struct CompactShared
 {
 	ConditionVariable work_cv;
@@ -54,6 +59,7 @@ typedef struct SlotMemo
 } SlotMemo;
 
 static int	compaction_workers = 1;
+static int	max_compaction_debt = 4096; /* MB */
 int			store_compaction_threshold = 4;
 int			store_compaction_target_size = 128 * 1024;	/* kB */
 int			store_compaction_image_chain = 18;
@@ -84,6 +90,11 @@ compactworker_define_gucs(void)
 							"Zero adds none.",
 							&store_compaction_image_chain, 18, 0, 1000000,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_pageserver.max_compaction_debt",
+							"How far compaction may be behind before endpoints slow their writers down.",
+							"Zero is no limit.",
+							&max_compaction_debt, 4096, 0, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomIntVariable("neon_pageserver.maintenance_io_limit",
 							"Most that all compaction together writes per second.",
 							"Zero is no limit.",
@@ -424,4 +435,30 @@ neon_timeline_compact(PG_FUNCTION_ARGS)
 	check_superuser("timeline_compact");
 	tl = sql_open_timeline(fcinfo, 0, 1);
 	PG_RETURN_INT32(compactworker_run(tl));
+}
+
+PG_FUNCTION_INFO_V1(neon_writer_pace);
+
+/* writer_pace(tenant, timeline): the debt, its limit, and the bytes of WAL per second that a writer should keep to, or null */
+Datum
+neon_writer_pace(PG_FUNCTION_ARGS)
+{
+	Timeline   *tl = sql_open_timeline(fcinfo, 0, 1);
+	uint64		debt = store_compaction_debt(tl);
+	uint64		limit = (uint64) max_compaction_debt * 1024 * 1024;
+	TupleDesc	desc;
+	Datum		values[3];
+	bool		nulls[3] = {false};
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	if (compaction_workers == 0 || store_compaction_threshold == 0)
+		limit = 0;
+	values[0] = Int64GetDatum((int64) debt);
+	values[1] = Int64GetDatum((int64) limit);
+	nulls[2] = limit == 0 || debt <= limit;
+	/* it falls to the least of it at twice the limit */
+	values[2] = Int64GetDatum(nulls[2] ? 0 :
+							  Max(LEAST_PACE, FASTEST_PACE - (int64) ((double) (debt - limit) / limit * FASTEST_PACE)));
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }

@@ -72,6 +72,7 @@ store_announce_file(Timeline *tl, const ManifestFile *file, bool replaces_frozen
 		pg_atomic_fetch_add_u64(&s->layer_bytes, file->bytes);
 		pg_atomic_fetch_add_u32(&s->wide_runs, 1);
 		pg_atomic_fetch_add_u64(&s->wide_bytes, file->bytes);
+		pg_atomic_fetch_add_u64(&s->compaction_debt, file->bytes);
 	}
 }
 

@@ -3,8 +3,9 @@
  * partitionplan.c
  *	  What is to be done next on a timeline's partitions.
  *
- * In this order: a rebase where most would go, if that is a whole file's size and
- * wide files are so many that reads suffer, as it takes a tenth of a pull's time
+ * In this order: while wide files are so many that reads suffer, what lets those go
+ * of which little is wanted; a rebase where most would go, if that is a whole file's
+ * size and they are so many, as it takes a tenth of a pull's time
  * for each byte and would else wait for ever where the processors do not suffice;
  * a pull, if they are so many, or a rebase instead if that would make most of it go
  * again; a rebase where most would go, if that is much; a pull where wide files
@@ -50,6 +51,8 @@ typedef struct Planner
 	uint64	   *slices;			/* by partition: bytes that wide files have of it */
 	uint64	   *old_slices;		/* those of them that lie below the horizon */
 	int			runs;			/* of wide files */
+	uint64		wide_bytes;		/* that these files take */
+	uint64		wanted_bytes;	/* that slices have of them */
 } Planner;
 
 /* ---- partitions that failed ---- */
@@ -193,6 +196,23 @@ wide_runs(const Planner *planner)
 	return n;
 }
 
+/* What wide files take that can be pulled. */
+static uint64
+wide_bytes(const Planner *planner)
+{
+	const LayerMap *map = planner->map;
+	uint64		bytes = 0;
+
+	for (int i = 0; i < map->nwide; i++)
+	{
+		const ManifestFile *file = &map->files[map->wide[i]];
+
+		if (file->lsn_hi <= planner->disk_consistent)
+			bytes += file->bytes;
+	}
+	return bytes;
+}
+
 static bool
 plan_pull(Planner *planner, PartitionPlan *plan)
 {
@@ -221,6 +241,37 @@ plan_pull(Planner *planner, PartitionPlan *plan)
 	return most >= PULL_BYTES || planner->demand->forced ||
 		(planner->runs >= store_compaction_threshold &&
 		 (touched == 1 || total / touched >= PULL_AVERAGE));
+}
+
+/*
+ * Of the partition that wide files have waited for longest, if most of what they
+ * take is wanted by none any more: they go when the last partition has what it
+ * wants, however little that is.
+ */
+static bool
+plan_oldest(Planner *planner, PartitionPlan *plan)
+{
+	bool		found = false;
+
+	if (planner->wide_bytes / 2 < planner->wanted_bytes ||
+		planner->wide_bytes - planner->wanted_bytes < (uint64) store_compaction_target_size * 1024)
+		return false;
+	for (int i = 0; i < planner->map->npartitions; i++)
+	{
+		const MapPartition *p = &planner->map->partitions[i];
+		const MapPartition *best = &planner->map->partitions[plan->partition];
+
+		if (planner->slices[i] == 0 || !is_free(planner, p) ||
+			(found && (p->upto > best->upto ||
+					   (p->upto == best->upto &&
+						planner->slices[i] <= planner->slices[plan->partition]))))
+			continue;
+		found = true;
+		plan->partition = i;
+	}
+	plan->kind = PARTITION_PULL;
+	plan->upto = planner->disk_consistent;
+	return found;
 }
 
 /*
@@ -556,23 +607,43 @@ plan_rebase_of_gone(Planner *planner, PartitionPlan *plan)
 
 /* ---- the choice ---- */
 
-/* What the choice between timelines goes by. */
+/*
+ * What is there and would not be, if all were done that is due.  Of what cannot be
+ * done, as a file is damaged, writers need not hear.
+ */
+static uint64
+count_debt(Planner *planner)
+{
+	uint64		bytes = planner->wide_bytes;
+
+	for (int i = 0; i < planner->map->npartitions; i++)
+	{
+		const MapPartition *p = &planner->map->partitions[i];
+
+		if (must_wait(planner->tl, p))
+			return 0;
+		if (p->nfiles > 0 && planner->horizon > p->base_lsn)
+			bytes += rebase_gain(planner, p, 0, planner->horizon);
+	}
+	return bytes;
+}
+
+/* What the choice between timelines goes by, and the pace of writers. */
 static void
 publish_debt(Planner *planner)
 {
 	TimelineShared *s = planner->tl->shared;
-	uint64		bytes = 0;
 
-	for (int i = 0; i < planner->map->npartitions; i++)
-		bytes += planner->slices[i];
 	pg_atomic_write_u32(&s->wide_runs, planner->runs);
-	pg_atomic_write_u64(&s->wide_bytes, bytes);
+	pg_atomic_write_u64(&s->wide_bytes, planner->wanted_bytes);
+	pg_atomic_write_u64(&s->compaction_debt, count_debt(planner));
 }
 
 static void
 count_slices(Planner *planner)
 {
 	planner->runs = wide_runs(planner);
+	planner->wide_bytes = wide_bytes(planner);
 	planner->slices = palloc0(planner->map->npartitions * sizeof(uint64));
 	planner->old_slices = palloc0(planner->map->npartitions * sizeof(uint64));
 	for (int i = 0; i < planner->map->npartitions && planner->runs > 0; i++)
@@ -580,6 +651,7 @@ count_slices(Planner *planner)
 		CHECK_FOR_INTERRUPTS();
 		planner->slices[i] = slice_bytes(planner, &planner->map->partitions[i],
 										 &planner->old_slices[i]);
+		planner->wanted_bytes += planner->slices[i];
 	}
 	if (!planner->demand->forced)
 		publish_debt(planner);
@@ -593,9 +665,11 @@ choose(Planner *planner, PartitionPlan *plan)
 	plan->horizon = planner->horizon;
 	if (planner->runs >= COMPACT_MANY_RUNS)
 	{
-		if (plan_rebase(planner, (uint64) store_compaction_target_size * 1024, plan))
+		bool		oldest = plan_oldest(planner, plan);
+
+		if (!oldest && plan_rebase(planner, (uint64) store_compaction_target_size * 1024, plan))
 			return true;
-		if (plan_pull(planner, plan))
+		if (oldest || plan_pull(planner, plan))
 		{
 			(void) rebase_instead(planner, plan->partition, plan);
 			return true;

@@ -160,4 +160,7 @@ extern void store_allow_compaction(void);
 /* Bytes on disk: layers and stored WAL of this timeline alone. */
 extern uint64 store_physical_size(Timeline *tl);
 
+/* Bytes of layers that would not be there if compaction were not behind; a hint. */
+extern uint64 store_compaction_debt(Timeline *tl);
+
 #endif							/* NEON_PS_STORE_H */

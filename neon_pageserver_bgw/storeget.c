@@ -613,6 +613,12 @@ store_get(Timeline *tl, const NeonKey *keys, int nkeys, XLogRecPtr lsn, StoreCha
 /* ---- bytes ---- */
 
 uint64
+store_compaction_debt(Timeline *tl)
+{
+	return pg_atomic_read_u64(&tl->shared->compaction_debt);
+}
+
+uint64
 store_physical_size(Timeline *tl)
 {
 	uint64		bytes = pg_atomic_read_u64(&tl->shared->layer_bytes);

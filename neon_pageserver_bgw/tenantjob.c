@@ -70,6 +70,7 @@ static const char *const tenant_grants[] = {
 	"EXECUTE ON FUNCTION neon_pageserver.lease_lsn",
 	"EXECUTE ON FUNCTION neon_pageserver.lease_release",
 	"EXECUTE ON FUNCTION neon_pageserver.saved_put",
+	"EXECUTE ON FUNCTION neon_pageserver.writer_pace",
 };
 
 static void

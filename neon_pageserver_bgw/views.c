@@ -26,7 +26,7 @@ PG_FUNCTION_INFO_V1(neon_timelines_info);
 PG_FUNCTION_INFO_V1(neon_branches);
 PG_FUNCTION_INFO_V1(neon_stat_pageserver_info);
 
-#define TIMELINE_COLUMNS	23
+#define TIMELINE_COLUMNS	24
 #define BRANCH_COLUMNS		7
 
 /* A row that is filled from left to right. */
@@ -177,6 +177,7 @@ put_timeline(Timeline *tl, void *arg)
 	add(&row, Int64GetDatum((int64) timeline_members_generation(tl)));
 	add_cutoff(&row, tl);
 	add_detail(&row, tl);
+	add(&row, Int64GetDatum((int64) store_compaction_debt(tl)));
 	Assert(row.n == TIMELINE_COLUMNS);
 	sql_put_row(row.fcinfo, row.values, row.nulls);
 }

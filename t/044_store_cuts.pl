@@ -221,7 +221,8 @@ start_watched() or die 'no start';
 more_steps(2000);
 if ($long)
 {
-	for my $name (sort keys %path)
+	# an opening takes its changes for each timeline: first, while there are few
+	for my $name ('opening', grep { $_ ne 'opening' } sort keys %path)
 	{
 		my $k = 1;
 		while (cut_at($name, $k)) { $k++ }

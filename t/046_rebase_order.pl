@@ -61,6 +61,20 @@ my ($first_rebase) = grep { $jobs[$_] =~ /rebase/ } 0 .. $#jobs;
 cmp_ok($first_rebase // 1000, '<=', 1, 'it is among the first jobs');
 cmp_ok(scalar(grep { $_ eq 'pull' } @jobs), '>=', 3, 'before most pulls');
 cmp_ok(scalar(grep { $_ eq 'pull and rebase' } @jobs), '>=', 3, 'what is old is not pulled first where it would go again');
+
+# Wide files go when the last partition has what it wants of them.  Where most of
+# what they take is wanted by none any more, that one is not the last because it
+# wants little.
+$ps->sql("SELECT $f.tenant_configure('$t->{tenant}', '0', 1::bigint << 40)");
+write_layers($ps, $t, $node, 'UPDATE last SET t = reverse(t); VACUUM last') for 1 .. 3;
+$ps->sql("SELECT $f.timeline_compact($t->{args})");
+write_layers($ps, $t, $node, "UPDATE last SET t = reverse(t); VACUUM last; UPDATE first SET i = i WHERE ctid = (SELECT min(ctid) FROM first)");
+write_layers($ps, $t, $node, 'UPDATE last SET t = reverse(t); VACUUM last') for 1 .. 9;
+$from = -s $ps->node->logfile;
+$ps->sql("SELECT $f.timeline_compact($t->{args})");
+my @bytes = substr(slurp_file($ps->node->logfile), $from) =~ /LOG:  pull of partition .*: \d+ versions, (\d+) bytes/g;
+note("bytes of pulls: @bytes");
+ok((grep { 4 * $bytes[$_] < $bytes[ $_ + 1 ] } 0 .. $#bytes - 1) > 0, 'a small pull comes before large ones that wide files have not waited for so long');
 is($ps->sql("SELECT count(*) FROM $f.timeline_verify($t->{args})"), 0, 'timeline_verify finds nothing');
 $node->stop;
 $ps->stop;

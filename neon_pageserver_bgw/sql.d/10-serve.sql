@@ -67,6 +67,13 @@ RETURNS void
 AS 'MODULE_PATHNAME', 'neon_saved_put'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 
+-- how far compaction is behind, and bytes of WAL per second that a writer should keep to, or null
+CREATE FUNCTION neon_pageserver.writer_pace(
+	tenant neon_pageserver.id, timeline neon_pageserver.id,
+	OUT debt bigint, OUT max_debt bigint, OUT bytes_per_second bigint)
+AS 'MODULE_PATHNAME', 'neon_writer_pace'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
 CREATE FUNCTION neon_pageserver.get_page(
 	tenant neon_pageserver.id, timeline neon_pageserver.id,
 	spc oid, db oid, rel oid, fork int, blk bigint, lsn pg_lsn)
@@ -150,7 +157,8 @@ CREATE FUNCTION neon_pageserver.timelines_info(
 	OUT members_generation bigint,
 	OUT gc_cutoff pg_lsn,
 	OUT gc_cutoff_time timestamptz,
-	OUT state_detail text)
+	OUT state_detail text,
+	OUT compaction_debt bigint)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'neon_timelines_info'
 LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
