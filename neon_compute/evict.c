@@ -26,9 +26,11 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "access/htup_details.h"
 #include "access/nbtree.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
+#include "commands/sequence.h"
 #include "coordinator.h"
 #include "diskhold.h"
 #include "evict.h"
@@ -61,6 +63,10 @@
 #define MEASURE_FACTOR		20	/* times as long as it took */
 #define REMINDER_US			60000000
 #define SETTLED_US			5000000
+
+/* What a sequence's page has at its end. */
+#define SEQ_MAGIC			0x1717
+#define SEQ_SPECIAL_AT		(BLCKSZ - MAXALIGN(sizeof(uint32)))
 
 /* A transaction that ran when the first sample was taken. */
 typedef struct Running
@@ -289,6 +295,43 @@ has_cycle_ids(int fd, BlockNumber start)
 	return n < 0;
 }
 
+/*
+ * Has a sequence given numbers that are in a WAL record as given only together
+ * with some that are not?  Fetched again it would skip those.  true if it cannot
+ * be read.
+ */
+static bool
+has_logged_ahead(int fd)
+{
+	Page		page = (Page) pages;
+	ItemId		item = PageGetItemId(page, FirstOffsetNumber);
+	HeapTupleHeader tuple;
+	FormData_pg_sequence_data data;
+
+	if (durable_pread(fd, pages, BLCKSZ, 0) != BLCKSZ)
+		return true;
+	if (((PageHeader) page)->pd_special != SEQ_SPECIAL_AT ||
+		*(uint32 *) (pages + SEQ_SPECIAL_AT) != SEQ_MAGIC)
+		return false;
+	if (ItemIdGetOffset(item) + SizeofHeapTupleHeader > SEQ_SPECIAL_AT)
+		return true;
+	tuple = (HeapTupleHeader) (pages + ItemIdGetOffset(item));
+	if (ItemIdGetOffset(item) + tuple->t_hoff + sizeof(data) > SEQ_SPECIAL_AT)
+		return true;
+	memcpy(&data, (char *) tuple + tuple->t_hoff, sizeof(data));
+	return data.log_cnt != 0;
+}
+
+/* Has the chunk, which was written here, something that is in no WAL record? */
+static bool
+has_unlogged_marks(const MapFork *fork, int fd, BlockNumber start)
+{
+	if (hand.vacuum_runs && !NEON_TEST_BUG("no_cycle_ids") && has_cycle_ids(fd, start))
+		return true;
+	return fork->forknum == MAIN_FORKNUM && map_watermark(fork) == 1 &&
+		!NEON_TEST_BUG("no_log_cnt") && has_logged_ahead(fd);
+}
+
 /* Keeps away who copies the files of the database; false if somebody does. */
 static bool
 lock_database(Oid db)
@@ -331,8 +374,8 @@ drop_chunk(const MapFork *fork, BlockNumber start)
 	if (hole.fd < 0)
 		return 0;
 	/* what is written after this look has a dirty_lsn that is too new */
-	if (pg_atomic_read_u64(&map_chunk(fork, start)->dirty_lsn) != 0 && hand.vacuum_runs &&
-		!NEON_TEST_BUG("no_cycle_ids") && has_cycle_ids(hole.fd, start))
+	if (pg_atomic_read_u64(&map_chunk(fork, start)->dirty_lsn) != 0 &&
+		has_unlogged_marks(fork, hole.fd, start))
 	{
 		CloseTransientFile(hole.fd);
 		return 0;
