@@ -7,7 +7,7 @@
 #   make all install  build; install below pg_config's directories
 #   make check-long   larger sizes, more seeds
 #   make soak HOURS=n crashes of all kinds under load
-#   make check-pgsrc PGSRC=dir    PostgreSQL's own regression tests on an endpoint
+#   make check-pgsrc PGSRC=dir    PostgreSQL's own tests on an endpoint (SUITES=, LIMIT=)
 #   make bench        a table against stock PostgreSQL
 #   TESTING=1         with injection points (never install that)
 #   TESTS='t/060*.pl' only these test files
@@ -21,6 +21,8 @@ PARTS = common neon_walredo neon_pageserver_bgw neon_compute \
 TESTS ?=
 JOBS ?= $(shell echo $$(($$(nproc) + 3)))
 HOURS ?= 1
+SUITES ?= core isolation contrib
+LIMIT ?= 64MB
 # Objects with and without injection points do not mix.
 flavour = $(if $(TESTING),testing,product)
 
@@ -75,7 +77,8 @@ check-pgsrc: install
 	@test -f "$(PGSRC)/src/test/regress/parallel_schedule" || \
 		{ echo "error: PGSRC=\"$(PGSRC)\" is no PostgreSQL source tree" >&2; \
 		  echo "HINT: Give the sources of this server's version: make check-pgsrc PGSRC=/path/to/postgresql-15.x" >&2; exit 1; }
-	@NEON_TEST_PGSRC="$(abspath $(PGSRC))" .ci/run-tests --jobs 1 t/pgsrc.pl
+	@NEON_TEST_PGSRC="$(abspath $(PGSRC))" NEON_TEST_PGSRC_SUITES="$(SUITES)" NEON_TEST_PGSRC_LIMIT="$(LIMIT)" \
+		.ci/run-tests --verbose --jobs 1 t/pgsrc.pl
 bench: install
 	@.ci/run-tests --verbose --jobs 1 contrib/bench/bench.pl contrib/bench/quorum.pl contrib/bench/storage.pl
 
