@@ -111,7 +111,10 @@ $t->psql_fails('main', 'DROP TABLESPACE ts', qr/not empty/, 'the tablespace is n
 # an OID of a database that is dropped, all of it absent
 cold();
 my $oid = $t->psql('main', q{SELECT oid FROM pg_database WHERE datname = 'copied'});
-$t->psql('main', $_) for 'DROP DATABASE copied', "CREATE DATABASE copied OID $oid TEMPLATE there";
+my $absent = $t->psql('main', 'SELECT absent_bytes FROM neon.stat_local');
+$t->psql('main', 'DROP DATABASE copied');
+cmp_ok($t->psql('main', 'SELECT absent_bytes FROM neon.stat_local'), '<', $absent - 8192 * $blocks, 'nothing of a dropped database is to be fetched any more');
+$t->psql('main', "CREATE DATABASE copied OID $oid TEMPLATE there");
 is(sums('copied'), $rows, 'a database with the OID of a dropped one');
 $t->psql('main', 'UPDATE t SET v = upper(v)', db => 'copied');
 my $changed = sums('copied');

@@ -19,6 +19,7 @@
 
 #include "access/xlog_internal.h"
 #include "credentials.h"
+#include "discard.h"
 #include "election.h"
 #include "fsutil.h"
 #include "instance.h"
@@ -242,12 +243,12 @@ build_directory(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, const 
 }
 
 static void
-swap_directories(const char *built, const char *pgdata)
+swap_directories(const Endpoint *ep, const char *built, const char *pgdata)
 {
 	if (server_in_use(pgdata))
 		die(EXIT_GENERAL, "Look for processes of this server that hang, and end them.",
 			"processes still use \"%s\"", pgdata);
-	remove_path_tree(pgdata);
+	discard_pgdata(ep, pgdata);
 	rename_durably(built, pgdata);
 	at_exit_forget(built);
 }
@@ -415,7 +416,7 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan
 	argv = conf_command_line(ep, built, &boot, may_subscribe(ep, tl, plan, expected_term),
 							 plan->quorum != NULL);
 	kv_free(&boot);
-	swap_directories(built, pgdata);
+	swap_directories(ep, built, pgdata);
 	keep_endpoint(ep);
 	credentials_of_endpoint(ep);
 	if (plan->for_user && !repo.trust)
@@ -433,6 +434,7 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan
 				 strf("neon endpoint logs %s", ep->name), START_TIMEOUT);
 	test_point("started");
 	wait_admission(ep, plan, pgdata, mark);
+	discard_remove(ep);
 }
 
 /* ---- what is acknowledged ---- */
