@@ -402,6 +402,10 @@ visit_chunk(const MapFork *fork, BlockNumber start)
 {
 	MapChunk   *chunk = map_chunk(fork, start);
 
+	/* blocks may become present, under no lock, until the files are done */
+	if (pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &fork->file_state)) == MAP_FILE_MISSING)
+		return 0;
+	pg_read_barrier();
 	if (map_chunk_present(fork, start) == 0)
 		return 0;
 	if (pg_atomic_read_u32(&chunk->gen) & MAP_GEN_USED)

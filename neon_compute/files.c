@@ -26,6 +26,7 @@
 #include "catalog/pg_tablespace.h"
 #include "common/file_perm.h"
 #include "files.h"
+#include "kept.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
 #include "neon_library.h"
@@ -71,13 +72,16 @@ segment_path(const MapFork *fork, BlockNumber segno, char *path)
 	relation_segment_path(fork->rnode, fork->forknum, segno, path);
 }
 
+/* Makes the segment, or takes that of the life before. */
 static void
-create_segment(const MapFork *fork, BlockNumber segno, BlockNumber nblocks)
+create_segment(MapFork *fork, BlockNumber segno, BlockNumber nblocks)
 {
 	char		path[MAXPGPATH];
+	BlockNumber kept;
 	int			fd;
 
 	segment_path(fork, segno, path);
+	kept = kept_take_segment(fork, segno, path);
 	fd = BasicOpenFile(path, O_RDWR | O_CREAT | PG_BINARY);
 	if (fd < 0)
 		ereport(ERROR,
@@ -93,6 +97,8 @@ create_segment(const MapFork *fork, BlockNumber segno, BlockNumber nblocks)
 				(errcode_for_file_access(),
 				 errmsg("could not set the size of file \"%s\": %m", path)));
 	}
+	if (kept > 0)
+		kept_set_present(fork, segno, Min(kept, nblocks), fd);
 	if (close(fd) != 0)
 		ereport(ERROR,
 				(errcode_for_file_access(),
@@ -101,7 +107,7 @@ create_segment(const MapFork *fork, BlockNumber segno, BlockNumber nblocks)
 
 /* Every segment but the last one is full; a fork without blocks has one too. */
 static void
-create_segments(const MapFork *fork)
+create_segments(MapFork *fork)
 {
 	BlockNumber left = fork->boot_blocks;
 	BlockNumber segno = 0;
@@ -201,6 +207,7 @@ neon_file_creator_main(Datum arg)
 		CHECK_FOR_INTERRUPTS();
 		files_ensure(map_fork_at(i));
 	}
+	kept_finish();
 	proc_exit(0);
 }
 

@@ -256,8 +256,8 @@ map_fork_number(const MapFork *fork)
 	return mapgrow_has(fork) ? map->nforks + (fork - mapgrow_fork_at(0)) : fork - map_forks;
 }
 
-static int
-compare_rnode(const RelFileNode *a, const RelFileNode *b)
+int
+map_compare_rnode(const RelFileNode *a, const RelFileNode *b)
 {
 	if (a->spcNode != b->spcNode)
 		return a->spcNode < b->spcNode ? -1 : 1;
@@ -289,7 +289,7 @@ fill_slot(LookupSlot *slot, RelFileNode rnode)
 	{
 		uint64		mid = low + (high - low) / 2;
 
-		if (compare_rnode(&map_forks[mid].rnode, &rnode) < 0)
+		if (map_compare_rnode(&map_forks[mid].rnode, &rnode) < 0)
 			low = mid + 1;
 		else
 			high = mid;
@@ -358,6 +358,13 @@ map_set_present(MapChunk *chunk, BlockNumber blkno)
 	uint32		bit = blkno % MAP_CHUNK_BLOCKS;
 
 	(void) pg_atomic_fetch_or_u64(&chunk->present[bit / 64], UINT64CONST(1) << (bit % 64));
+}
+
+void
+map_set_present_word(MapChunk *chunk, int word, uint64 bits)
+{
+	if (bits != 0)
+		(void) pg_atomic_fetch_or_u64(&chunk->present[word], bits);
 }
 
 void

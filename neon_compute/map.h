@@ -81,6 +81,9 @@ extern uint64 map_nforks(void);
 extern MapFork *map_fork_at(uint64 number);
 extern uint64 map_fork_number(const MapFork *fork);
 
+/* The order of relations in the map. */
+extern int	map_compare_rnode(const RelFileNode *a, const RelFileNode *b);
+
 /* NULL if the fork is local. */
 extern MapFork *map_lookup(RelFileNode rnode, ForkNumber forknum);
 extern MapChunk *map_chunk(const MapFork *fork, BlockNumber blkno);
@@ -149,6 +152,9 @@ extern LWLock *map_file_lock(const MapFork *fork);
 
 /* After the data is in the file.  The caller holds the chunk lock. */
 extern void map_set_present(MapChunk *chunk, BlockNumber blkno);
+
+/* Several at once, while the fork's files are not done: then no lock is needed. */
+extern void map_set_present_word(MapChunk *chunk, int word, uint64 bits);
 
 /* Before a local write; a full memory barrier.  Takes no lock. */
 extern void map_note_write(MapChunk *chunk);

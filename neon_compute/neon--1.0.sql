@@ -197,6 +197,21 @@ LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
 
 CREATE VIEW neon.saved AS SELECT * FROM neon.get_saved();
 
+-- What this start took over of the local pages of the life before.
+CREATE FUNCTION neon.get_warm_start(
+	OUT stopped_lsn pg_lsn,		-- where that life's WAL ends; null: it left nothing
+	OUT boot_lsn pg_lsn,		-- of this one
+	OUT complete bool,			-- false while files are still being looked at
+	OUT kept_chunks int8,		-- of 1 MB, of which pages are kept
+	OUT dropped_chunks int8,	-- of which none is, as all have changed
+	OUT kept_bytes int8,
+	OUT dropped_bytes int8,		-- of pages that have changed
+	OUT reason text)			-- why nothing is kept; null: something may be
+AS 'MODULE_PATHNAME', 'neon_sql_warm_start'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
+
+CREATE VIEW neon.warm_start AS SELECT * FROM neon.get_warm_start();
+
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA neon FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA neon FROM PUBLIC;
 GRANT USAGE ON SCHEMA neon TO pg_monitor;
@@ -207,3 +222,5 @@ GRANT SELECT ON neon.status, neon.safekeepers, neon.stat_local, neon.stat_backen
 	neon.branches TO pg_monitor;
 GRANT EXECUTE ON FUNCTION neon.get_saved() TO pg_monitor;
 GRANT SELECT ON neon.saved TO pg_monitor;
+GRANT EXECUTE ON FUNCTION neon.get_warm_start() TO pg_monitor;
+GRANT SELECT ON neon.warm_start TO pg_monitor;

@@ -18,6 +18,7 @@
 #include "files.h"
 #include "hydrate.h"
 #include "hydration.h"
+#include "kept.h"
 #include "localstat.h"
 #include "map.h"
 #include "miscadmin.h"
@@ -392,6 +393,7 @@ neon_smgr_define_gucs(void)
 	hydration_define_gucs();
 	reference_define_gucs();
 	disk_define_settings();
+	kept_define_settings();
 #ifdef NEON_TESTING
 	testpoint_define_gucs("neon");
 #endif
@@ -401,6 +403,7 @@ void
 neon_smgr_request_shmem(void)
 {
 	map_request_shmem();
+	kept_request_shmem();
 	localstat_request_shmem();
 	redial_request_shmem();
 	hydration_request_shmem();
@@ -415,6 +418,8 @@ neon_smgr_shmem_startup(void)
 	redial_shmem_startup();
 	hydration_shmem_startup();
 	map_startup();
+	kept_startup();
+	keptstop_register();
 	disk_shmem_startup();
 	diskhold_shmem_startup();
 	files_startup();

@@ -154,6 +154,14 @@ typedef bool (*StoreScanCallback) (const NeonKey *key, const StoreVersion *newes
 extern void store_scan(Timeline *tl, const NeonKey *lo, const NeonKey *hi, XLogRecPtr lsn,
 					   StoreScanCallback cb, void *arg);
 
+/*
+ * The same for keys that have a version in (above, lsn] only, those of which
+ * the newest one is a tombstone too; no data is told.  A key may be told that
+ * was written anew without a change.
+ */
+extern void store_scan_changed(Timeline *tl, const NeonKey *lo, const NeonKey *hi, XLogRecPtr above,
+							   XLogRecPtr lsn, StoreScanCallback cb, void *arg);
+
 /* Until this is called, once in a life of the server, compaction's workers wait: a start has other work. */
 extern void store_allow_compaction(void);
 

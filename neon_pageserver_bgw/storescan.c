@@ -4,7 +4,8 @@
  *	  Reading a range: the newest version of every key as of an LSN.
  *
  * A merge of sources that are each sorted by key: of each level of ancestry
- * the open index (copied when the scan begins) and the layer files.
+ * the open index (copied when the scan begins) and the layer files.  A scan for
+ * what changed since an LSN leaves out what is not newer.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,6 +36,7 @@ typedef struct Scan
 {
 	NeonKey		lo;
 	NeonKey		hi;
+	XLogRecPtr	above;			/* versions at or below this are not wanted */
 	MemoryContext caller;		/* where callbacks run */
 	int			nsources;
 	int			maxsources;
@@ -86,8 +88,10 @@ copy_list(Timeline *tl, const OpenLayer *open, const Scan *scan, bool pages, XLo
 		}
 		item = &source->items[source->nitems++];
 		item->key = k->key;
-		openlayer_decode(open, ref, true, &item->version);
+		openlayer_decode(open, ref, scan->above == InvalidXLogRecPtr, &item->version);
 		item->version.timeline = tl;
+		if (item->version.lsn <= scan->above)
+			source->nitems--;
 	}
 }
 
@@ -129,7 +133,7 @@ add_files(Scan *scan, Timeline *tl, XLogRecPtr upto)
 	{
 		StoreFile  *file = &sf->files[i];
 
-		if (!store_file_reaches(file, upto) ||
+		if (!store_file_reaches(file, upto) || file->mf.lsn_hi <= scan->above ||
 			memcmp(hi, file->mf.first_key, NEON_KEY_ENCODED_SIZE) < 0 ||
 			memcmp(lo, file->mf.last_key, NEON_KEY_ENCODED_SIZE) > 0)
 			continue;
@@ -156,7 +160,7 @@ add_timeline(Scan *scan, Timeline *tl, XLogRecPtr upto)
 static void
 add_timelines(Scan *scan, Timeline *tl, XLogRecPtr upto)
 {
-	for (; tl != NULL; tl = tl->ancestor)
+	for (; tl != NULL && upto > scan->above; tl = tl->ancestor)
 	{
 		add_timeline(scan, tl, upto);
 		upto = Min(upto, tl->id.ancestor_lsn);
@@ -199,9 +203,15 @@ deliver(Scan *scan, ScanSource *source, StoreScanCallback cb, void *arg)
 	MemoryContext context;
 	bool		more;
 
-	if (version.value_kind == NEON_VALUE_TOMBSTONE)
+	if (scan->above != InvalidXLogRecPtr)
+	{
+		/* keys only, whatever became of them */
+		if (version.lsn <= scan->above)
+			return true;
+	}
+	else if (version.value_kind == NEON_VALUE_TOMBSTONE)
 		return true;
-	if (source->layer)
+	else if (source->layer)
 		layer_scan_load(source->layer, &version);
 	context = MemoryContextSwitchTo(scan->caller);
 	more = cb(&key, &version, arg);
@@ -245,9 +255,9 @@ merge(Scan *scan, StoreScanCallback cb, void *arg)
 	binaryheap_free(heap);
 }
 
-void
-store_scan(Timeline *tl, const NeonKey *lo, const NeonKey *hi, XLogRecPtr lsn,
-		   StoreScanCallback cb, void *arg)
+static void
+run_scan(Timeline *tl, const NeonKey *lo, const NeonKey *hi, XLogRecPtr above, XLogRecPtr lsn,
+		 StoreScanCallback cb, void *arg)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext context;
@@ -259,6 +269,7 @@ store_scan(Timeline *tl, const NeonKey *lo, const NeonKey *hi, XLogRecPtr lsn,
 	scan.caller = caller;
 	scan.lo = *lo;
 	scan.hi = *hi;
+	scan.above = above;
 	store_scan_begins();
 	PG_TRY();
 	{
@@ -272,4 +283,19 @@ store_scan(Timeline *tl, const NeonKey *lo, const NeonKey *hi, XLogRecPtr lsn,
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(context);
+}
+
+void
+store_scan(Timeline *tl, const NeonKey *lo, const NeonKey *hi, XLogRecPtr lsn,
+		   StoreScanCallback cb, void *arg)
+{
+	run_scan(tl, lo, hi, InvalidXLogRecPtr, lsn, cb, arg);
+}
+
+void
+store_scan_changed(Timeline *tl, const NeonKey *lo, const NeonKey *hi, XLogRecPtr above,
+				   XLogRecPtr lsn, StoreScanCallback cb, void *arg)
+{
+	Assert(above != InvalidXLogRecPtr);
+	run_scan(tl, lo, hi, above, lsn, cb, arg);
 }

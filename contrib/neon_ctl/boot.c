@@ -23,6 +23,7 @@
 #include "election.h"
 #include "fsutil.h"
 #include "instance.h"
+#include "keep.h"
 #include "neon_lsn.h"
 #include "output.h"
 #include "passfile.h"
@@ -243,11 +244,13 @@ build_directory(PGconn *conn, const Endpoint *ep, const TimelineInfo *tl, const 
 }
 
 static void
-swap_directories(const Endpoint *ep, const char *built, const char *pgdata)
+swap_directories(const Endpoint *ep, const char *built, const char *pgdata, bool keep)
 {
 	if (server_in_use(pgdata))
 		die(EXIT_GENERAL, "Look for processes of this server that hang, and end them.",
 			"processes still use \"%s\"", pgdata);
+	if (keep)
+		keep_move(pgdata, built);
 	discard_pgdata(ep, pgdata);
 	rename_durably(built, pgdata);
 	at_exit_forget(built);
@@ -406,17 +409,20 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan
 	uint32		expected_term = 0;
 	const char **argv;
 	LogMark    *mark;
+	bool		keep;
 
 	make_path(built, "%s", endpoint_path(ep, "pgdata.new"));
 	make_path(pgdata, "%s", endpoint_path(ep, "pgdata"));
 	make_path(log, "%s", endpoint_path(ep, "postgres.log"));
 	prepare_writer(conn, ep, tl, plan, &writer, &expected_term);
 	build_directory(conn, ep, tl, plan, writer.term, built, &boot);
+	keep = ep->kind == ENDPOINT_PRIMARY &&
+		keep_prepare(conn, tl, plan->lsn, pgdata, built);
 	conf_write_quorum(ep, plan->quorum, plan->boot_id);
 	argv = conf_command_line(ep, built, &boot, may_subscribe(ep, tl, plan, expected_term),
 							 plan->quorum != NULL);
 	kv_free(&boot);
-	swap_directories(ep, built, pgdata);
+	swap_directories(ep, built, pgdata, keep);
 	keep_endpoint(ep);
 	credentials_of_endpoint(ep);
 	if (plan->for_user && !repo.trust)

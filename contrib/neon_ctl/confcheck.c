@@ -60,6 +60,7 @@ static const struct
 	const char *hint;
 }			library_settings[] = {
 	{"neon.fetch_timeout", "statement_timeout", NULL, 1, "Give a time from 1ms on, as 30s."},
+	{"neon.keep_local", "enable_seqscan", NULL, 0, "It is on or off."},
 	{"neon.hydrate_rate", "temp_file_limit", NULL, 0, "Give an amount per second, as 20MB; 0 is off."},
 	{"neon.log_slow_fetch", "log_min_duration_statement", NULL, -1, "Give a time, as 1s; -1 is off."},
 	{"neon.prewarm_rate", "temp_file_limit", NULL, 0, "Give an amount per second, as 50MB; 0 is off."},

@@ -59,6 +59,14 @@ CREATE PROCEDURE neon_pageserver.basebackup(
 AS 'MODULE_PATHNAME', 'neon_basebackup'
 LANGUAGE C;
 
+-- which blocks differ between where a life's WAL ends and an LSN, as a file; null: too many
+CREATE FUNCTION neon_pageserver.changed_blocks(
+	tenant neon_pageserver.id, timeline neon_pageserver.id, term int,
+	from_lsn pg_lsn, to_lsn pg_lsn)
+RETURNS bytea
+AS 'MODULE_PATHNAME', 'neon_changed_blocks'
+LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+
 -- what a primary saves for the next one: kind is statistics, fsm or warm
 CREATE FUNCTION neon_pageserver.saved_put(
 	tenant neon_pageserver.id, timeline neon_pageserver.id, term int,

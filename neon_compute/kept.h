@@ -1,0 +1,57 @@
+/*-------------------------------------------------------------------------
+ *
+ * kept.h
+ *	  Warm restarts: relation files of the life before that are right at this
+ *	  boot's LSN.
+ *
+ * keptstop.c writes which blocks are here, at a clean stop; kept.c takes the
+ * files over.  README.md has the proof that what is kept is right.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef NEON_KEPT_LOCAL_H
+#define NEON_KEPT_LOCAL_H
+
+#include "map.h"
+#include "neon_kept.h"
+
+/* ---- kept.c ---- */
+
+/* GUC: write at a stop, and take over at a start */
+extern bool neon_keep_local;
+
+extern void kept_define_settings(void);
+extern void kept_request_shmem(void);
+
+/*
+ * In the postmaster, before any file is created: finds out whether the life
+ * before left something that is right.  Nothing that is wrong with it is an
+ * error.
+ */
+extern void kept_startup(void);
+
+/*
+ * Moves the segment that the life before had to path.  Returns its size in
+ * blocks, 0 if there is none.  The caller holds the fork's file lock, and the
+ * files are not done.
+ */
+extern BlockNumber kept_take_segment(const MapFork *fork, BlockNumber segno, const char *path);
+
+/*
+ * After the segment got its size: the blocks that are right, among the first
+ * nblocks, are present; the space of the others is given back.
+ */
+extern void kept_set_present(MapFork *fork, BlockNumber segno, BlockNumber nblocks, int fd);
+
+/* When all files are done: removes what is left of the life before, and logs what was kept. */
+extern void kept_finish(void);
+
+/* The id of this boot of the machine, with zeros behind it; false if it cannot be read. */
+extern bool kept_machine_boot(char *id);
+
+/* ---- keptstop.c ---- */
+
+/* In the postmaster: at its clean end the file is written. */
+extern void keptstop_register(void);
+
+#endif							/* NEON_KEPT_LOCAL_H */
