@@ -105,5 +105,18 @@ if (!$NeonTest::long)
 	is($rc, 0, 'pg_verifybackup') or diag($err);
 	$t->amcheck('main');
 }
+
+# "neon stop" leaves nobody who removes files, the next start goes on
+$t->neon('endpoint', 'restart', 'main');
+my $old = "$t->{dir}/endpoints/main/pgdata.old.9";
+mkdir $old or die $!;
+for my $i (1 .. 5000) { open my $f, '>', "$old/$i" or die $!; close $f }
+$t->neon('endpoint', 'restart', 'main');
 timed('stop', sub { $t->neon('stop') });
+my ($locked) = $t->command([ 'flock', '-n', "$t->{dir}/run/discard.main.lock", 'true' ]);
+is($locked, 0, 'nobody removes files after "neon stop"');
+$t->neon('start');
+$t->endpoint_start('main');
+$t->wait_for('the end of the old data directories', sub { my @old = glob "$t->{dir}/endpoints/main/pgdata.old.*"; !@old }, 600);
+$t->neon('stop');
 done_testing();

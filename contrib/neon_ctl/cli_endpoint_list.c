@@ -134,7 +134,6 @@ cmd_endpoint_destroy(Invocation *inv)
 	Endpoint	ep;
 	char		pgdata[MAXPGPATH];
 	int			lock;
-	int			old_lock;
 
 	check_endpoint_name(inv->arg[0]);
 	if (supervise_runs(inv->arg[0]))
@@ -168,9 +167,8 @@ cmd_endpoint_destroy(Invocation *inv)
 	forget_passwords(&ep);
 	/* Without this file it is no endpoint any more. */
 	remove_file_durably(endpoint_path(&ep, "conf/endpoint"));
-	old_lock = discard_lock(ep.name);
+	discard_end(ep.name);
 	remove_path_tree(repo_path("endpoints/%s", ep.name));
-	lock_release(old_lock);
 	say("Endpoint %s destroyed", ep.name);
 	lock_release(lock);
 	return EXIT_OK;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "credentials.h"
+#include "discard.h"
 #include "election.h"
 #include "endpoint.h"
 #include "fsutil.h"
@@ -381,6 +382,8 @@ stop_endpoints(Invocation *inv, int *result)
 			endpoint_save(&ep);
 		}
 	}
+	for (int i = 0; i < n; i++)
+		discard_end(names[i]);
 	PQfinish(conn);
 }
 

@@ -6,7 +6,8 @@
  * To remove 100,000 files takes many times as long as everything else in a
  * start.  So the old directory is only renamed, to pgdata.old.N, and when the
  * endpoint runs a process is left that removes all of these.  What it has not
- * removed when it is killed, the next start's does.
+ * removed when it is killed, the next start's does.  "neon stop" ends it, so
+ * that the state directory can be copied then.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,6 +15,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,8 +26,8 @@
 #include "run.h"
 
 #define OLD_PREFIX		"pgdata.old."
-#define LOCK_TIMEOUT	600		/* seconds */
-#define LOCK_POLL_MS	100
+#define END_TIMEOUT_MS	30000
+#define END_POLL_MS		10
 #define NICE			10
 
 static const char *
@@ -81,23 +83,21 @@ detach(void)
 	for (int fd = 3; fd < 1024; fd++)
 		close(fd);
 	give_up_root();
+	signal(SIGINT, SIG_DFL);
+	signal(SIGTERM, SIG_DFL);
 	(void) setpriority(PRIO_PROCESS, 0, NICE);
 }
 
-/* One process at a time; one that waits looks again what there is. */
+/* One process at a time, which also does what comes meanwhile. */
 static void
 remove_all(const Endpoint *ep)
 {
 	char		old[MAXPGPATH];
-	int			lock = -1;
 
-	while (find_old(ep, old))
-	{
-		if (lock < 0 && (lock = lock_try(lock_name(ep->name))) < 0)
-			sleep_ms(LOCK_POLL_MS);
-		else if (!rmtree(old, true))
-			break;
-	}
+	if (lock_try(lock_name(ep->name)) < 0)
+		return;
+	while (find_old(ep, old) && rmtree(old, true))
+		;
 }
 
 void
@@ -126,8 +126,17 @@ discard_remove(const Endpoint *ep)
 		;
 }
 
-int
-discard_lock(const char *name)
+/* A file that is being removed may take it a moment. */
+void
+discard_end(const char *name)
 {
-	return lock_acquire(lock_name(name), LOCK_TIMEOUT, NULL);
+	int64		deadline = now_ms() + END_TIMEOUT_MS;
+	pid_t		pid;
+
+	while ((pid = lock_holder(lock_name(name))) != 0 && now_ms() < deadline)
+	{
+		if (pid > 1)
+			(void) kill(pid, SIGTERM);
+		sleep_ms(END_POLL_MS);
+	}
 }

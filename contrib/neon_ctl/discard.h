@@ -16,7 +16,7 @@ extern void discard_pgdata(const Endpoint *ep, const char *pgdata);
 /* Leaves a process behind that removes what was discarded, if there is anything. */
 extern void discard_remove(const Endpoint *ep);
 
-/* Waits for it: now nobody else removes anything of the endpoint.  A lock. */
-extern int	discard_lock(const char *name);
+/* Ends that process, so that nobody else removes anything of the endpoint now. */
+extern void discard_end(const char *name);
 
 #endif							/* NEON_CTL_DISCARD_H */
