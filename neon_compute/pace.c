@@ -4,8 +4,9 @@
  *	  The pace of writers while the pageserver's compaction is behind.
  *
  * The pageserver says how many bytes of WAL per second a writer should keep to;
- * the saver asks for it, as long as much is written.  Each session waits for the
- * WAL of its own, where throttle.c would hold it too.
+ * the saver asks for it, as long as much is written.  Each session pays with time for
+ * the WAL of its own: it waits where throttle.c would hold it too, but a moment only
+ * where it extends a relation, which others may wait for.
  *
  *-------------------------------------------------------------------------
  */
@@ -29,8 +30,9 @@
 
 #define ASK_TIMEOUT_MS	5000
 #define ASK_BYTES		(16 * 1024 * 1024)	/* written since the last answer */
-#define VALID_MS		60000	/* an answer that is not renewed */
-#define LONGEST_WAIT_MS	10000	/* at one place; the rest is waited for at the next ones */
+#define VALID_MS		120000	/* an answer that is not renewed */
+#define LONGEST_RETRY_MS	60000
+#define MOST_OWED_SECONDS	10	/* what a session may owe; the rest is let go */
 #define MEGABYTE		(1024 * 1024)
 
 typedef struct PaceShared
@@ -43,9 +45,14 @@ typedef struct PaceShared
 
 static PaceShared *shared = NULL;
 
-/* This session's WAL up to here is paid for, or in owed_us. */
-static uint64 counted_bytes = 0;
-static double owed_us = 0;
+/* This session since the limit is in force. */
+static struct
+{
+	bool		limited;
+	uint64		counted;		/* pgWalUsage.wal_bytes at owed_at */
+	TimestampTz owed_at;
+	double		owed;			/* bytes that are not paid for with time */
+}			own;
 
 void
 pace_request_shmem(void)
@@ -104,13 +111,23 @@ void
 pace_keep_asking(void (*idle) (void))
 {
 	static XLogRecPtr asked_at = InvalidXLogRecPtr;
+	static TimestampTz retry_at = 0;
+	static int	retry_ms = 0;
 	XLogRecPtr	now = GetXLogInsertRecPtr();
 
 	if (asked_at == InvalidXLogRecPtr)
 		asked_at = now;
-	if ((now - asked_at >= ASK_BYTES || pg_atomic_read_u64(&shared->bytes_per_second) != 0) &&
-		ask(idle))
+	if (neon_clock() < retry_at ||
+		(now - asked_at < ASK_BYTES && pg_atomic_read_u64(&shared->bytes_per_second) == 0))
+		return;
+	if (ask(idle))
+	{
 		asked_at = now;
+		retry_ms = 0;
+	}
+	else
+		retry_ms = Min(Max(2 * retry_ms, PACE_ASK_MS), LONGEST_RETRY_MS);
+	retry_at = TimestampTzPlusMilliseconds(neon_clock(), retry_ms);
 }
 
 /* ---- writers ---- */
@@ -123,33 +140,45 @@ pace_now(void)
 	return pace == 0 || (uint64) neon_clock() > pg_atomic_read_u64(&shared->valid_until) ? 0 : pace;
 }
 
-void
-pace_wait(void)
+/* What is written is owed, and time pays for it; what was before the limit is not owed. */
+static void
+settle(uint64 pace)
 {
-	uint64		pace = pace_now();
-	TimestampTz start;
-	TimestampTz until;
+	TimestampTz now = neon_clock();
+	uint64		written = pgWalUsage.wal_bytes;
 
-	if (likely(pace == 0))
+	if (!own.limited)
+		own.owed = 0;
+	else
+		own.owed += (double) (written - own.counted) - (double) pace * (now - own.owed_at) / USECS_PER_SEC;
+	own.owed = Min(Max(own.owed, 0), (double) pace * MOST_OWED_SECONDS);
+	own.limited = true;
+	own.counted = written;
+	own.owed_at = now;
+}
+
+void
+pace_wait(int longest_ms)
+{
+	TimestampTz end = 0;
+	uint64		pace;
+
+	while ((pace = pace_now()) != 0 && throttle_may_wait())
 	{
-		owed_us = 0;
-		counted_bytes = pgWalUsage.wal_bytes;
-		return;
-	}
-	owed_us += (double) (pgWalUsage.wal_bytes - counted_bytes) * USECS_PER_SEC / pace;
-	counted_bytes = pgWalUsage.wal_bytes;
-	if (owed_us < 1000)
-		return;
-	start = neon_clock();
-	until = start + (TimestampTz) Min(owed_us, LONGEST_WAIT_MS * 1000.0);
-	for (TimestampTz now = start; now < until && pace_now() != 0; now = neon_clock())
-	{
+		double		wait_ms;
+
+		settle(pace);
+		if (end == 0)
+			end = TimestampTzPlusMilliseconds(own.owed_at, longest_ms);
+		wait_ms = Min(own.owed * 1000 / pace, (end - own.owed_at) / 1000.0);
+		if (wait_ms < 1)
+			return;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(1 + (until - now) / 1000, 1000), PG_WAIT_EXTENSION);
+						 (long) wait_ms, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-	owed_us = Max(owed_us - (neon_clock() - start), 0);
+	own.limited = pace != 0;
 }
 
 bool

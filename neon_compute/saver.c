@@ -7,7 +7,7 @@
  * pageserver every neon.save_interval and when the server is stopped; the next
  * base backup brings them.  In the postmaster, what came with this one is
  * given back before anything else runs.  Nobody waits for any of this but a
- * stop, for FINAL_MS at most.
+ * stop, for FINAL_MS at most.  It also asks for the pace of writers (pace.c).
  *
  *-------------------------------------------------------------------------
  */

@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "neon.h"
 #include "neon_testpoint.h"
+#include "pace.h"
 #include "redial.h"
 #include "reference.h"
 #include "saved.h"
@@ -199,7 +200,10 @@ neon_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buff
 	if (self_test_reaches(SLOT_EXTEND))
 		return;
 	if (!SmgrIsTemp(reln))
+	{
 		neon_throttle();
+		pace_wait(PACE_EXTEND_MS);
+	}
 	disk_make_room();
 	fork = mapped_fork(reln, forknum);
 	if (fork != NULL && blkno < map_watermark(fork))

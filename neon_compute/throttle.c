@@ -161,7 +161,6 @@ neon_throttle(void)
 	if (unflushed_bytes(storage_known_flush_lsn()) > limit_bytes())
 		wait_for_storage();
 	pause_for_ingest();
-	pace_wait();
 }
 
 /* ---- what is told of it ---- */
@@ -228,6 +227,7 @@ throttled_executor_run(QueryDesc *desc, ScanDirection direction, uint64 count, b
 	if (desc->operation != CMD_SELECT || desc->plannedstmt->hasModifyingCTE)
 	{
 		neon_throttle();
+		pace_wait(PACE_STEP_MS);
 		disk_make_room();
 	}
 	if (prev_executor_run)
@@ -241,7 +241,10 @@ throttle_commit(XactEvent event, void *arg)
 {
 	if ((event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE) &&
 		TransactionIdIsValid(GetTopTransactionIdIfAny()))
+	{
 		neon_throttle();
+		pace_wait(PACE_STEP_MS);
+	}
 }
 
 void

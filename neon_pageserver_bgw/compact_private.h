@@ -187,6 +187,9 @@ extern void compact_pace(Timeline *tl, uint64 bytes);
 /* Sleeps, interruptibly. */
 extern void compact_wait(int timeout_ms);
 
+/* A job failed and is tried again after so long: what it leaves is no fault of writers. */
+extern void compact_forgive_debt(TimelineShared *s, int retry_ms);
+
 extern void compact_remove_files(Timeline *tl, const List *files);
 
 #endif							/* NEON_PS_COMPACT_PRIVATE_H */

@@ -32,6 +32,7 @@
 #define WAIT_MS			100
 #define FIRST_RETRY_MS	1000
 #define LAST_RETRY_MS	(3600 * 1000)
+#define FORGIVE_MS		60000
 
 /* Bytes of WAL per second of a writer, while compaction is behind. */
 #define FASTEST_PACE	(64 * 1024 * 1024)
@@ -186,6 +187,15 @@ compact_wait(int timeout_ms)
 	CHECK_FOR_INTERRUPTS();
 }
 
+void
+compact_forgive_debt(TimelineShared *s, int retry_ms)
+{
+	uint64		until = TimestampTzPlusMilliseconds(neon_clock(), (int64) 2 * retry_ms + FORGIVE_MS);
+
+	if (until > pg_atomic_read_u64(&s->debt_forgiven))
+		pg_atomic_write_u64(&s->debt_forgiven, until);
+}
+
 /* ---- one timeline ---- */
 
 static CompactResult
@@ -241,6 +251,8 @@ compact_slot(TimelineShared *s, SlotMemo *memo, MemoryContext context)
 	memo->cutoff = pg_atomic_read_u64(&s->gc_cutoff);
 	result = compact_guarded(&tenant, &timeline, memo, context);
 	memo->settled = result != COMPACT_DONE && memo->retry_ms == 0;
+	if (memo->retry_ms > 0)
+		compact_forgive_debt(s, memo->retry_ms);
 	return result == COMPACT_DONE;
 }
 
@@ -452,7 +464,8 @@ neon_writer_pace(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	if (compaction_workers == 0 || store_compaction_threshold == 0)
+	if (compaction_workers == 0 || store_compaction_threshold == 0 ||
+		(uint64) neon_clock() < pg_atomic_read_u64(&tl->shared->debt_forgiven))
 		limit = 0;
 	values[0] = Int64GetDatum((int64) debt);
 	values[1] = Int64GetDatum((int64) limit);

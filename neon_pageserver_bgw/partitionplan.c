@@ -32,6 +32,9 @@
 /* Wide files are pulled rather than merged if a partition gets this much on average. */
 #define PULL_AVERAGE	(64 * 1024)
 
+/* What nobody wants of wide files is worth so many jobs, for a file's size of it. */
+#define JOBS_PER_FILE_SIZE	128
+
 /* Less is not worth a rewrite, unless it was asked for. */
 #define REBASE_BYTES	(1024 * 1024)
 
@@ -53,6 +56,7 @@ typedef struct Planner
 	int			runs;			/* of wide files */
 	uint64		wide_bytes;		/* that these files take */
 	uint64		wanted_bytes;	/* that slices have of them */
+	int			nwanting;		/* slices that have some */
 } Planner;
 
 /* ---- partitions that failed ---- */
@@ -113,6 +117,7 @@ note_failure(const Timeline *tl, const MapPartition *p)
 	f->retry_at = TimestampTzPlusMilliseconds(neon_clock(), f->retry_ms);
 	f->timeline = tl->id.timeline;
 	memcpy(f->first_key, p->first_key, NEON_KEY_ENCODED_SIZE);
+	compact_forgive_debt(tl->shared, f->retry_ms);
 }
 
 static void
@@ -254,13 +259,18 @@ plan_oldest(Planner *planner, PartitionPlan *plan)
 	bool		found = false;
 
 	if (planner->wide_bytes / 2 < planner->wanted_bytes ||
-		planner->wide_bytes - planner->wanted_bytes < (uint64) store_compaction_target_size * 1024)
+		planner->wide_bytes - planner->wanted_bytes < (uint64) store_compaction_target_size * 1024 ||
+		(planner->wide_bytes - planner->wanted_bytes) / Max(planner->nwanting, 1) <
+		(uint64) store_compaction_target_size * 1024 / JOBS_PER_FILE_SIZE)
 		return false;
 	for (int i = 0; i < planner->map->npartitions; i++)
 	{
 		const MapPartition *p = &planner->map->partitions[i];
 		const MapPartition *best = &planner->map->partitions[plan->partition];
 
+		/* it would keep them all the same */
+		if (find_failed(planner->tl, p) != NULL)
+			return false;
 		if (planner->slices[i] == 0 || !is_free(planner, p) ||
 			(found && (p->upto > best->upto ||
 					   (p->upto == best->upto &&
@@ -608,20 +618,18 @@ plan_rebase_of_gone(Planner *planner, PartitionPlan *plan)
 /* ---- the choice ---- */
 
 /*
- * What is there and would not be, if all were done that is due.  Of what cannot be
- * done, as a file is damaged, writers need not hear.
+ * What is there and would not be, if all were done that is due: what nobody wants
+ * of wide files, and what rewrites take away.
  */
 static uint64
 count_debt(Planner *planner)
 {
-	uint64		bytes = planner->wide_bytes;
+	uint64		bytes = planner->wide_bytes - Min(planner->wanted_bytes, planner->wide_bytes);
 
 	for (int i = 0; i < planner->map->npartitions; i++)
 	{
 		const MapPartition *p = &planner->map->partitions[i];
 
-		if (must_wait(planner->tl, p))
-			return 0;
 		if (p->nfiles > 0 && planner->horizon > p->base_lsn)
 			bytes += rebase_gain(planner, p, 0, planner->horizon);
 	}
@@ -652,6 +660,7 @@ count_slices(Planner *planner)
 		planner->slices[i] = slice_bytes(planner, &planner->map->partitions[i],
 										 &planner->old_slices[i]);
 		planner->wanted_bytes += planner->slices[i];
+		planner->nwanting += planner->slices[i] > 0;
 	}
 	if (!planner->demand->forced)
 		publish_debt(planner);

@@ -122,6 +122,7 @@ slot_init(TimelineShared *s, int tranche)
 	pg_atomic_init_u32(&s->wide_runs, 0);
 	pg_atomic_init_u64(&s->wide_bytes, 0);
 	pg_atomic_init_u64(&s->compaction_debt, 0);
+	pg_atomic_init_u64(&s->debt_forgiven, 0);
 	pg_atomic_init_u32(&s->lsn_waiters, 0);
 	ConditionVariableInit(&s->lsn_cv);
 	ConditionVariableInit(&s->owner_cv);
@@ -307,16 +308,15 @@ timeline_register(const Manifest *m, const ManifestPos *pos, TimelineState state
 		s->boot_record_end = m->boot_record_end;
 		s->gc_cutoff_time = m->gc_cutoff_time;
 		s->owner_pid = 0;
-		s->owner_unwanted = false;
 		s->manifest = *pos;
 		s->next_file_id = s->reserved_file_id = m->next_file_id;
 		s->opened_at = s->published_at = 0;
-		s->has_frozen = false;
-		s->flusher_pid = 0;
-		s->compact_turn_pid = 0;
+		s->owner_unwanted = s->has_frozen = false;
+		s->flusher_pid = s->compact_turn_pid = 0;
 		pg_atomic_write_u32(&s->wide_runs, 0);
 		pg_atomic_write_u64(&s->wide_bytes, 0);
 		pg_atomic_write_u64(&s->compaction_debt, 0);
+		pg_atomic_write_u64(&s->debt_forgiven, 0);
 		pg_atomic_write_u64(&s->damaged_file, 0);
 		pg_atomic_write_u64(&s->damaged_wal, 0);
 		openlayer_init(&s->open, m->disk_consistent_lsn);

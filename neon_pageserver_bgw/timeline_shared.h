@@ -75,6 +75,7 @@ struct TimelineShared
 	pg_atomic_uint32 wide_runs; /* files that a read may have to ask beside its partition's; a hint */
 	pg_atomic_uint64 wide_bytes;	/* of them; a hint */
 	pg_atomic_uint64 compaction_debt;	/* bytes that compaction is behind; a hint */
+	pg_atomic_uint64 debt_forgiven; /* until then writers need not hear of it; neon_clock() */
 	pg_atomic_uint64 damaged_file;	/* a read met it, and no worker has looked at it; 0: none */
 	pg_atomic_uint64 damaged_wal;	/* the same: a record's start */
 	pg_atomic_uint32 wal_mending;	/* 1: a process fetches stored WAL again */

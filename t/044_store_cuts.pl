@@ -65,6 +65,7 @@ sub flushed { return { split /[|\n]/, $ps->sql('SELECT timeline_id, disk_consist
 # ---- paths: what is made before, what is cut, what holds once it has returned ----
 
 my %number = (setting => 1000, name => 0, leases => 0);
+my $left;	# what is opened again and again: the directory, and what was flushed
 my %path = (
 	'flush' => {
 		changes => 12,
@@ -113,7 +114,7 @@ my %path = (
 	},
 	'opening' => {
 		changes => 80,
-		before => sub { more_steps(300); act($_) for qw(flush horizon); run_cut(act_sql('compact'), 1 + int(rand(25))); undo() },
+		before => sub { $left ? put_back() : leave_cut_compaction() },
 		opening => 1,
 	},
 	'settings' => {
@@ -123,6 +124,27 @@ my %path = (
 		there => sub { setting() == $number{setting} },
 		holds => sub { setting() =~ /^(67108864|$number{setting}|@{[ $number{setting} - 1 ]})$/ },
 	});
+
+sub leave_cut_compaction
+{
+	more_steps(300);
+	act($_) for qw(flush horizon);
+	$left = { dir => $PostgreSQL::Test::Utils::tmp_check . '/left', flushed => flushed() };
+	run_cut(act_sql('compact'), 1 + int(rand(25)));
+	undo();
+	system_or_bail('cp', '-a', "$pgdata/neon", $left->{dir});
+	return;
+}
+
+# All cuts of an opening are cuts of the same one: else it would have more to do each time.
+sub put_back
+{
+	kill_node($ps->node, all => 1);
+	$cut->reset;
+	system_or_bail('rm', '-r', "$pgdata/neon");
+	system_or_bail('cp', '-a', $left->{dir}, "$pgdata/neon");
+	return;
+}
 
 sub leases { return $ps->sql("SELECT count(*) FROM neon_pageserver.history_points WHERE kind = 'lease'") }
 sub has_extra { return $ps->sql("SELECT count(*) FROM neon_pageserver.timelines WHERE timeline_id = '@{[ id(100) ]}'") > 0 }
@@ -202,10 +224,9 @@ sub cut_at
 {
 	my ($name, $k) = @_;
 	my $p = $path{$name};
-	my $before = flushed();
 	$p->{before}->();
 	restart_watched() if $p->{fresh};
-	$before = flushed() if !$p->{opening};
+	my $before = $p->{opening} ? $left->{flushed} : flushed();
 	my ($error, $n) = $p->{opening} ? open_cut($k) : run_cut($p->{sql}->(), $k);
 	my $undone = undo();
 	my $what = defined $error ? "$name: cut after its $n changes" : "$name: cut at change $k";
