@@ -48,7 +48,7 @@ wait_here(const char *name)
 {
 	struct stat st;
 
-	if (test_wait_at == NULL || strcmp(test_wait_at, name) != 0)
+	if (test_wait_at == NULL || strcmp(test_wait_at, name) != 0 || stat("test_wait", &st) != 0)
 		return;
 	ereport(LOG, (errmsg("test point \"%s\" reached", name)));
 	while (stat("test_wait", &st) == 0)

@@ -35,6 +35,7 @@
 #include "diskhold.h"
 #include "evict.h"
 #include "files.h"
+#include "fmgr.h"
 #include "map.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
@@ -56,6 +57,8 @@
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+#include "utils/timestamp.h"
 
 #define TICK_IDLE_MS		200
 #define TICK_BUSY_MS		20
@@ -105,6 +108,7 @@ evict_register_worker(void)
 {
 	BackgroundWorker worker;
 
+	evict_install_test_points();
 	if (neon_local_size_limit == 0)
 		return;
 	library_worker(&worker, "neon", "neon_evictor_main", "neon evictor");
@@ -195,12 +199,12 @@ advance_rule(void)
 		return;
 	if (rule.h2 == InvalidXLogRecPtr)
 	{
-		rule.h2 = neon_end_of_wal();
+		rule.h2 = NEON_TEST_BUG("h1_only") ? rule.h1 : neon_end_of_wal();
 		XLogFlush(rule.h2);
 	}
 	if (!NEON_TEST_BUG("no_second_sample"))
 	{
-		if (pageserver_lsn() < rule.h2)
+		if (pageserver_lsn() < rule.h2 && !NEON_TEST_BUG("not_ingested"))
 			return;
 		disk_raise_request_lsn(rule.h2);
 	}
@@ -510,6 +514,14 @@ measure_if_due(TimestampTz *due)
 }
 
 static void
+make_buffers(void)
+{
+	rule.running = MemoryContextAlloc(TopMemoryContext,
+									  ProcGlobal->allProcCount * sizeof(Running));
+	pages = MemoryContextAlloc(TopMemoryContext, MAP_CHUNK_BLOCKS * BLCKSZ);
+}
+
+static void
 leave(int code, Datum arg)
 {
 	disk_set_evictor(NULL);
@@ -524,9 +536,7 @@ neon_evictor_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
-	rule.running = MemoryContextAlloc(TopMemoryContext,
-									  ProcGlobal->allProcCount * sizeof(Running));
-	pages = MemoryContextAlloc(TopMemoryContext, MAP_CHUNK_BLOCKS * BLCKSZ);
+	make_buffers();
 	context = AllocSetContextCreate(TopMemoryContext, "neon evictor", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	before_shmem_exit(leave, (Datum) 0);
@@ -552,3 +562,76 @@ neon_evictor_main(Datum arg)
 		ResetLatch(MyLatch);
 	}
 }
+
+#ifdef NEON_TESTING
+
+/* ----------
+ * For tests: the same in a session, step by step
+ * ----------
+ */
+
+PG_FUNCTION_INFO_V1(neon_test_sample);
+PG_FUNCTION_INFO_V1(neon_test_evict);
+extern PGDLLEXPORT Datum neon_test_sample(PG_FUNCTION_ARGS);
+extern PGDLLEXPORT Datum neon_test_evict(PG_FUNCTION_ARGS);
+
+/* Takes the first sample, for the next neon_test_evict(); returns its H1. */
+Datum
+neon_test_sample(PG_FUNCTION_ARGS)
+{
+	if (rule.running == NULL)
+		make_buffers();
+	take_first_sample();
+	PG_RETURN_LSN(rule.h1);
+}
+
+static uint64
+drop_forks(Oid db, Oid rel, ForkNumber forknum)
+{
+	uint64		freed = 0;
+
+	for (uint64 i = 0; i < map_nforks(); i++)
+	{
+		const MapFork *fork = map_fork_at(i);
+
+		if (fork->forknum != forknum || fork->rnode.dbNode != db ||
+			(rel != InvalidOid && fork->rnode.relNode != rel))
+			continue;
+		for (BlockNumber start = 0; start < map_watermark(fork); start += MAP_CHUNK_BLOCKS)
+			freed += drop_chunk(fork, start);
+	}
+	return freed;
+}
+
+/*
+ * (db, relfilenode or 0 for all, ms).  Waits so long for the samples to be
+ * complete, then drops what may be; with 0 by the samples of before.  Returns
+ * the number of blocks.
+ */
+Datum
+neon_test_evict(PG_FUNCTION_ARGS)
+{
+	Oid			db = PG_GETARG_OID(0);
+	Oid			rel = PG_GETARG_OID(1);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(), PG_GETARG_INT32(2));
+	uint64		freed = 0;
+
+	if (rule.running == NULL)
+		make_buffers();
+	while (neon_clock() < deadline)
+	{
+		CHECK_FOR_INTERRUPTS();
+		advance_rule();
+		if (rule.h1 == InvalidXLogRecPtr)
+			break;
+		pg_usleep(1000);
+	}
+	hand.vacuum_runs = vacuum_runs();
+	/* main forks first */
+	for (ForkNumber forknum = MAIN_FORKNUM; forknum <= MAX_FORKNUM; forknum++)
+		freed += drop_forks(db, rel, forknum);
+	release_database();
+	PG_RETURN_INT64((int64) (freed / BLCKSZ));
+}
+
+#endif							/* NEON_TESTING */

@@ -29,6 +29,7 @@
 #include "guard.h"
 #include "localdisk.h"
 #include "miscadmin.h"
+#include "neon_testpoint.h"
 #include "nodes/parsenodes.h"
 #include "quorum.h"
 #include "replication/slot.h"
@@ -336,6 +337,7 @@ move_database(PlannedStmt *pstmt, const UtilityCall *call, Oid db, Oid from, Oid
 	PG_ENSURE_ERROR_CLEANUP(end_copy, (Datum) 0);
 	{
 		neon_begin_copy(db, from, to);
+		NEON_TEST_POINT("database_whole");
 		run_utility(pstmt, call);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(end_copy, (Datum) 0);

@@ -189,6 +189,20 @@ send_range(Range *range, TimestampTz deadline)
  * ----------
  */
 
+/* Was the block written, or fetched by somebody else, since it was asked for? */
+static bool
+is_here(const MapChunk *chunk, BlockNumber blkno)
+{
+	return map_present(chunk, blkno) && !NEON_TEST_BUG("no_recheck");
+}
+
+static void
+set_present_run(MapChunk *chunk, BlockNumber start, BlockNumber end)
+{
+	for (BlockNumber blkno = start; blkno < end; blkno++)
+		map_set_present(chunk, blkno);
+}
+
 /*
  * Writes the fetched blocks that are still absent.  The chunk lock keeps out
  * writers of absent blocks, and truncation passes through it after lowering
@@ -204,18 +218,21 @@ install_absent_blocks(int fd, const Range *range, MapChunk *chunk, const char *p
 	{
 		BlockNumber run = blkno;
 
-		while (run < end && !map_present(chunk, run))
+		while (run < end && !is_here(chunk, run))
 			run++;
 		if (run > blkno)
 		{
+			if (NEON_TEST_BUG("bits_first"))
+				set_present_run(chunk, blkno, run);
+			MAP_TEST_POINT(range->rnode, "install_writes");
 			files_write(fd, range->fork, blkno,
 						pages + (size_t) (blkno - range->start) * BLCKSZ, run - blkno);
 			installed_blocks += run - blkno;
 			disk_note_allocated((uint64) (run - blkno) * BLCKSZ);
 		}
-		for (; blkno < run; blkno++)
-			map_set_present(chunk, blkno);
-		while (blkno < end && map_present(chunk, blkno))
+		set_present_run(chunk, blkno, run);
+		blkno = run;
+		while (blkno < end && is_here(chunk, blkno))
 			blkno++;
 	}
 }
@@ -228,6 +245,7 @@ install(const Range *range, const char *pages)
 	int			fd;
 
 	reference_pause();
+	MAP_TEST_POINT(range->rnode, "install_received");
 	fd = files_open_segment(range->fork, range->start);
 	if (fd < 0)
 	{
@@ -237,7 +255,8 @@ install(const Range *range, const char *pages)
 	}
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	/* dropped since we asked: we may hold an older version than was dropped */
-	if (map_generation(chunk) == range->gen && RelFileNodeEquals(range->fork->rnode, range->rnode))
+	if ((map_generation(chunk) == range->gen || NEON_TEST_BUG("no_generation")) &&
+		RelFileNodeEquals(range->fork->rnode, range->rnode))
 		install_absent_blocks(fd, range, chunk, pages);
 	LWLockRelease(lock);
 	CloseTransientFile(fd);

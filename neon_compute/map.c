@@ -449,6 +449,7 @@ map_drop_chunk(const MapFork *fork, RelFileNode rnode, BlockNumber start, XLogRe
 	(void) pg_atomic_fetch_add_u32(&chunk->gen, 1);
 	if (pg_atomic_read_u64(&chunk->dirty_lsn) < clean_before)
 	{
+		MAP_TEST_POINT(rnode, "drop_decided");
 		dropped = map_chunk_present(fork, start);
 		for (int w = 0; w < lengthof(chunk->present); w++)
 			pg_atomic_write_u64(&chunk->present[w], 0);
@@ -476,6 +477,8 @@ map_lower_watermark(MapFork *fork, BlockNumber nblocks)
 			return;
 	} while (!pg_atomic_compare_exchange_u32(&fork->watermark, &old, nblocks));
 
+	if (NEON_TEST_BUG("no_pass"))
+		return;
 	/* chunks that follow each other have different locks */
 	nlocks = (uint64) (old - 1) / MAP_CHUNK_BLOCKS - nblocks / MAP_CHUNK_BLOCKS + 1;
 	nlocks = Min(nlocks, MAP_LOCKS);
@@ -527,6 +530,8 @@ map_fork_created(RelFileNode rnode, ForkNumber forknum)
 				mapgrow_add(rnode, forknum);
 			break;
 		case INIT_FORKNUM:
+			if (NEON_TEST_BUG("local_only"))
+				break;
 			if (main != NULL)
 				set_local(main);
 			if (vm != NULL)
@@ -562,6 +567,16 @@ set_present_range(MapFork *fork, BlockNumber first, BlockNumber last)
 	}
 }
 
+static void
+raise_watermark(MapFork *fork, BlockNumber nblocks)
+{
+	uint32		old = map_watermark(fork);
+
+	while (old < nblocks &&
+		   !pg_atomic_compare_exchange_u32(&fork->watermark, &old, nblocks))
+		;
+}
+
 /*
  * Blocks between the watermark and this one are holes, which are read as zeros
  * here, too.  Their bits, and dirty_lsn, are right before the watermark is
@@ -579,10 +594,14 @@ map_extended(MapFork *fork, BlockNumber blkno)
 	if (chunks > map_fork_chunks(fork) &&
 		!mapgrow_reserve(fork, chunks - map_fork_chunks(fork)))
 		return;
-	set_present_range(fork, old, blkno);
-	while (old <= blkno &&
-		   !pg_atomic_compare_exchange_u32(&fork->watermark, &old, blkno + 1))
-		;
+	if (NEON_TEST_BUG("watermark_first"))
+		raise_watermark(fork, blkno + 1);
+	else
+		set_present_range(fork, old, blkno);
+	MAP_TEST_POINT(fork->rnode, "map_extends");
+	if (NEON_TEST_BUG("watermark_first"))
+		set_present_range(fork, old, blkno);
+	raise_watermark(fork, blkno + 1);
 }
 
 void

@@ -15,8 +15,10 @@
 #ifndef NEON_MAP_H
 #define NEON_MAP_H
 
+#include "access/transam.h"
 #include "common/relpath.h"
 #include "neon.h"
+#include "neon_testpoint.h"
 #include "port/atomics.h"
 #include "storage/block.h"
 #include "storage/lwlock.h"
@@ -31,6 +33,13 @@
  * being dropped.
  */
 #define MAP_GEN_USED		0x80000000U
+
+/* A test point that the catalogs do not reach. */
+#define MAP_TEST_POINT(rnode, name) \
+	do { \
+		if ((rnode).relNode >= FirstNormalObjectId) \
+			NEON_TEST_POINT(name); \
+	} while (0)
 
 typedef struct MapChunk
 {

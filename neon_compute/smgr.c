@@ -126,9 +126,10 @@ neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer
 			missed = true;
 			continue;
 		}
+		MAP_TEST_POINT(fork->rnode, "read_present");
 		mdread(reln, forknum, blkno, buffer);
 		pg_read_barrier();
-		if (map_generation(chunk) == gen)
+		if (map_generation(chunk) == gen || NEON_TEST_BUG("read_once"))
 			break;
 	}
 	local_count(missed ? LOCAL_MISSES : LOCAL_HITS, 1);
@@ -146,11 +147,22 @@ write_absent_block(SMgrRelation reln, MapFork *fork, BlockNumber blkno, char *bu
 {
 	LWLock	   *lock = map_chunk_lock(fork, blkno);
 
-	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (!NEON_TEST_BUG("no_write_lock"))
+		LWLockAcquire(lock, LW_EXCLUSIVE);
 	md_write(reln, fork->forknum, blkno, buffer, skip_fsync);
 	map_set_present(map_chunk(fork, blkno), blkno);
-	LWLockRelease(lock);
+	if (!NEON_TEST_BUG("no_write_lock"))
+		LWLockRelease(lock);
 	disk_note_allocated(BLCKSZ);
+}
+
+/* After a write, in which only a broken rule has something left to do. */
+static void
+write_is_done(const MapFork *fork, MapChunk *chunk)
+{
+	MAP_TEST_POINT(fork->rnode, "write_done");
+	if (NEON_TEST_BUG("late_dirty"))
+		map_note_write(chunk);
 }
 
 /*
@@ -176,18 +188,25 @@ neon_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffe
 		return;
 	}
 	chunk = map_chunk(fork, blkno);
-	map_note_write(chunk);
+	if (!NEON_TEST_BUG("late_dirty"))
+		map_note_write(chunk);
 	gen = map_generation(chunk);
 	pg_read_barrier();
-	if (!map_being_dropped(gen) && !map_absent(fork, chunk, blkno))
+	if ((!map_being_dropped(gen) || NEON_TEST_BUG("write_once")) &&
+		!map_absent(fork, chunk, blkno))
 	{
+		MAP_TEST_POINT(fork->rnode, "write_present");
 		mdwrite(reln, forknum, blkno, buffer, skip_fsync);
 		pg_memory_barrier();
-		if (likely(map_generation(chunk) == gen))
+		if (likely(map_generation(chunk) == gen) || NEON_TEST_BUG("write_once"))
+		{
+			write_is_done(fork, chunk);
 			return;
+		}
 	}
 	disk_pause_writer();
 	write_absent_block(reln, fork, blkno, buffer, skip_fsync, mdwrite);
+	write_is_done(fork, chunk);
 }
 
 /* Beyond the watermark all is local, until it is raised. */
@@ -288,7 +307,7 @@ neon_truncate(SMgrRelation reln, ForkNumber forknum, BlockNumber old_blocks,
 	if (self_test_reaches(SLOT_TRUNCATE))
 		return;
 	fork = mapped_fork(reln, forknum);
-	if (fork != NULL)
+	if (fork != NULL && !NEON_TEST_BUG("no_watermark"))
 		map_lower_watermark(fork, nblocks);
 	mdtruncate(reln, forknum, old_blocks, nblocks);
 }
