@@ -418,10 +418,13 @@ first_stored_record(Timeline *tl, const Manifest *m, XLogRecPtr *start, XLogRecP
 
 	*start = tl->id.start_lsn;
 	*prev = tl->id.start_prev;
-	if (stored <= tl->id.start_lsn)
+	if (stored != 0 && stored <= tl->id.start_lsn)
 		return;
 	*start = m->disk_consistent_lsn;
 	*prev = m->prev_record_lsn;
+	/* all of it is in layer files, and the next segment has not begun */
+	if (stored == 0)
+		return;
 	while (timeline_state(tl) == TIMELINE_ACTIVE && (lsn += TIMEBLOCK_SPAN) < *start)
 	{
 		if (try_control(tl, lsn, &state) && state.lsn >= stored)

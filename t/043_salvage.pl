@@ -26,6 +26,15 @@ my ($db, $rel) = $node->safe_psql('postgres', "SELECT pg_relation_filepath('t')"
 my $blocks = $node->safe_psql('postgres', "SELECT pg_relation_size('t') / 8192");
 $ps->sql("SELECT $f.timeline_compact($t->{args})");
 $end = write_layers($ps, $t, $node, 'UPDATE t SET i = i + 1 WHERE i % 2 = 0; SELECT pg_switch_wal()');
+sub stored_wal { my @segments = glob "$dir/wal/*"; return scalar @segments }
+
+# A segment is whole, and nothing of the next one was written: then no WAL is stored at all.
+for (1 .. 20)
+{
+	last if !stored_wal();
+	$end = write_layers($ps, $t, $node, "SELECT pg_logical_emit_message(false, 'x', 'y'); SELECT pg_switch_wal()");
+}
+is(stored_wal(), 0, 'no WAL is stored');
 $node->stop('immediate');
 
 sub all_pages
