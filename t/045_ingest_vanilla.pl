@@ -220,6 +220,10 @@ is($err, '', 'pg_waldump accepts the stored WAL');
 $node->stop('immediate');
 my $verify = "SELECT file || ' ' || coalesce(byte_offset, -1) || ' ' || problem FROM neon_pageserver.timeline_verify($t->{args})";
 is($ps->sql($verify), '', 'timeline_verify finds nothing');
+# the files that are spoiled below are not to be rewritten meanwhile
+$ps->node->append_conf('postgresql.conf', "neon_pageserver.compaction_workers = 0\n");
+$ps->restart;
+is($ps->sql("SELECT neon_pageserver.wait_lsn($t->{args}, '$end', '60 s')"), 't', 'stored WAL is decoded again');
 my $dir = "neon/tenants/$t->{tenant}/timelines/$t->{timeline}";
 my @files = map { s{^.*/layers/}{layers/}r } glob $ps->node->data_dir . "/$dir/layers/*";
 cmp_ok(scalar @files, '>', 2, 'of ' . @files . ' layers');
