@@ -13,6 +13,19 @@
 #define NEON_CODEC_H
 
 #include "lib/stringinfo.h"
+#include "port/pg_crc32c.h"
+
+/* CRC-32C of what lies in one piece. */
+static inline uint32
+codec_crc32c(const void *data, size_t len)
+{
+	pg_crc32c	crc;
+
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, data, len);
+	FIN_CRC32C(crc);
+	return crc;
+}
 
 static inline void
 codec_store_u16(uint8 *p, uint16 v)

@@ -14,8 +14,8 @@
 #ifndef NEON_KEPT_H
 #define NEON_KEPT_H
 
+#include "neon_codec.h"
 #include "neon_id.h"
-#include "port/pg_crc32c.h"
 
 /* Written into the data directory by the last act of a clean stop. */
 #define NEON_KEPT_FILE		"neon.kept"
@@ -92,22 +92,11 @@ typedef struct NeonChangedRange
 /* More ranges than that are not told: then nothing is kept. */
 #define NEON_CHANGED_MAX	1000000
 
-static inline uint32
-neon_kept_crc(const void *data, size_t len)
-{
-	pg_crc32c	crc;
-
-	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, data, len);
-	FIN_CRC32C(crc);
-	return crc;
-}
-
 static inline bool
 neon_kept_header_is_valid(const NeonKeptHeader *header)
 {
 	return memcmp(header->magic, NEON_KEPT_MAGIC, sizeof(header->magic)) == 0 &&
-		header->crc == neon_kept_crc(header, offsetof(NeonKeptHeader, crc)) &&
+		header->crc == codec_crc32c(header, offsetof(NeonKeptHeader, crc)) &&
 		header->machine_boot[NEON_MACHINE_BOOT_SIZE - 1] == '\0';
 }
 
@@ -115,7 +104,7 @@ static inline bool
 neon_changed_header_is_valid(const NeonChangedHeader *header)
 {
 	return memcmp(header->magic, NEON_CHANGED_MAGIC, sizeof(header->magic)) == 0 &&
-		header->crc == neon_kept_crc(header, offsetof(NeonChangedHeader, crc));
+		header->crc == codec_crc32c(header, offsetof(NeonChangedHeader, crc));
 }
 
 #endif							/* NEON_KEPT_H */

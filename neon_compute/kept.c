@@ -155,7 +155,7 @@ check_kept(const NeonKeptHeader *header, uint64 size)
 	if (header->nforks > size / sizeof(NeonKeptFork) || header->nwords > size / sizeof(uint64))
 		return "its list of blocks is damaged";
 	body = header->nforks * sizeof(NeonKeptFork) + header->nwords * sizeof(uint64);
-	if (size != sizeof(*header) + body || neon_kept_crc(forks, body) != header->body_crc ||
+	if (size != sizeof(*header) + body || codec_crc32c(forks, body) != header->body_crc ||
 		!forks_are_valid(header, forks))
 		return "its list of blocks is damaged";
 	return NULL;
@@ -191,7 +191,7 @@ check_changed(const NeonChangedHeader *header, uint64 size, const NeonKeptHeader
 
 	if (!neon_changed_header_is_valid(header) || header->nranges > NEON_CHANGED_MAX ||
 		size != sizeof(*header) + header->nranges * sizeof(NeonChangedRange) ||
-		neon_kept_crc(ranges, size - sizeof(*header)) != header->body_crc)
+		codec_crc32c(ranges, size - sizeof(*header)) != header->body_crc)
 		return "the list of what changed since is damaged";
 	for (uint64 i = 1; i < header->nranges; i++)
 	{

@@ -164,7 +164,7 @@ write_contents(Out *out, NeonKeptHeader *header)
 	flush_out(out);
 	FIN_CRC32C(out->crc);
 	header->body_crc = out->crc;
-	header->crc = neon_kept_crc(header, offsetof(NeonKeptHeader, crc));
+	header->crc = codec_crc32c(header, offsetof(NeonKeptHeader, crc));
 	return !out->failed && durable_pwrite(out->fd, header, sizeof(*header), 0) &&
 		fsync(out->fd) == 0;
 }
@@ -175,14 +175,21 @@ write_file(NeonKeptHeader *header)
 {
 	static Out	out;
 	bool		written;
+	int			save_errno;
 
 	out.fd = open(KEPT_TMP_FILE, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | PG_BINARY,
 				  pg_file_create_mode);
 	if (out.fd < 0)
 		return false;
 	written = write_contents(&out, header);
-	if (close(out.fd) != 0 || !written)
+	save_errno = errno;
+	if (close(out.fd) != 0 && written)
 		return false;
+	if (!written)
+	{
+		errno = save_errno;
+		return false;
+	}
 	return rename(KEPT_TMP_FILE, NEON_KEPT_FILE) == 0 && durable_try_sync_dir(".");
 }
 

@@ -178,7 +178,9 @@ pace_wait(int longest_ms)
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
-	own.limited = pace != 0;
+	/* where it may not wait, it owes */
+	if (pace == 0)
+		own.limited = false;
 }
 
 bool

@@ -20,7 +20,10 @@ extern void pace_shmem_startup(void);
 /* For the saver, every PACE_ASK_MS; idle is called while it waits and may throw. */
 extern void pace_keep_asking(void (*idle) (void));
 
-/* Waits as long as this session's WAL is worth, interruptibly; returns at once where throttle_may_wait() is false. */
+/*
+ * Waits as long as this session's WAL is worth, interruptibly; returns at once
+ * where throttle_may_wait() is false.
+ */
 extern void pace_wait(int longest_ms);
 
 /* Why writers are slowed down, as a line; false if they are not. */

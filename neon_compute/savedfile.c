@@ -16,8 +16,8 @@
 
 #include "access/xlog.h"
 #include "neon.h"
+#include "neon_codec.h"
 #include "neon_durable.h"
-#include "port/pg_crc32c.h"
 #include "saved.h"
 #include "storage/fd.h"
 #include "utils/timestamp.h"
@@ -40,17 +40,6 @@ saved_title(NeonSavedKind kind)
 			return "lists of blocks in use";
 	}
 	return "data";
-}
-
-static uint32
-body_crc(const char *body, uint32 len)
-{
-	pg_crc32c	crc;
-
-	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, body, len);
-	FIN_CRC32C(crc);
-	return crc;
 }
 
 void
@@ -76,7 +65,7 @@ savedfile_end(StringInfo buf, NeonSavedKind kind)
 	header.lsn = GetXLogInsertRecPtr();
 	header.saved_at = GetCurrentTimestamp();
 	header.len = buf->len - sizeof(header);
-	header.crc = body_crc(buf->data + sizeof(header), header.len);
+	header.crc = codec_crc32c(buf->data + sizeof(header), header.len);
 	memcpy(buf->data, &header, sizeof(header));
 }
 
@@ -90,7 +79,7 @@ find_problem(const SavedHeader *header, uint64 size, NeonSavedKind kind)
 		return "it is of another kind or version";
 	if (header->len != size - sizeof(*header))
 		return "its length is wrong";
-	if (header->crc != body_crc((const char *) (header + 1), header->len))
+	if (header->crc != codec_crc32c((const char *) (header + 1), header->len))
 		return "its checksum is wrong";
 	if (header->server_version_num / 10000 != PG_VERSION_NUM / 10000 ||
 		header->system_identifier != neon_boot.system_identifier)

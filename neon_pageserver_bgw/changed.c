@@ -222,8 +222,8 @@ make_answer(const Changed *changed, uint32 term)
 	header->nranges = changed->nranges;
 	if (body > 0)
 		memcpy(header + 1, changed->ranges, body);
-	header->body_crc = neon_kept_crc(header + 1, body);
-	header->crc = neon_kept_crc(header, offsetof(NeonChangedHeader, crc));
+	header->body_crc = codec_crc32c(header + 1, body);
+	header->crc = codec_crc32c(header, offsetof(NeonChangedHeader, crc));
 	return answer;
 }
 

@@ -451,7 +451,10 @@ neon_timeline_compact(PG_FUNCTION_ARGS)
 
 PG_FUNCTION_INFO_V1(neon_writer_pace);
 
-/* writer_pace(tenant, timeline): the debt, its limit, and the bytes of WAL per second that a writer should keep to, or null */
+/*
+ * writer_pace(tenant, timeline): the debt, its limit (0: none), and the bytes of
+ * WAL per second that a writer should keep to, or null
+ */
 Datum
 neon_writer_pace(PG_FUNCTION_ARGS)
 {

@@ -16,7 +16,6 @@
 #include "neon_codec.h"
 #include "neon_durable.h"
 #include "neon_testpoint.h"
-#include "port/pg_crc32c.h"
 #include "replication/slot.h"
 #include "slot.h"
 #include "storage/fd.h"
@@ -36,17 +35,6 @@ slot_path(const SkTimeline *tl, const char *name, const char *suffix, char *buf)
 	return sk_path(tl, below, buf);
 }
 
-static uint32
-checksum(const char *data, int len)
-{
-	pg_crc32c	crc;
-
-	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, data, len);
-	FIN_CRC32C(crc);
-	return crc;
-}
-
 static void
 encode(StringInfo buf, const SkSlotInfo *slot)
 {
@@ -58,7 +46,7 @@ encode(StringInfo buf, const SkSlotInfo *slot)
 	codec_put_bytes(buf, NameStr(slot->name), NAMEDATALEN);
 	codec_put_u64(buf, slot->restart_lsn);
 	codec_put_u64(buf, slot->invalidated_at);
-	codec_put_u32(buf, checksum(buf->data, buf->len));
+	codec_put_u32(buf, codec_crc32c(buf->data, buf->len));
 }
 
 /* False unless it is the file of the slot that *slot names. */
@@ -69,7 +57,7 @@ decode(const char *data, int len, SkSlotInfo *slot)
 
 	if (len != SLOT_FILE_SIZE || memcmp(data, SLOT_MAGIC, 4) != 0 ||
 		codec_load_u32(p + 4) != SLOT_VERSION ||
-		codec_load_u32(p + len - 4) != checksum(data, len - 4))
+		codec_load_u32(p + len - 4) != codec_crc32c(data, len - 4))
 		return false;
 	p += 8;
 	if (memcmp(p, slot->tenant.b, NEON_ID_BYTES) != 0)

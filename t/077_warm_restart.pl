@@ -160,6 +160,25 @@ is(sums(), $sums, 'and the data are right');
 $t->endpoint_stop('main');
 $t->endpoint_start('main', branch => 'main');
 
+# ---- a start that is killed while it moves the files ----
+
+SKIP:
+{
+	skip 'no build with TESTING=1', 1 unless $lib;
+	for my $step (qw(kept-list kept-files built before-start))
+	{
+		$t->endpoint_stop('main');
+		my ($rc, $out, $err) = $t->command([ "$lib/bin/neon", 'endpoint', 'start', 'main', '--no-supervise' ],
+			env => { NEON_TEST_KILL_AT => $step });
+		is($rc, 128 + 9, "a start killed at \"$step\"") or diag("$out\n$err");
+		($rc, $out, $err) = $t->command([ 'neon', 'endpoint', 'start', 'main' ]);
+		is($rc, 0, 'the next one') or diag("$out\n$err");
+		is(warm('kept_bytes'), 0, 'which keeps nothing');
+		is(sums(), $sums, 'the data are right');
+		ok(!-e file($_), "no $_ is left") for qw(neon.kept neon.kept.last neon.kept.files neon.changed);
+	}
+}
+
 # ---- a part is here ----
 
 $t->endpoint_stop('main', '-m', 'immediate');

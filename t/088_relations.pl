@@ -109,8 +109,10 @@ if (!$NeonTest::long)
 # "neon stop" leaves nobody who removes files, the next start goes on
 $t->neon('endpoint', 'restart', 'main');
 my $old = "$t->{dir}/endpoints/main/pgdata.old.9";
-mkdir $old or die $!;
-for my $i (1 .. 5000) { open my $f, '>', "$old/$i" or die $!; close $f }
+my $full = "$t->{dir}/endpoints/main/full";	# who removes files still runs, perhaps
+mkdir $full or die $!;
+for my $i (1 .. 5000) { open my $f, '>', "$full/$i" or die $!; close $f }
+rename $full, $old or die $!;
 $t->neon('endpoint', 'restart', 'main');
 timed('stop', sub { $t->neon('stop') });
 my ($locked) = $t->command([ 'flock', '-n', "$t->{dir}/run/discard.main.lock", 'true' ]);

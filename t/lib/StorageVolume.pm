@@ -179,9 +179,9 @@ sub space_after_updates
 # do not grow with the history.
 sub curves_under_load
 {
-	my ($mb, $wal_mb, $rounds, $conf) = @_;
+	my ($mb, $wal_mb, $rounds) = @_;
 	my $horizon = int($wal_mb / 20) + 1;
-	my $self = StorageVolume->new('curves', $mb, "neon_pageserver.gc_horizon = ${horizon}MB\nneon_pageserver.checkpoint_distance = @{[ $horizon < 256 ? $horizon : 256 ]}MB\n" . ($conf // ''));
+	my $self = StorageVolume->new('curves', $mb, "neon_pageserver.gc_horizon = ${horizon}MB\nneon_pageserver.checkpoint_distance = @{[ $horizon < 256 ? $horizon : 256 ]}MB\n");
 	my @sample;
 	my ($written, $round) = ($self->written, 0);
 	for my $n (1 .. $rounds)
