@@ -8,7 +8,7 @@
 #   make check-long   larger sizes, more seeds
 #   make soak HOURS=n crashes of all kinds under load
 #   make check-pgsrc PGSRC=dir    PostgreSQL's own tests on an endpoint (SUITES=, LIMIT=)
-#   make bench        a table against stock PostgreSQL
+#   make bench        a table against stock PostgreSQL; ONLY=part,... of contrib/bench/bench --list
 #   TESTING=1         with injection points (never install that)
 #   TESTS='t/060*.pl' only these test files
 
@@ -80,7 +80,7 @@ check-pgsrc: install
 	@NEON_TEST_PGSRC="$(abspath $(PGSRC))" NEON_TEST_PGSRC_SUITES="$(SUITES)" NEON_TEST_PGSRC_LIMIT="$(LIMIT)" \
 		.ci/run-tests --verbose --jobs 1 t/pgsrc.pl
 bench: install
-	@.ci/run-tests --verbose --jobs 1 contrib/bench/bench.pl contrib/bench/quorum.pl contrib/bench/storage.pl
+	@contrib/bench/bench $(if $(ONLY),--only $(ONLY))
 
 clean:
 	@for p in $(PARTS); do $(MAKE) --no-print-directory -C $$p clean; done

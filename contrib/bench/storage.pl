@@ -9,6 +9,8 @@ use warnings;
 use Carp;
 use IO::Socket::UNIX;
 use IngestVanilla;
+use lib "$ENV{NEON_TEST_TOP}/contrib/bench";
+use NeonBench;
 use NeonPageserver;
 use POSIX ();
 use PostgreSQL::Test::Cluster;
@@ -16,28 +18,22 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-my $scale = $ENV{NEON_BENCH_SCALE} || 10;
+my $scale = $NeonBench::scale;
 my $samples = 2000;
 my $seconds = 4;
 my $range_pages = 64;
 my $mb = 1024 * 1024;
 my $f = 'neon_pageserver';
-my @rows;
 
 $ENV{PGUSER} = 'cloud_admin';
 $NeonPageserver::timeout = 600;
 
-# A figure of the reference may be missing.
-sub row
+# A figure of the reference may be missing.  Options as of a row.
+sub compared
 {
-	my ($what, $unit, $reference, $ours, $lower) = @_;
-	my $ratio = $reference && $ours ? ($lower ? $reference / $ours : $ours / $reference) : undef;
-	push @rows, [ $what, $unit, $reference, $ours, $ratio ];
-	note(sprintf '%s: %s, %s %s', $what, $reference // '-', $ours // '-', $unit);
-	return;
+	my ($what, $unit, $theirs, $ours, %o) = @_;
+	return row(what => $what, unit => $unit, ours => $ours, theirs => $theirs, %o);
 }
-
-sub percentile { my ($p, @x) = @_; @x = sort { $a <=> $b } @x; return $x[ int($p * $#x + 0.5) ] }
 
 # Seconds of CPU that the processes of an instance have used.
 sub cpu
@@ -137,9 +133,9 @@ wait_until(sub { ($standby->psql('postgres', $replayed))[1] eq 't' });
 $s{stock} = time - $began;
 $cpu{stock} = cpu($standby);
 system_or_bail('pg_ctl', '-D', $standby->data_dir, '-m', 'immediate', '-s', '-w', 'stop');
-row(sprintf('ingest of %d MB of WAL', $wal), 'MB/s', $wal / $s{stock}, $wal / $s{ours});
-row('the same', '1000/s', $records / $s{stock} / 1000, $records / $s{ours} / 1000);
-row('CPU time of it', 's', $cpu{stock}, $cpu{ours}, 1);
+compared(sprintf('ingest of %d MB of WAL', $wal), 'MB/s', $wal / $s{stock}, $wal / $s{ours}, against => 'standby, same WAL', at_least => 2);
+compared('  the same, records', '1000/s', $records / $s{stock} / 1000, $records / $s{ours} / 1000, against => 'standby, same WAL');
+compared('  CPU time of it', 's', $cpu{stock}, $cpu{ours}, lower => 1, against => 'standby, same WAL');
 
 # ---- reads through the page service ----
 
@@ -277,7 +273,7 @@ my $accounts = { rel => [ 1663, $db, $rel ], lsn => $end };
 my $last = $ps->last_lsn($t);
 my $flushed = $ps->sql("SELECT disk_consistent_lsn FROM $f.timelines WHERE timeline_id = '$t->{timeline}'");
 my ($took) = restart('immediate', $accounts);
-row(sprintf('restart after kill, %d MB of WAL in no layer: newest page', (lsn($last) - lsn($flushed)) / $mb), 'ms', undef, 1000 * $took, 1);
+compared(sprintf('restart after kill, %d MB of WAL in no layer: newest page', (lsn($last) - lsn($flushed)) / $mb), 'ms', undef, 1000 * $took, lower => 1);
 
 # ---- compaction ----
 
@@ -290,14 +286,16 @@ sub compact
 	my $from = time;
 	$ps->sql("SELECT $f.$function($t->{args})");
 	my $took = time - $from;
-	row(sprintf('%s: layers of %d MB to %d MB', $what, $layers, layer_mb()), 'MB/s', undef, $layers / $took);
-	row("  WAL that it was", 'MB/s', undef, $wal / $took);
+	compared(sprintf('%s: layers of %d MB to %d MB', $what, $layers, layer_mb()), 'MB/s', undef, $layers / $took);
+	compared("  WAL that it was", 'MB/s', undef, $wal / $took);
 	return;
 }
 $ps->sql("SELECT $f.timeline_checkpoint($t->{args})");
 compact('compaction', 'timeline_compact');
 $ps->sql("SELECT $f.tenant_configure('$t->{tenant}', '0', 0)");
 compact('rewrite without history', 'timeline_gc');
+my $logical = $node->safe_psql('postgres', 'SELECT sum(pg_database_size(oid)) / 1048576.0 FROM pg_database');
+compared('stored without history', 'MB', $logical, layer_mb(), lower => 1, against => 'size of its databases', at_least => 1 / 0.6);
 $ps->sql("SELECT $f.tenant_configure('$t->{tenant}', '7 days', 1000000000)");
 
 # ---- pages ----
@@ -310,10 +308,11 @@ wait_until(sub { $ps->sql("SELECT $f.wait_lsn($t->{args}, '$end', '60 s')") eq '
 $ps->sql("SELECT $f.timeline_checkpoint($t->{args})");
 
 my @echo = latencies(echo(8192), map { random_block($image) } 1 .. $samples);
+my $no_work = 'process that does nothing';
 sub page_row
 {
 	my ($what, @ms) = @_;
-	row("GetPage, $what, p$_", 'us', 1000 * percentile($_ / 100, @echo), 1000 * percentile($_ / 100, @ms), 1) for 50, 99;
+	compared("GetPage, $what, p$_", 'us', 1000 * percentile($_ / 100, @echo), 1000 * percentile($_ / 100, @ms), lower => 1, against => $no_work) for 50, 99;
 	return;
 }
 my $sock = connect_ours();
@@ -336,25 +335,32 @@ for (1 .. 20)
 	push @cold, @ms;
 }
 page_row('cold layer', @cold);
-row('GetPage, cold layer, first of a connection, p50', 'us', undef, 1000 * percentile(0.5, @first), 1);
+compared('GetPage, cold layer, first of a connection, p50', 'us', undef, 1000 * percentile(0.5, @first), lower => 1);
 
 for my $n (1, 8)
 {
 	my $next = sub { return sub { random_block($image) } };
-	row("pages per second, $n connection" . ($n > 1 ? 's' : '') . ', 8 requests in flight', '1/s',
-		rates(sub { echo(8192) }, $n, 1, $next), rates(\&connect_ours, $n, 8, $next));
+	compared("pages per second, $n connection" . ($n > 1 ? 's' : '') . ', 8 requests in flight', '1/s',
+		rates(sub { echo(8192) }, $n, 1, $next), rates(\&connect_ours, $n, 8, $next), against => $no_work);
 }
-my $ranges = sub {
+
+# Ranges of so many pages, one after the other.
+sub ranges
+{
+	my ($x, $pages) = @_;
 	my $blk = 0;
 	return sub {
-		$blk = 0 if $blk + $range_pages > $image->{pages};
-		$blk += $range_pages;
-		return request_bytes($image->{rel}, $blk - $range_pages, $range_pages);
+		$blk = 0 if $blk + $pages > $x->{pages};
+		$blk += $pages;
+		return request_bytes($x->{rel}, $blk - $pages, $pages);
 	};
-};
+}
+my $ranges = sub { return ranges($image, $range_pages) };
+compared('pages of 10 records, batches of 16, 2 in flight', '1/s', 16 * rates(sub { echo(16 * 8192) }, 1, 1, sub { return ranges($chain, 16) }),
+	16 * rates(\&connect_ours, 1, 2, sub { return ranges($chain, 16) }), against => $no_work, at_least_ours => 60000);
 my $range_mb = $range_pages * 8192 / $mb;
-row("ranges of $range_pages pages, one connection, 2 in flight", 'MB/s',
-	$range_mb * rates(sub { echo($range_pages * 8192) }, 1, 1, $ranges), $range_mb * rates(\&connect_ours, 1, 2, $ranges));
+compared("ranges of $range_pages pages, one connection, 2 in flight", 'MB/s',
+	$range_mb * rates(sub { echo($range_pages * 8192) }, 1, 1, $ranges), $range_mb * rates(\&connect_ours, 1, 2, $ranges), against => $no_work);
 
 # ---- branches, restart with many ----
 
@@ -368,22 +374,15 @@ sub branches
 }
 my $branches = 100 * $scale;
 branches(1);
-row('create a branch, 1 is there, p50', 'ms', undef, percentile(0.5, branches(10)), 1);
+compared('create a branch, 1 is there, p50', 'ms', undef, percentile(0.5, branches(10)), lower => 1, at_most => 20);
 branches($branches - $made);
-row("create a branch, $branches are there, p50", 'ms', undef, percentile(0.5, branches(10)), 1);
+compared("create a branch, $branches are there, p50", 'ms', undef, percentile(0.5, branches(10)), lower => 1, at_most => 20);
 $image->{lsn} = $end;
 ($took, my $log) = restart('fast', $image);
-row(sprintf('restart with %d timelines: first page', $made + 1), 'ms', undef, 1000 * $took, 1);
+compared(sprintf('restart with %d timelines: first page', $made + 1), 'ms', undef, 1000 * $took, lower => 1);
 note($1) if $log =~ /(opened \d+ timelines in \d+ ms)/;
 
-sub figure { my ($x) = @_; return !defined $x ? '-' : $x >= 100 ? sprintf('%.0f', $x) : sprintf('%.1f', $x) }
-diag('');
-diag(sprintf '%-66s %-6s %10s %10s %8s', '', 'unit', 'reference', 'pageserver', 'ratio');
-diag(sprintf '%-66s %-6s %10s %10s %8s', $_->[0], $_->[1], figure($_->[2]), figure($_->[3]),
-	defined $_->[4] ? sprintf('%.2f', $_->[4]) : '-')
-  for @rows;
-diag('A ratio above 1 means that the pageserver is better than the reference (README.md).');
-ok(1, 'table printed');
+finish();
 $node->stop('immediate');
 $ps->stop;
 done_testing();
