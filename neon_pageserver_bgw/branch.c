@@ -40,7 +40,7 @@ find_branch(const NeonId *tenant, const char *name)
 	Timeline   *tl;
 
 	tl = neon_id_parse(name, &id) ? timeline_open(tenant, &id, true) :
-		timeline_open_by_name(tenant, name, true);
+		timeline_open_by_name(tenant, name);
 	if (tl == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -53,7 +53,7 @@ static void
 check_new_name(const NeonId *tenant, const char *name)
 {
 	sql_check_branch_name(name);
-	if (timeline_open_by_name(tenant, name, true) != NULL)
+	if (timeline_open_by_name(tenant, name) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("branch \"%s\" already exists", name)));

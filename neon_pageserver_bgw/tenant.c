@@ -232,7 +232,7 @@ check_job(TenantJob *job)
 				 errmsg("tenant %s does not exist", neon_id_format(&job->tenant, hex))));
 	if (job->new_tenant)
 		return;
-	if (timeline_open_by_name(&job->tenant, job->name, true) != NULL)
+	if (timeline_open_by_name(&job->tenant, job->name) != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("branch \"%s\" already exists", job->name)));

@@ -483,15 +483,16 @@ state_is_listed(uint32 state)
 	return state != TIMELINE_UNUSED && state != TIMELINE_CREATING;
 }
 
+/* Names are unique, but files that were put back may bring one that was given again. */
 Timeline *
-timeline_open_by_name(const NeonId *tenant, const char *name, bool missing_ok)
+timeline_open_by_name(const NeonId *tenant, const char *name)
 {
 	NeonId		id;
-	bool		found = false;
+	int			n = 0;
 
 	wait_until_loaded();
 	LWLockAcquire(&registry->lock, LW_SHARED);
-	for (int i = 0; i < registry->nslots && !found; i++)
+	for (int i = 0; i < registry->nslots; i++)
 	{
 		TimelineShared *s = &registry->slot[i];
 
@@ -499,23 +500,17 @@ timeline_open_by_name(const NeonId *tenant, const char *name, bool missing_ok)
 			!neon_id_equal(&s->id.tenant, tenant))
 			continue;
 		LWLockAcquire(&s->lock, LW_SHARED);
-		found = strcmp(s->name, name) == 0;
-		LWLockRelease(&s->lock);
-		if (found)
+		if (strcmp(s->name, name) == 0 && n++ == 0)
 			id = s->id.timeline;
+		LWLockRelease(&s->lock);
 	}
 	LWLockRelease(&registry->lock);
-	if (found)
-		return timeline_open(tenant, &id, missing_ok);
-	if (!missing_ok)
-	{
-		char		t[NEON_ID_HEXLEN + 1];
-
+	if (n > 1)
 		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("tenant \"%s\" has no branch \"%s\"", neon_id_format(tenant, t), name)));
-	}
-	return NULL;
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("%d branches are named \"%s\"", n, name),
+				 errhint("Name it by its ID, or rename one of them so; see \"neon timeline list\".")));
+	return n == 1 ? timeline_open(tenant, &id, true) : NULL;
 }
 
 void

@@ -78,9 +78,9 @@ typedef struct Timeline
 	void	   *history_private;	/* of historyread.c, one chunk or NULL */
 } Timeline;
 
-/* Opens a handle, cached per process.  ereport(ERROR) or NULL if there is none. */
+/* Opens a handle, cached per process.  ereport(ERROR) or NULL if there is none; ereport(ERROR) if several have the name. */
 extern Timeline *timeline_open(const NeonId *tenant, const NeonId *timeline, bool missing_ok);
-extern Timeline *timeline_open_by_name(const NeonId *tenant, const char *name, bool missing_ok);
+extern Timeline *timeline_open_by_name(const NeonId *tenant, const char *name);
 
 /* ereport(ERROR) unless the timeline may be read (state, damage, deletion). */
 extern void timeline_check_readable(Timeline *tl);

@@ -223,7 +223,7 @@ cmd_timeline_rename(Invocation *inv)
 
 	ps_find_timeline(conn, tenant, inv->arg[0], &tl);
 	PQclear(db_exec(conn, 60, NULL, "SELECT neon_pageserver.timeline_rename($1, $2, $3)", 3,
-					tenant, tl.name, inv->arg[1]));
+					tenant, tl.id, inv->arg[1]));
 	say("Branch '%s' is now named '%s'", tl.name, inv->arg[1]);
 	PQfinish(conn);
 	return EXIT_OK;

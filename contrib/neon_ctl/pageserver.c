@@ -346,7 +346,7 @@ ps_branch_create(PGconn *conn, const TimelineInfo *from, const char *name,
 {
 	PGresult   *res = db_exec(conn, STATEMENT_TIMEOUT, "creating the branch",
 							  "SELECT * FROM neon_pageserver.branch_create($1, $2, $3, $4, $5)", 5,
-							  from->tenant, name, from->name,
+							  from->tenant, name, from->id,
 							  at_lsn == InvalidXLogRecPtr ? NULL : lsn_text(at_lsn), at_time);
 
 	copy_text(id, NEON_ID_HEXLEN + 1, res, 0, "timeline_id");
