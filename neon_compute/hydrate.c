@@ -624,14 +624,15 @@ hydrate_block(MapFork *fork, BlockNumber blkno)
 void
 hydrate_prefetch(MapFork *fork, BlockNumber blkno)
 {
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(),
+													   neon_fetch_timeout);
 	Range		range;
 
 	check_queue();
-	if (disk_is_short() || !stream_is_open() || queue_count >= QUEUE_PREFETCH || is_queued(fork, blkno) ||
-		!make_range(&range, fork, blkno, 1))
+	if (disk_is_short() || queue_count >= QUEUE_PREFETCH || is_queued(fork, blkno) ||
+		!make_range(&range, fork, blkno, 1) || !stream_open_if_easy(deadline))
 		return;
-	(void) send_range(&range, TimestampTzPlusMilliseconds(neon_clock(),
-														  neon_fetch_timeout));
+	(void) send_range(&range, deadline);
 }
 
 void

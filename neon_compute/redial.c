@@ -72,6 +72,12 @@ redial_shmem_startup(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
+bool
+redial_is_needed(void)
+{
+	return pg_atomic_read_u32(&shared->down) != 0;
+}
+
 long
 redial_ask(void)
 {

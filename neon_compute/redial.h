@@ -16,6 +16,9 @@
 extern void redial_request_shmem(void);
 extern void redial_shmem_startup(void);
 
+/* Do processes take turns? */
+extern bool redial_is_needed(void);
+
 /*
  * Milliseconds until this process should ask again; 0: it may connect now, and
  * then tells what came of it by one of the next three.  A turn of which nothing

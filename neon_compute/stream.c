@@ -458,20 +458,24 @@ await_turn(TimestampTz deadline)
 	return true;
 }
 
+/* One attempt. */
 static bool
-connect_stream(TimestampTz deadline)
+try_connecting(TimestampTz deadline)
 {
-	TimestampTz attempt;
+	TimestampTz attempt = TimestampTzPlusMilliseconds(neon_clock(), CONNECT_TIMEOUT_MS);
 
-	disconnect();
-	if (!await_turn(deadline))
-		return false;
-	attempt = TimestampTzPlusMilliseconds(neon_clock(), CONNECT_TIMEOUT_MS);
 	deadline = Min(deadline, attempt);
 	return start_connecting() &&
 		finish_connecting(deadline) &&
 		call_pagestream(deadline) &&
 		start_streaming();
+}
+
+static bool
+connect_stream(TimestampTz deadline)
+{
+	disconnect();
+	return await_turn(deadline) && try_connecting(deadline);
 }
 
 /* ----------
@@ -496,6 +500,18 @@ bool
 stream_is_open(void)
 {
 	return reference_is_used() || streaming;
+}
+
+bool
+stream_open_if_easy(TimestampTz deadline)
+{
+	if (stream_is_open())
+		return true;
+	if (redial_is_needed() || InterruptHoldoffCount > 0 || CritSectionCount > 0)
+		return false;
+	enter();
+	disconnect();
+	return leave(try_connecting(deadline));
 }
 
 static bool

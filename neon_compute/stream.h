@@ -29,6 +29,12 @@ extern uint64 stream_check(void);
 /* Is there a connection, so that stream_send() does not have to make one? */
 extern bool stream_is_open(void);
 
+/*
+ * For who can do without: connects if need be and nothing speaks against it, as
+ * that the pageserver is known to be away, or that the caller cannot be interrupted.
+ */
+extern bool stream_open_if_easy(TimestampTz deadline);
+
 /* Sends a request, at first connecting if need be, until the deadline. */
 extern bool stream_send(const NeonRequest *req, TimestampTz deadline);
 

@@ -15,7 +15,7 @@ my $ref = PostgreSQL::Test::Cluster->new('reference');
 $ref->init;
 $ref->append_conf('postgresql.conf', "fsync = off\nwal_level = replica\n");
 $ref->start;
-my @tables = map { "t$_" } 1 .. 8;
+my @tables = map { "t$_" } 1 .. 10;
 $ref->safe_psql('postgres', "CREATE TABLE $_ AS SELECT i AS id, repeat('p', 900) AS pad FROM generate_series(1, 4000) i;") for @tables;
 $ref->safe_psql('postgres', q{CREATE TABLE docs (id int PRIMARY KEY, body text);
 ALTER TABLE docs ALTER body SET STORAGE external;
@@ -87,6 +87,32 @@ cmp_ok($total->('fetched_pages') - $fetched, '>=', $pages, 'what a process count
 is($total->('present_bytes > 0 AND absent_bytes > 0 AND fetches > 0 AND read_ahead_hits > 0 AND wait_ms > 0'), 't', 'the totals');
 cmp_ok(sql('SELECT count(*) FROM neon.stat_backends b LEFT JOIN pg_stat_activity a USING (pid) WHERE a.pid IS NULL'), '==', 0,
 	'only processes that are there');
+
+# -------------------------------------------------------- prefetch --
+
+sql('CREATE EXTENSION pg_prewarm');
+
+# In a session that has needed no page yet: blocks whose answer was on its way when
+# they were read.
+sub prefetched
+{
+	my ($table) = @_;
+	my $read = "SELECT count(*) FROM $table WHERE ctid = '(0,1)'; SELECT read_ahead_hits $mine";
+	my $prefetch = "SELECT pg_prewarm('$table', 'prefetch', 'main', 0, 3)";
+	# what the catalogs have to say is here before
+	sql("EXPLAIN $prefetch; EXPLAIN $read; SELECT pg_prewarm('t1', 'prefetch', 'main', 0, 3)");
+	return [ split /\n/, sql("SELECT count(*) $mine AND fetches > 0; $prefetch; $read") ];
+}
+{
+	my ($connected, $blocks, $rows, $counters) = prefetched('t9')->@*;
+	is($connected, '0', 'a session that is not connected');
+	is($blocks, '4', 'prefetches blocks');
+	is($counters, '1', 'and the read finds the first one on its way');
+	$fake->stop;
+	($connected, $blocks) = split /\n/, sql("SELECT count(*) $mine AND fetches > 0; SELECT pg_prewarm('t10', 'prefetch')");
+	cmp_ok($blocks, '>', 100, 'while the pageserver is away this is no error');
+	$fake->start;
+}
 
 # ------------------------------------------------- waits and errors --
 
