@@ -312,12 +312,14 @@ sub poll
 	$want = 't' unless defined $want;
 	my $end = time + ($o{timeout} || $default_timeout);
 	my ($rc, $out, $err);
+	my $pause = 0.1;	# a psql costs as much as a small test
 	do
 	{
 		($rc, $out, $err) = $self->psql_raw($ep, $sql, %o);
 		chomp $out;
 		return $out if $rc == 0 && (ref $want ? $out =~ $want : $out eq $want);
-		sleep 0.2;
+		sleep $pause;
+		$pause *= 1.3 if $pause < 0.5;
 	} while (time < $end);
 	croak "still not \"$want\" at \"$ep\": $sql\nlast result: $out $err";
 }
