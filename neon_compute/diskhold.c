@@ -118,7 +118,7 @@ report_no_room(void)
 			(errcode(ERRCODE_DISK_FULL),
 			 errmsg("the limit of local disk space is reached"),
 			 errdetail("%llu MB are in use; the limit (neon.local_size_limit) is %d MB. For %d ms no space became free: %s%s.",
-					   (unsigned long long) (disk_used() / MEGABYTE), neon_local_size_limit / 1024,
+					   (unsigned long long) (disk_used() / MEGABYTE), disk_limit_kb() / 1024,
 					   neon_fetch_timeout, blocker,
 					   pid == MyProcPid ? ", which is this session" : ""),
 			 errhint("The view neon.local_disk shows what hinders it. End long transactions, write less in one, or raise \"neon.local_size_limit\".")));

@@ -552,6 +552,7 @@ neon_evictor_main(Datum arg)
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
 		}
+		disk_publish_limit();
 		measure_if_due(&measure_due);
 		advance_rule();
 		busy = make_room();

@@ -57,6 +57,7 @@ typedef struct DiskShared
 	pg_atomic_uint64 request_lsn;
 	pg_atomic_uint64 evicted_chunks;
 	pg_atomic_uint64 evicted_bytes;
+	pg_atomic_uint32 limit_kb;	/* the setting, as the evictor has read it last */
 	slock_t		mutex;			/* protects the fields below */
 	Latch	   *evictor;		/* NULL if it does not run */
 	Oid			copy_db;		/* its copy is not counted, but what is reserved */
@@ -112,17 +113,35 @@ disk_define_settings(void)
 							PGC_SIGHUP, GUC_UNIT_KB, check_limit, NULL, NULL);
 }
 
+/*
+ * A session reads the files of settings between two statements only.  One that
+ * is held in the middle of one has to know when the limit is raised.
+ */
+int
+disk_limit_kb(void)
+{
+	return disk == NULL ? neon_local_size_limit : (int) pg_atomic_read_u32(&disk->limit_kb);
+}
+
+void
+disk_publish_limit(void)
+{
+	pg_atomic_write_u32(&disk->limit_kb, neon_local_size_limit);
+}
+
 static bool
 has_limit(void)
 {
-	return disk_is_limited && neon_local_size_limit != 0;
+	return disk_is_limited && disk_limit_kb() != 0;
 }
 
 /* Beyond all disks if the limit was lifted. */
 static uint64
 limit_bytes(void)
 {
-	return has_limit() ? (uint64) neon_local_size_limit * KILOBYTE : (uint64) PG_INT64_MAX;
+	int			kb = disk_is_limited ? disk_limit_kb() : 0;
+
+	return kb != 0 ? (uint64) kb * KILOBYTE : (uint64) PG_INT64_MAX;
 }
 
 static uint64
@@ -189,6 +208,7 @@ disk_shmem_startup(void)
 		pg_atomic_init_u64(&disk->request_lsn, neon_boot.boot_lsn);
 		pg_atomic_init_u64(&disk->evicted_chunks, 0);
 		pg_atomic_init_u64(&disk->evicted_bytes, 0);
+		pg_atomic_init_u32(&disk->limit_kb, neon_local_size_limit);
 		SpinLockInit(&disk->mutex);
 	}
 	LWLockRelease(AddinShmemInitLock);
@@ -455,7 +475,7 @@ disk_reserve_copy(Oid db, Oid from, Oid to)
 				 errmsg("the limit of local disk space does not allow to copy a database of %llu MB",
 						(unsigned long long) (bytes / KILOBYTE / KILOBYTE)),
 				 errdetail("Until it has been copied it needs twice as much; the limit (neon.local_size_limit) is %d MB.",
-						   neon_local_size_limit / KILOBYTE),
+						   disk_limit_kb() / KILOBYTE),
 				 errhint("Raise \"neon.local_size_limit\" until the endpoint has been started again.")));
 	(void) LockAcquire(&tag, ExclusiveLock, true, false);
 	set_copy(db, to, bytes);
@@ -492,7 +512,7 @@ disk_refuse_hydration(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a compute whose local disk space is limited cannot be hydrated"),
 				 errdetail("The limit (neon.local_size_limit) is %d MB.",
-						   neon_local_size_limit / KILOBYTE),
+						   disk_limit_kb() / KILOBYTE),
 				 errhint("Start the endpoint with \"neon.local_size_limit\" set to 0. Single relations can be fetched: neon.hydrate(regclass).")));
 }
 

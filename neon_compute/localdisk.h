@@ -17,6 +17,10 @@ extern int	neon_local_size_limit;
 /* Was there a limit at the start?  Constant after it. */
 extern bool disk_is_limited;
 
+/* The limit that is in force now, for all processes; 0: none.  The evictor publishes it. */
+extern int	disk_limit_kb(void);
+extern void disk_publish_limit(void);
+
 extern void disk_define_settings(void);
 extern void disk_request_shmem(void);
 extern void disk_shmem_startup(void);
