@@ -16,8 +16,6 @@
 #include "storage/buf_internals.h"
 #include "storage/bufmgr.h"
 
-PG_MODULE_MAGIC;
-
 PG_FUNCTION_INFO_V1(clear_buffer_cache);
 
 typedef enum DropResult

@@ -35,4 +35,14 @@ AS 'MODULE_PATHNAME' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION crash_backend(text) IS
 'ends this server process at once: segv, abort or kill';
 
+CREATE FUNCTION launch_worker(sql text, interval_ms int) RETURNS int
+AS 'MODULE_PATHNAME' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION launch_worker(text, int) IS
+'starts a background worker that runs a SQL text in this database again and again; returns its process id';
+
+CREATE FUNCTION flood_invalidations(rel oid, n int) RETURNS void
+AS 'MODULE_PATHNAME' LANGUAGE C STRICT VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION flood_invalidations(oid, int) IS
+'tells all processes n times to close the files of a relation';
+
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
