@@ -18,6 +18,7 @@
 #include "coordinator.h"
 #include "diskhold.h"
 #include "evict.h"
+#include "fetchlog.h"
 #include "fmgr.h"
 #include "guard.h"
 #include "lease.h"
@@ -164,6 +165,7 @@ _PG_init(void)
 	define_storage_settings();
 	quorum_define_settings();
 	saver_define_settings();
+	fetchlog_define_settings();
 	neon_smgr_define_gucs();
 	MarkGUCPrefixReserved("neon");
 
@@ -193,4 +195,5 @@ _PG_init(void)
 	acknowledge_install();
 	throttle_install();
 	diskhold_install();
+	fetchlog_install();
 }

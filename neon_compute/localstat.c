@@ -146,6 +146,12 @@ local_count(LocalCounter counter, uint64 n)
 	pg_atomic_write_u64(value, pg_atomic_read_u64(value) + n);
 }
 
+uint64
+local_mine(LocalCounter counter)
+{
+	return take_slot() ? pg_atomic_read_u64(&my_slot->counter[counter]) : 0;
+}
+
 void
 local_wait_begin(RelFileNode rnode, ForkNumber forknum, BlockNumber blkno)
 {

@@ -50,6 +50,9 @@ extern void localstat_shmem_startup(void);
  */
 extern void local_count(LocalCounter counter, uint64 n);
 
+/* What it has counted, from a beginning of which the caller knows nothing. */
+extern uint64 local_mine(LocalCounter counter);
+
 /*
  * This process needs a block that is not here: from now on, until it has it.
  * What it waits for is told in between.

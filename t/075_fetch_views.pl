@@ -168,7 +168,26 @@ like(
 	slurp_file($node->logfile, $log),
 	qr{LOG:  slow fetch of block \d+ of relation base/\d+/\d+: \d+\.\d+ ms\n.*DETAIL:  Asked for LSN: [0-9A-F]+/[0-9A-F]+; tries: 1\n},
 	'slow ones are, if they shall be');
-my ($rc, $stdout, $stderr) = $node->psql('postgres', 'CREATE ROLE plain; SET ROLE plain; SET neon.log_slow_fetch = 0');
+
+# of a statement in all
+$log = -s $node->logfile;
+$fake->mode('delay 30');
+my $set = "SET neon.log_statement_fetches = '10ms'; SET neon.log_slow_fetch = -1;";
+my $plan = sql("$set SET track_io_timing = on; EXPLAIN (ANALYZE, BUFFERS) SELECT count(*) FROM t10");
+cmp_ok($plan =~ /Seq Scan.*?I\/O Timings: \S+ read=(\d+)/s ? $1 : 0, '>=', 30, 'EXPLAIN has the time of fetches where track_io_timing is on');
+my $line = qr/LOG:  waited for pages: (\d+)\.\d+ ms  misses: (\d+)  fetched: (\d+)  retries: 0  statement: /;
+my @explain = slurp_file($node->logfile, $log) =~ /$line.*EXPLAIN \(ANALYZE/;
+cmp_ok($explain[0] // 0, '>=', 30, 'what a statement waited is logged');
+cmp_ok($explain[1] // 0, '>', 0, 'how often');
+cmp_ok($explain[2] // 0, '>=', 500, 'for how many pages');
+$log = -s $node->logfile;
+sql("$set CREATE FUNCTION reads() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT count(*) FROM t9); END'; SELECT reads(); SELECT reads();");
+$fake->mode('ok');
+my @told = slurp_file($node->logfile, $log) =~ /${line}SELECT reads\(\)/g;
+is(scalar(@told), 3, 'one line for a function with what it runs, none without waiting');
+my ($rc, $stdout, $stderr) = $node->psql('postgres', 'CREATE ROLE plain; SET ROLE plain; SET neon.log_statement_fetches = 0');
+like($stderr, qr/permission denied to set parameter/, 'a user cannot set it');
+($rc, $stdout, $stderr) = $node->psql('postgres', 'SET ROLE plain; SET neon.log_slow_fetch = 0');
 like($stderr, qr/permission denied to set parameter "neon\.log_slow_fetch"/, 'a user cannot set it');
 
 # ---------------------------------------------------- reset, rights --

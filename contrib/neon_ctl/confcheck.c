@@ -63,6 +63,7 @@ static const struct
 	{"neon.keep_local", "enable_seqscan", NULL, 0, "It is on or off."},
 	{"neon.hydrate_rate", "temp_file_limit", NULL, 0, "Give an amount per second, as 20MB; 0 is off."},
 	{"neon.log_slow_fetch", "log_min_duration_statement", NULL, -1, "Give a time, as 1s; -1 is off."},
+	{"neon.log_statement_fetches", "log_min_duration_statement", NULL, -1, "Give a time, as 1s; -1 is off."},
 	{"neon.prewarm_rate", "temp_file_limit", NULL, 0, "Give an amount per second, as 50MB; 0 is off."},
 	{"neon.read_lease", "statement_timeout", NULL, 500, "Give a time from 500ms to 1h, as 5s."},
 	{"neon.max_unflushed_wal", "wal_keep_size", NULL, 1, "Give an amount from 1MB on, as 1GB."},
