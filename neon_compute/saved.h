@@ -12,27 +12,8 @@
 #ifndef NEON_COMPUTE_SAVED_H
 #define NEON_COMPUTE_SAVED_H
 
-#include "access/xlogdefs.h"
-#include "datatype/timestamp.h"
-#include "lib/stringinfo.h"
-#include "neon_id.h"
-#include "neon_saved.h"
+#include "neon_savedfile.h"
 #include "storage/relfilenode.h"
-
-/* What begins what is saved of either kind. */
-typedef struct SavedHeader
-{
-	char		magic[4];
-	uint32		version;
-	uint32		kind;			/* NeonSavedKind */
-	uint32		server_version_num;
-	NeonId		timeline_id;	/* of the compute that saved it */
-	uint64		system_identifier;
-	XLogRecPtr	lsn;			/* insert position then */
-	TimestampTz saved_at;
-	uint32		len;			/* of the body, which follows */
-	uint32		crc;			/* CRC-32C of the body */
-} SavedHeader;
 
 /* One kind, as people call it; plural. */
 extern const char *saved_title(NeonSavedKind kind);
@@ -42,8 +23,7 @@ extern const char *saved_title(NeonSavedKind kind);
  * ----------
  */
 
-/* Puts the header before the body that buf has behind room for it. */
-extern void savedfile_begin(StringInfo buf);
+/* Ends what saved_begin() began, as of now. */
 extern void savedfile_end(StringInfo buf, NeonSavedKind kind);
 
 /* The header of what savedfile_end() finished, or savedfile_load() loaded. */

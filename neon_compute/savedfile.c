@@ -20,12 +20,6 @@
 #include "neon_durable.h"
 #include "saved.h"
 #include "storage/fd.h"
-#include "utils/timestamp.h"
-
-#define SAVED_MAGIC		"NSC1"
-#define SAVED_VERSION	1
-
-StaticAssertDecl(sizeof(SavedHeader) == 64, "the header has no padding");
 
 const char *
 saved_title(NeonSavedKind kind)
@@ -43,30 +37,9 @@ saved_title(NeonSavedKind kind)
 }
 
 void
-savedfile_begin(StringInfo buf)
-{
-	resetStringInfo(buf);
-	enlargeStringInfo(buf, sizeof(SavedHeader));
-	memset(buf->data, 0, sizeof(SavedHeader));
-	buf->len = sizeof(SavedHeader);
-}
-
-void
 savedfile_end(StringInfo buf, NeonSavedKind kind)
 {
-	SavedHeader header = {{0}};
-
-	memcpy(header.magic, SAVED_MAGIC, sizeof(header.magic));
-	header.version = SAVED_VERSION;
-	header.kind = kind;
-	header.server_version_num = PG_VERSION_NUM;
-	header.timeline_id = neon_boot.timeline_id;
-	header.system_identifier = neon_boot.system_identifier;
-	header.lsn = GetXLogInsertRecPtr();
-	header.saved_at = GetCurrentTimestamp();
-	header.len = buf->len - sizeof(header);
-	header.crc = codec_crc32c(buf->data + sizeof(header), header.len);
-	memcpy(buf->data, &header, sizeof(header));
+	saved_end(buf, kind, &neon_boot.timeline_id, neon_boot.system_identifier, GetXLogInsertRecPtr());
 }
 
 /* Why it is not used, or NULL. */

@@ -47,34 +47,10 @@ static struct
 	LWLock	   *lock;			/* held while a map's file is made */
 }			restored;
 
-/* ---- where pages are ---- */
-
-/*
- * A map is a tree of three levels, each page followed by all that is below it:
- * the root, a page of the middle level, its SlotsPerFSMPage leaves, the next one.
- */
-static BlockNumber
-middle_block(uint32 middle)
-{
-	return 1 + middle * (SlotsPerFSMPage + 1);
-}
-
-BlockNumber
-fsm_leaf_block(uint32 leaf)
-{
-	return middle_block(leaf / SlotsPerFSMPage) + 1 + leaf % SlotsPerFSMPage;
-}
-
 static uint32
 leaves_for(BlockNumber nblocks)
 {
 	return nblocks / SlotsPerFSMPage + (nblocks % SlotsPerFSMPage != 0);
-}
-
-int
-fsm_compare_entries(const void *a, const void *b)
-{
-	return memcmp(&((const FsmEntry *) a)->rnode, &((const FsmEntry *) b)->rnode, sizeof(RelFileNode));
 }
 
 /* ---- at the start ---- */
@@ -207,7 +183,7 @@ static bool
 write_middle(MapFile *file, uint32 middle)
 {
 	(void) fsm_set_avail(file->root.data, middle, fsm_get_max_avail(file->middle.data));
-	if (!write_page(file, file->middle.data, middle_block(middle)))
+	if (!write_page(file, file->middle.data, fsm_middle_block(middle)))
 		return false;
 	PageInit(file->middle.data, BLCKSZ, 0);
 	return true;
@@ -334,13 +310,13 @@ savedfsm_put_back(RelFileNode rnode)
 /* ---- what nobody has touched ---- */
 
 void
-savedfsm_add_untouched(FsmCollection *c)
+savedfsm_add_untouched(FsmCollector *col)
 {
 	for (uint32 i = 0; i < restored.n; i++)
 	{
 		const FsmEntry *e = &restored.entries[i];
 
 		if (pg_atomic_read_u32(&restored.done[i]) == 0 && known_blocks(e) > 0)
-			savedfsm_add(c, e->rnode, e->nblocks, restored.packed + e->offset, e->len);
+			fsm_add(col, e->rnode, e->nblocks, restored.packed + e->offset, e->len);
 	}
 }

@@ -26,18 +26,6 @@
 #include "utils/memutils.h"
 #include "utils/pgstat_internal.h"
 
-/* A block of the body: both lengths, then the bytes, compressed if that made them less. */
-typedef struct StatsBlock
-{
-	uint32		raw_len;
-	uint32		len;
-} StatsBlock;
-
-#define BLOCK_BYTES		(32 * 1024)
-
-/* Some 800,000 tables. */
-#define RAW_MAX			(256 * 1024 * 1024)
-
 /* ---- taking them ---- */
 
 /* An entry as the server's file has it: its key, and the part without locks. */
@@ -68,7 +56,7 @@ put_entries(StringInfo raw)
 		if (entry->dropped || pgstat_get_kind_info(entry->key.kind)->named_on_disk)
 			continue;
 		put_entry(raw, entry);
-		fits = raw->len < RAW_MAX;
+		fits = raw->len < STATS_RAW_MAX;
 	}
 	dshash_seq_term(&scan);
 	return fits;
@@ -93,17 +81,6 @@ put_all(StringInfo raw)
 	return true;
 }
 
-static void
-put_block(StringInfo out, const char *raw, uint32 len)
-{
-	char		packed[PGLZ_MAX_OUTPUT(BLOCK_BYTES)];
-	int32		n = pglz_compress(raw, len, packed, PGLZ_strategy_always);
-	StatsBlock	block = {len, n > 0 && (uint32) n < len ? n : len};
-
-	appendBinaryStringInfo(out, (const char *) &block, sizeof(block));
-	appendBinaryStringInfo(out, block.len < len ? packed : raw, block.len);
-}
-
 bool
 savedstats_collect(StringInfo out)
 {
@@ -113,11 +90,7 @@ savedstats_collect(StringInfo out)
 	initStringInfo(&raw);
 	pgstat_clear_snapshot();
 	fits = put_all(&raw);
-	for (int done = 0; fits && done < raw.len; done += BLOCK_BYTES)
-	{
-		put_block(out, raw.data + done, Min(BLOCK_BYTES, raw.len - done));
-		fits = out->len <= NEON_SAVED_MAX;
-	}
+	fits = fits && saved_put_statistics(out, raw.data, raw.len);
 	pfree(raw.data);
 	return fits;
 }
@@ -136,7 +109,7 @@ block_at(const char *p, const char *end, StatsBlock *block)
 	if (end - p < (ptrdiff_t) sizeof(*block))
 		return false;
 	memcpy(block, p, sizeof(*block));
-	return block->raw_len > 0 && block->raw_len <= BLOCK_BYTES && block->len <= block->raw_len &&
+	return block->raw_len > 0 && block->raw_len <= STATS_BLOCK_BYTES && block->len <= block->raw_len &&
 		(uint64) (end - p) - sizeof(*block) >= block->len;
 }
 
@@ -153,7 +126,7 @@ raw_length(const char *body, const char *end)
 			return 0;
 		total += block.raw_len;
 	}
-	return total <= RAW_MAX ? total : 0;
+	return total <= STATS_RAW_MAX ? total : 0;
 }
 
 /* Into raw, which has room for raw_length(). */

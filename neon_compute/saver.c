@@ -316,7 +316,7 @@ save(NeonSavedKind kind, TimestampTz deadline)
 	char		problem[PROBLEM_SIZE] = "";
 
 	initStringInfo(&buf);
-	savedfile_begin(&buf);
+	saved_begin(&buf);
 	if (collect(kind, &buf, deadline, problem))
 	{
 		savedfile_end(&buf, kind);

@@ -3,8 +3,8 @@
  * import.c
  *	  A cleanly stopped data directory becomes the first state of a timeline.
  *
- * Every page is an image at the end of the shutdown checkpoint record; free
- * space maps are left out.  The true WAL below that LSN in its segment is
+ * Every page is an image at the end of the shutdown checkpoint record, but
+ * those of free space maps: importsaved.c has these.  The true WAL below that LSN in its segment is
  * stored too, so that the timeline's WAL has no hole.
  *
  *-------------------------------------------------------------------------
@@ -585,6 +585,8 @@ import_data_directory(Timeline *tl, const ImportSource *source)
 		import_slru(&job, slru);
 	import_origins(&job);
 	import_control(&job);
+	if (source->user_checkpoint != 0)
+		import_saved(tl, source);
 	store_import_finish(job.store);
 	timeline_set_logical_size(tl, job.logical_size);
 	timeline_set_flush_lsn(tl, source->end);

@@ -45,4 +45,7 @@ extern void import_open(ImportSource *source, const char *dir);
  */
 extern void import_data_directory(Timeline *tl, const ImportSource *source);
 
+/* importsaved.c: the directory's free space maps and statistics. */
+extern void import_saved(Timeline *tl, const ImportSource *source);
+
 #endif							/* NEON_PS_IMPORT_H */

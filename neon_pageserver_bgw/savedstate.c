@@ -234,6 +234,17 @@ is_older(Timeline *tl, NeonSavedKind kind, const SavedHead *head)
 		(head->term < stored.term || (head->term == stored.term && head->lsn < stored.lsn));
 }
 
+void
+savedstate_import(Timeline *tl, NeonSavedKind kind, XLogRecPtr lsn, StringInfo data)
+{
+	SavedHead	head = {.magic = {'N', 'S', 'S', '1'}, .version = SAVED_VERSION};
+
+	head.len = data->len;
+	head.lsn = lsn;
+	head.crc = saved_crc(&head, data->data);
+	replace_saved(tl, kind, &head, data->data);
+}
+
 PG_FUNCTION_INFO_V1(neon_saved_put);
 
 /* saved_put(tenant, timeline, term, kind, lsn, data): of the timeline's last writer */
