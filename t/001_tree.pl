@@ -63,6 +63,12 @@ if (open my $f, '<', "$top/docs/settings.md") { local $/; $doc = <$f> }
 my @missing = grep { !/\.test_|^neon_test_utils\./ && $doc !~ /`\Q$_\E`/ } sort keys %defined;
 is_deeply(\@missing, [], 'docs/settings.md has every setting');
 
+# every view and function of a compute, but the functions that only views call
+my %sql = map { $_ => 1 } text("$top/neon_compute/neon--1.0.sql") =~ /^CREATE (?:VIEW|FUNCTION) (neon\.\w+)/mg;
+my $docs = join '', map { text($_) } glob "$top/docs/*.md";
+cmp_ok(scalar(keys %sql), '>', 10, 'the views and functions of a compute');
+is_deeply([ grep { !/\.get_/ && $docs !~ /\b\Q$_\E\b/ } sort keys %sql ], [], 'each of them is in the documents');
+
 # "neon endpoint config" knows each of a compute's own, but those that only tell
 my $checks = '';
 if (open my $f, '<', "$top/contrib/neon_ctl/confcheck.c") { local $/; $checks = <$f> }
