@@ -208,7 +208,8 @@ like($stderr, qr/permission denied to set parameter "neon\.log_slow_fetch"/, 'a 
 	$session->quit;
 }
 sql('CREATE ROLE watcher IN ROLE pg_monitor');
-is(sql("SET ROLE watcher; SELECT count(*) >= 0 FROM neon.$_"), 't', "pg_monitor reads $_") for qw(stat_local stat_backends local_relations);
+is(sql("SET ROLE watcher; SELECT count(*) >= 0 FROM neon.$_"), 't', "pg_monitor reads $_")
+  for qw(stat_local stat_backends local_relations status safekeepers local_disk hydration_progress saved warm_start);
 for my $what ('SELECT * FROM neon.stat_backends', 'SELECT * FROM neon.local_relations', 'SELECT neon.stat_reset()')
 {
 	($rc, $stdout, $stderr) = $node->psql('postgres', "SET ROLE plain; $what");
