@@ -67,8 +67,6 @@ sub stored
 	return;
 }
 stored('timeline_checkpoint', 'timeline_compact');
-$t->psql($_, 'UPDATE chain SET v = v + 1', timeout => 600) for map { my $s = $_; map { $s } 1 .. 9 } @systems;
-stored('timeline_checkpoint');
 
 my %resident;
 
@@ -120,15 +118,34 @@ sub latency_rows
 	return;
 }
 
+# What was loaded has no images yet: its pages are made from the records.
+my $one = 'SET max_parallel_workers_per_gather = 0;';
+my $sum = 'SELECT sum(id), sum(length(pad)) FROM scan';
+if (wanted('scans'))
+{
+	my $r = alternate(\@systems, sub { cold($_[0]); return query($_[0], $one, $sum) });
+	row(what => 'sequential scan of what was just loaded, no images yet', unit => 'ms', lower => 1, against => $dropped, ours => $r->{main}[0], theirs => $r->{stock}[0]);
+}
+
+# From here on each page has an image, those of "chain" nine records more.
+my $tenant = "'" . $t->tenant . "'";
+$t->psql('pageserver', "SELECT neon_pageserver.tenant_configure($tenant, '0', 0)");
+stored('timeline_gc');
+$t->psql('pageserver', "SELECT neon_pageserver.tenant_configure($tenant, '7 days', 1000000000)");
+for my $system (@systems)
+{
+	$t->psql($system, 'UPDATE chain SET v = v + 1', timeout => 600) for 1 .. 9;
+}
+stored('timeline_checkpoint');
+
 if (wanted('latency'))
 {
 	my $echo = $t->tmp . '/echo';
 	must($t, 'cc', '-O2', '-o', $echo, "$ENV{NEON_TEST_TOP}/contrib/bench/echo.c");
-	my @both = map { percentile($_, @{[ map { $_ / 1000 } split /\n/, must($t, $echo, 20000) ]}) } 0.5, 0.99;
-	my %of;
+	my %r;
 	for my $table ('image', 'chain')
 	{
-		$of{$table} = alternate(\@systems, sub {
+		$r{$table} = alternate(\@systems, sub {
 			my ($system) = @_;
 			cold($system);
 			my @cold = reads($system, $table);
@@ -139,7 +156,6 @@ if (wanted('latency'))
 			return map { my @x = @$_; map { percentile($_, @x) } 0.5, 0.99 } \@cold, \@cached, \@echo;
 		});
 	}
-	my %r = %of;
 	my $echo_of = sub { my ($x) = @_; return [ map { median($x->{stock}[$_], $x->{main}[$_]) } 4, 5 ] };
 	latency_rows('random page, image', 'TCP echo of 8 kB', [ @{ $r{image}{main} }[ 2, 3 ] ], $echo_of->($r{image}), at_least => 1 / 1.5);
 	latency_rows('random page, 10 records', 'TCP echo of 8 kB', [ @{ $r{chain}{main} }[ 2, 3 ] ], $echo_of->($r{chain}), at_most => 150);
@@ -147,8 +163,6 @@ if (wanted('latency'))
 	latency_rows('random page, 10 records, caches dropped', $dropped, [ @{ $r{chain}{main} }[ 0, 1 ] ], [ @{ $r{chain}{stock} }[ 0, 1 ] ]);
 }
 
-my $one = 'SET max_parallel_workers_per_gather = 0;';
-my $sum = 'SELECT sum(id), sum(length(pad)) FROM scan';
 my $few = int(2**32 * 0.005 - 2**31);	# 5 rows of 1,000, each on a page of its own
 my $tenth = $n / 10;
 my @scans = (
