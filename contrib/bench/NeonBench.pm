@@ -11,10 +11,12 @@ use warnings;
 use Carp;
 use Exporter 'import';
 use JSON::PP;
+use List::Util qw(sum0);
+use POSIX ();
 use Time::HiRes qw(time sleep);
 
 our @EXPORT = qw(wanted row median percentile alternate drop_caches stock_init stock_start stock_stop
-  endpoint_init must pgbench_run timed finish);
+  endpoint_init must pgbench_run cpu_seconds timed finish);
 
 our $scale = $ENV{NEON_BENCH_SCALE} || 10;
 our $seconds = $ENV{NEON_BENCH_SECONDS} || 10;
@@ -35,7 +37,7 @@ our @parts = (
 	[ 'relations100k', 'relations.pl', 8, 'the same with 100,000' ],
 	[ 'storage', 'storage.pl', 8, 'the pageserver by itself: ingest, pages, compaction, restarts' ]);
 
-my (@rows, @dropped);
+my @rows;
 
 # Is one of these parts to be run?
 sub wanted
@@ -105,39 +107,57 @@ sub timed
 	return 1000 * (time - $began);
 }
 
+# Seconds of CPU that the processes with these working directories, or ones below
+# them, have used, and their children that have ended.
+sub cpu_seconds
+{
+	my $dirs = join '|', map { quotemeta } @_;
+	my $ticks = 0;
+	for my $proc (glob '/proc/[0-9]*')
+	{
+		next unless (readlink("$proc/cwd") // '') =~ m{^(?:$dirs)(?:/|$)};
+		open(my $f, '<', "$proc/stat") or next;
+		my $stat = <$f> // next;
+		my @field = split / /, $stat =~ s/^.*\) //sr;
+		$ticks += $_ for @field[ 11 .. 14 ];
+	}
+	return $ticks / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+}
+
 # ---- the page cache ----
 
-# Bytes of files that are in the page cache.
+# Of these files, those of which something is in the page cache: bytes by name.
 sub resident
 {
-	my $sum = 0;
+	my %bytes;
 	while (my @some = splice @_, 0, 500)
 	{
-		open(my $f, '-|', 'fincore', '-nrb', '-o', 'RES', @some) or croak "fincore: $!";
-		while (my $line = <$f>) { $sum += $line }
+		open(my $f, '-|', 'fincore', '-nrb', '-o', 'RES,FILE', @some) or croak "fincore: $!";
+		while (my $line = <$f>) { $bytes{$2} = $1 if $line =~ /^([1-9]\d*) (.*)$/ }
 		close $f;
 	}
-	return $sum;
+	return %bytes;
 }
 
 # Files below these directories leave the page cache: each is written out, then
 # posix_fadvise(DONTNEED).  That needs no privileges and leaves other people's
-# files alone, unlike /proc/sys/vm/drop_caches.
+# files alone, unlike /proc/sys/vm/drop_caches.  Bytes before and after.
 sub drop_caches
 {
 	my (@dirs) = @_;
 	open(my $f, '-|', 'find', @dirs, qw(-type f -size +0 -print0)) or croak "find: $!";
 	my @files = do { local $/ = "\0"; map { chomp; $_ } <$f> };
 	close $f;
-	my $before = resident(@files);
+	my %before = resident(@files);
+	@files = keys %before;
 	while (my @some = splice @files, 0, 100)
 	{
 		# a file may be removed meanwhile
 		system('sh', '-c', 'for f; do dd of="$f" oflag=nocache conv=notrunc,nocreat,fdatasync count=0 status=none 2>/dev/null; done; true', 'sh', @some) == 0
 		  or croak 'dd';
-		push @dropped, @some;
 	}
-	my $after = resident(splice @dropped);
+	my %after = resident(keys %before);
+	my ($before, $after) = (sum0(values %before), sum0(values %after));
 	Test::More::note(sprintf 'dropped from the page cache by posix_fadvise: %.1f of %.1f MB', ($before - $after) / 1048576, $before / 1048576);
 	return ($before, $after);
 }

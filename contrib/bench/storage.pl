@@ -35,21 +35,6 @@ sub compared
 	return row(what => $what, unit => $unit, ours => $ours, theirs => $theirs, %o);
 }
 
-# Seconds of CPU that the processes of an instance have used.
-sub cpu
-{
-	my ($node) = @_;
-	my $pgdata = $node->data_dir;
-	my $ticks = 0;
-	for my $dir (grep { (readlink("$_/cwd") // '') eq $pgdata } glob '/proc/[0-9]*')
-	{
-		my $stat = eval { slurp_file("$dir/stat") } // next;
-		my @field = split / /, $stat =~ s/^.*\) //sr;
-		$ticks += $field[11] + $field[12];
-	}
-	return $ticks / POSIX::sysconf(POSIX::_SC_CLK_TCK());
-}
-
 # ---- a pageserver; a writer that began from its first LSN; a standby of that ----
 
 my $ps = NeonPageserver->new('pageserver', conf => <<CONF);
@@ -121,17 +106,17 @@ sub wait_until
 
 my (%s, %cpu);
 my $began = time;
-my $before = cpu($ps->node);
+my $before = cpu_seconds($ps->node->data_dir);
 follow($ps, $t, $node);
 wait_until(sub { $ps->sql("SELECT $f.wait_lsn($t->{args}, '$end', '60 s')") eq 't' });
 $s{ours} = time - $began;
-$cpu{ours} = cpu($ps->node) - $before;
+$cpu{ours} = cpu_seconds($ps->node->data_dir) - $before;
 $began = time;
 system_or_bail('pg_ctl', '-D', $standby->data_dir, '-l', $standby->logfile, '-W', '-s', 'start');
 my $replayed = "SELECT pg_last_wal_replay_lsn() >= '$end'";
 wait_until(sub { ($standby->psql('postgres', $replayed))[1] eq 't' });
 $s{stock} = time - $began;
-$cpu{stock} = cpu($standby);
+$cpu{stock} = cpu_seconds($standby->data_dir);
 system_or_bail('pg_ctl', '-D', $standby->data_dir, '-m', 'immediate', '-s', '-w', 'stop');
 compared(sprintf('ingest of %d MB of WAL', $wal), 'MB/s', $wal / $s{stock}, $wal / $s{ours}, against => 'standby, same WAL', at_least => 2);
 compared('  the same, records', '1000/s', $records / $s{stock} / 1000, $records / $s{ours} / 1000, against => 'standby, same WAL');
@@ -282,7 +267,6 @@ sub compact
 {
 	my ($what, $function) = @_;
 	my $layers = layer_mb();
-	my $cpu = cpu($ps->node);
 	my $from = time;
 	$ps->sql("SELECT $f.$function($t->{args})");
 	my $took = time - $from;

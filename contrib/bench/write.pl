@@ -4,7 +4,7 @@
 # synchronous_standby_names = 'ANY 2 (...)'.  In turns; figures are medians.
 #
 # NEON_BENCH_SCALE (10), NEON_BENCH_SECONDS (10) of a run, NEON_BENCH_ROUNDS (3),
-# NEON_BENCH_LOAD_MB (200) of a COPY.
+# NEON_BENCH_LOAD_MB (200) of a COPY, NEON_BENCH_CLIENTS (1,8,32) of TPC-B.
 use strict;
 use warnings;
 use lib "$ENV{NEON_TEST_TOP}/contrib/bench";
@@ -13,6 +13,7 @@ use NeonTest;
 use Test::More;
 
 my $load_mb = $ENV{NEON_BENCH_LOAD_MB} || 200;
+my @clients = split /,/, $ENV{NEON_BENCH_CLIENTS} || '1,8,32';	# of TPC-B
 my $conf = "shared_buffers=128MB\nmax_wal_size=4GB\n";
 my %against = (stock => 'stock alone', sync => 'stock, ANY 2 of 3');
 my @systems = ('stock', 'sync', 'main');
@@ -46,14 +47,20 @@ sub rows
 
 sub insert_position { return NeonTest::lsn_num($t->psql($_[0], 'SELECT pg_current_wal_insert_lsn()')) }
 
-# pgbench, from a checkpoint on; figures and bytes of WAL per transaction.
+# The directories of a system's processes.
+my %dirs = (stock => [ $t->tmp . '/stock' ], sync => [ map { $t->tmp . "/$_" } 'sync', 's1', 's2', 's3' ], main => [ $t->dir ]);
+
+# pgbench, from a checkpoint on: transactions per second, latencies, and of each
+# transaction the bytes of WAL and the microseconds of CPU of all processes.
 sub transactions
 {
 	my ($system, $clients, @args) = @_;
 	$t->psql($system, 'CHECKPOINT', timeout => 600);
 	my $from = insert_position($system);
+	my $cpu = cpu_seconds(@{ $dirs{$system} });
 	my @figures = pgbench_run($t, $system, $clients, @args);
-	return (@figures, (insert_position($system) - $from) / ($figures[0] * $NeonBench::seconds));
+	my $n = $figures[0] * $NeonBench::seconds;
+	return (@figures, (insert_position($system) - $from) / $n, 1e6 * (cpu_seconds(@{ $dirs{$system} }) - $cpu) / $n);
 }
 
 sub latency_rows
@@ -66,12 +73,13 @@ sub latency_rows
 
 if (wanted('tpcb'))
 {
-	for my $clients (1, 8, 32)
+	for my $clients (@clients)
 	{
 		my $r = alternate(\@systems, sub { transactions($_[0], $clients) });
 		my $what = "TPC-B, $clients client" . ($clients > 1 ? 's' : '');
 		rows($r, 0, what => $what, unit => 'tps', targets => { stock => { at_least => 1.0 }, sync => { at_least => 1.5 } });
 		latency_rows($r, $what);
+		rows($r, 4, what => "  $what, CPU of all its processes", unit => 'us', lower => 1);
 		next if $clients != 8;
 		delete $r->{sync};
 		rows($r, 3, what => "WAL of a transaction, $NeonBench::seconds s from a checkpoint", unit => 'B', lower => 1,
@@ -127,7 +135,7 @@ if (wanted('index'))
 		$t->psql($system, "DROP INDEX IF EXISTS balance;\nUPDATE pgbench_accounts SET abalance = 1 WHERE aid = 1;\nCHECKPOINT", timeout => 600);
 		return timed(sub { $t->psql($system, 'CREATE INDEX balance ON pgbench_accounts(abalance, aid)', timeout => 900) });
 	});
-	rows($r, 0, what => "CREATE INDEX on $NeonBench::scale" . '00,000 rows', unit => 'ms', lower => 1);
+	rows($r, 0, what => "CREATE INDEX on ${NeonBench::scale}00,000 rows", unit => 'ms', lower => 1);
 }
 
 finish();
