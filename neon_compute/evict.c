@@ -48,6 +48,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "quorum.h"
+#include "reference.h"
 #include "replication/message.h"
 #include "storage/fd.h"
 #include "storage/ipc.h"
@@ -185,7 +186,7 @@ pageserver_lsn(void)
 static void
 advance_rule(void)
 {
-	if (neon_boot.kind != NEON_PRIMARY)
+	if (neon_boot.kind != NEON_PRIMARY || reference_is_used())
 	{
 		rule.clean_before = neon_boot.kind == NEON_STATIC ? PG_UINT64_MAX : 1;
 		return;

@@ -85,6 +85,7 @@ is($t->psql('main', "SELECT string_agg(setting || unit, ' ' ORDER BY name) FROM 
 my @basebackup = ('pg_basebackup', '-w', '-d', $t->connstr('main'), '--checkpoint=fast', '--no-sync');
 my ($rc, $out, $err) = $t->command([ @basebackup, '-D', $t->tmp . '/refused' ]);
 like($err, qr/FATAL:.*hydrated.*HINT:.*neon\.hydrate/s, 'pg_basebackup is refused');
+LocalLimit::lift($t, 'main');
 cmp_ok($t->psql('main', 'SELECT neon.hydrate()'), '>', 1000, 'neon.hydrate() fetches');
 is($t->psql('main', 'SELECT neon.hydrate()'), '0', 'once');
 is($t->psql('main', 'SELECT hydrated FROM neon.status'), 't', 'and neon.status tells');
@@ -107,6 +108,7 @@ for my $db (qw(moved copied))
 		'5000|12502500', "with database $db");
 }
 $t->command([ 'pg_ctl', '-D', $copy, '-w', '-m', 'immediate', 'stop' ]);
+LocalLimit::put_back($t, 'main');
 
 # branches
 $t->psql('main', 'CREATE TABLE b(a int); INSERT INTO b VALUES (1)');

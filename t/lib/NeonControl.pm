@@ -15,6 +15,7 @@ use warnings;
 use Carp;
 use File::Path qw(make_path);
 use IPC::Run qw(start);
+use LocalLimit;
 use NeonOverlay;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::RecursiveCopy;
@@ -83,7 +84,7 @@ sub compute
 	PostgreSQL::Test::RecursiveCopy::copypath($base->data_dir, $dir, filterfn => sub { $_[0] ne 'postmaster.opts' });
 	chmod 0700, $dir;
 	write_boot_files($dir, $name, %o);
-	$node->append_conf('postgresql.conf', <<CONF . ($o{conf} // ''));
+	$node->append_conf('postgresql.conf', <<CONF . LocalLimit::settings() . ($o{conf} // ''));
 fsync = on
 full_page_writes = off
 wal_level = replica

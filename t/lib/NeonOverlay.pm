@@ -17,6 +17,7 @@ use File::Basename;
 use File::Copy;
 use File::Find;
 use File::Path qw(make_path);
+use LocalLimit;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
@@ -194,7 +195,7 @@ sub boot
 	write_file("$to/neon.ticket", $ticket . sprintf("crc=%08x\n", crc32c($ticket)));
 	write_file("$to/standby.signal", '') if $kind eq 'static';
 
-	write_file("$to/postgresql.conf", <<CONF . ($o{conf} // ''));
+	write_file("$to/postgresql.conf", <<CONF . LocalLimit::settings() . ($o{conf} // ''));
 fsync = on
 full_page_writes = off
 wal_level = replica
@@ -212,6 +213,7 @@ neon.timeline_id = '$timeline'
 neon.endpoint_id = '$name'
 @{[ $o{no_reference} ? '' : "neon.test_reference_dir = '$from'" ]}
 CONF
+	LocalLimit::put_ballast($to);
 	$node->start unless $o{no_start};
 	return $node;
 }

@@ -19,6 +19,7 @@ use File::Basename;
 use File::Path qw(make_path remove_tree);
 use IO::Socket::INET;
 use IPC::Run qw(run start timeout);
+use LocalLimit;
 use POSIX qw(WNOHANG);
 use Test::More;
 use Time::HiRes qw(time sleep usleep);
@@ -99,6 +100,7 @@ sub command
 	my ($out, $err) = ('', '');
 	$cmd = [ @$cmd, '--no-supervise' ] if !$self->{supervise} && starts_endpoints(@$cmd);
 	my $in = defined $o{stdin} ? $o{stdin} : '';
+	my $settings = LocalLimit::before($self, @$cmd);
 	local %ENV = (%ENV, $self->env, %{ $o{env} || {} });
 	my $limit = $o{timeout} || $default_timeout;
 	my $h = eval {
@@ -107,6 +109,7 @@ sub command
 		eval { $h->finish; 1 } or do { my $e = $@; $h->kill_kill(grace => 2); die $e };
 		$h;
 	};
+	LocalLimit::after($self, $settings, @$cmd);
 	if (!$h)
 	{
 		croak "no end within $limit s: @$cmd\nstdout: $out\nstderr: $err\n$@";
@@ -498,11 +501,19 @@ sub alive
 	return defined $s && $s ne 'Z' && $s ne 'X';
 }
 
+# Endpoints that this object has started, and that are there.
+sub running_endpoints
+{
+	my ($self) = @_;
+	return grep { alive($self->postmaster_pid($_) || 0) } sort keys %{ $self->{ports} };
+}
+
 # kill -9 of a postmaster (endpoint, "pageserver", "safekeeper N"); its children
 # follow by themselves, which is waited for unless nowait is given.
 sub kill9
 {
 	my ($self, $ep, %o) = @_;
+	LocalLimit::ask($self, $ep) if $self->{ports}{$ep};
 	my $pid = $self->postmaster_pid($ep) or croak "\"$ep\" does not run";
 	my @kids = $self->children_of($pid, qr/./);
 	$self->signal('KILL', $pid);
@@ -574,6 +585,7 @@ sub DESTROY_all
 END
 {
 	DESTROY_all();
+	$? ||= 1 if LocalLimit::did_nothing();
 }
 $SIG{INT} = $SIG{TERM} = sub { exit 1 };
 $SIG{PIPE} = 'IGNORE';
@@ -694,6 +706,7 @@ sub dumps_equal
 sub vanilla_base
 {
 	my ($self, $ep, $to) = @_;
+	LocalLimit::lift($self, $ep);
 	$self->psql($ep, 'CREATE EXTENSION IF NOT EXISTS neon; SELECT neon.hydrate()', timeout => 600);
 	my ($rc, $out, $err) = $self->command(
 		[
@@ -702,6 +715,7 @@ sub vanilla_base
 		],
 		timeout => 600);
 	croak "pg_basebackup: $err" if $rc != 0;
+	LocalLimit::put_back($self, $ep);
 	return $to;
 }
 
