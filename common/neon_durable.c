@@ -77,11 +77,19 @@ remove_entry(const char *path)
 void
 durable_remove_tree(const char *path)
 {
+	static const volatile sig_atomic_t never = 0;
+
+	durable_remove_tree_until(path, &never);
+}
+
+void
+durable_remove_tree_until(const char *path, const volatile sig_atomic_t *stop)
+{
 	struct stat st;
 	DIR		   *dir;
 	struct dirent *de;
 
-	if (lstat(path, &st) != 0)
+	if (*stop || lstat(path, &st) != 0)
 		return;
 	if (!S_ISDIR(st.st_mode))
 	{
@@ -96,10 +104,12 @@ durable_remove_tree(const char *path)
 		if (strcmp(de->d_name, ".") == 0 || strcmp(de->d_name, "..") == 0)
 			continue;
 		snprintf(child, sizeof(child), "%s/%s", path, de->d_name);
-		durable_remove_tree(child);
+		durable_remove_tree_until(child, stop);
 	}
 	if (dir != NULL)
 		FreeDir(dir);
+	if (*stop)
+		return;
 	if (rmdir(path) != 0 && errno != ENOENT)
 		ereport(WARNING,
 				(errcode_for_file_access(),

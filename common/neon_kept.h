@@ -27,11 +27,23 @@
 /* The pageserver's answer, in the next data directory. */
 #define NEON_CHANGED_FILE	"neon.changed"
 
-#define NEON_KEPT_MAGIC		"NKP1"
-#define NEON_CHANGED_MAGIC	"NCH1"
+#define NEON_KEPT_MAGIC		"NKP2"
+#define NEON_CHANGED_MAGIC	"NCH2"
 
 /* A machine's boot id, as text with a zero behind it. */
 #define NEON_MACHINE_BOOT_SIZE	40
+
+/*
+ * The shutdown checkpoint that a life's WAL ends with.  Terms, and ends of
+ * records, may be the same in two histories (of a pageserver that was restored
+ * from a copy, say), but hardly these, too.
+ */
+typedef struct NeonKeptEnd
+{
+	uint64		record;			/* where it starts */
+	uint64		next_xid;
+	int64		time;			/* in seconds */
+} NeonKeptEnd;
 
 typedef struct NeonKeptHeader
 {
@@ -41,6 +53,8 @@ typedef struct NeonKeptHeader
 	NeonId		timeline_id;
 	char		machine_boot[NEON_MACHINE_BOOT_SIZE];
 	uint64		lsn;			/* where its WAL ends */
+	NeonKeptEnd end;
+	int64		written_at;		/* nanoseconds, by the file system's clock */
 	uint64		nforks;
 	uint64		nwords;
 	uint32		control_crc;	/* that of its pg_control */
@@ -73,6 +87,7 @@ typedef struct NeonChangedHeader
 	NeonId		timeline_id;
 	uint64		from_lsn;
 	uint64		to_lsn;
+	NeonKeptEnd end;			/* of the history at from_lsn */
 	uint64		nranges;
 	uint32		body_crc;		/* CRC-32C of the ranges */
 	uint32		crc;			/* CRC-32C of this header before it */

@@ -19,10 +19,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "catalog/pg_control.h"
 #include "catalog/pg_tablespace_d.h"
-#include "common/controldata_utils.h"
 #include "funcapi.h"
 #include "kept.h"
+#include "localdisk.h"
 #include "miscadmin.h"
 #include "neon_durable.h"
 #include "neon_testpoint.h"
@@ -49,6 +50,8 @@ typedef struct KeptShared
 	pg_atomic_uint64 kept_chunks;
 	pg_atomic_uint64 dropped_blocks;
 	pg_atomic_uint64 dropped_chunks;
+	pg_atomic_uint64 touched_files;
+	pg_atomic_uint64 taken_bytes;	/* of disk space */
 	pg_atomic_uint32 finished;
 } KeptShared;
 
@@ -161,13 +164,30 @@ check_kept(const NeonKeptHeader *header, uint64 size)
 	return NULL;
 }
 
-/* Is that life one of this timeline, and did nothing else touch its files since? */
+/* Is the old directory's pg_control the one with that checksum? */
+static bool
+control_is(uint32 control_crc)
+{
+	int			fd = open(NEON_KEPT_DIR "/global/pg_control", O_RDONLY | O_CLOEXEC | PG_BINARY);
+	ControlFileData control;
+	bool		is_read;
+	pg_crc32c	crc;
+
+	if (fd < 0)
+		return false;
+	is_read = durable_pread(fd, &control, sizeof(control), 0) == sizeof(control);
+	close(fd);
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, &control, offsetof(ControlFileData, crc));
+	FIN_CRC32C(crc);
+	return is_read && EQ_CRC32C(crc, control.crc) && control.crc == control_crc;
+}
+
+/* Is that life one of this timeline, and did no other server use its files since? */
 static const char *
 check_origin(const NeonKeptHeader *header)
 {
 	char		machine_boot[NEON_MACHINE_BOOT_SIZE];
-	ControlFileData *control;
-	bool		crc_ok;
 
 	if (!neon_id_equal(&header->tenant_id, &neon_boot.tenant_id) ||
 		!neon_id_equal(&header->timeline_id, &neon_boot.timeline_id))
@@ -177,8 +197,7 @@ check_origin(const NeonKeptHeader *header)
 		return "the machine was booted since";
 	if (access(NEON_KEPT_DIR "/global/pg_control", R_OK) != 0)
 		return "its files are missing";
-	control = get_controlfile(NEON_KEPT_DIR, &crc_ok);
-	if (!crc_ok || control->crc != header->control_crc)
+	if (!control_is(header->control_crc))
 		return "its files were used by another server since";
 	return NULL;
 }
@@ -204,6 +223,8 @@ check_changed(const NeonChangedHeader *header, uint64 size, const NeonKeptHeader
 		!neon_id_equal(&header->timeline_id, &of->timeline_id) || header->term != of->term ||
 		header->from_lsn != of->lsn || header->to_lsn != neon_boot.boot_lsn)
 		return "the list of what changed since is of another start";
+	if (memcmp(&header->end, &of->end, sizeof(of->end)) != 0 && !NEON_TEST_BUG("any_lineage"))
+		return "the branch has other WAL there than it wrote";
 	return NULL;
 }
 
@@ -258,6 +279,8 @@ kept_startup(void)
 	pg_atomic_init_u64(&shared->kept_chunks, 0);
 	pg_atomic_init_u64(&shared->dropped_blocks, 0);
 	pg_atomic_init_u64(&shared->dropped_chunks, 0);
+	pg_atomic_init_u64(&shared->touched_files, 0);
+	pg_atomic_init_u64(&shared->taken_bytes, 0);
 	pg_atomic_init_u32(&shared->finished, 0);
 	problem = neon_boot.kind == NEON_PRIMARY ? load() : "this is no primary";
 	if (problem != NULL)
@@ -271,6 +294,35 @@ kept_startup(void)
 }
 
 /* ---- taking over ---- */
+
+/*
+ * Of a file that somebody changed, copied or put back after the stop nobody
+ * knows what is in it.  Who renames its directory leaves its time alone.
+ */
+static bool
+is_untouched(const struct stat *st)
+{
+	if (kept_time(&st->st_ctim) <= kept->written_at || NEON_TEST_BUG("any_file"))
+		return true;
+	pg_atomic_fetch_add_u64(&shared->touched_files, 1);
+	return false;
+}
+
+/*
+ * Is there space for it below the limit?  That may be lower than in the life
+ * before, and it takes its time to drop what is above it.
+ */
+static bool
+fits(const struct stat *st)
+{
+	uint64		bytes = (uint64) st->st_blocks * 512;
+	uint64		limit = (uint64) neon_local_size_limit * 1024;
+
+	if (limit > 0 && pg_atomic_read_u64(&shared->taken_bytes) + bytes > limit)
+		return false;
+	pg_atomic_fetch_add_u64(&shared->taken_bytes, bytes);
+	return true;
+}
 
 BlockNumber
 kept_take_segment(const MapFork *fork, BlockNumber segno, const char *path)
@@ -288,7 +340,8 @@ kept_take_segment(const MapFork *fork, BlockNumber segno, const char *path)
 			return 0;
 	}
 	snprintf(old, sizeof(old), "%s/%s", NEON_KEPT_DIR, path);
-	if (lstat(old, &st) != 0 || !S_ISREG(st.st_mode) || rename(old, path) != 0)
+	if (lstat(old, &st) != 0 || !S_ISREG(st.st_mode) || !is_untouched(&st) ||
+		!fits(&st) || rename(old, path) != 0)
 		return 0;
 	return (BlockNumber) Min(st.st_size / BLCKSZ, RELSEG_SIZE);
 }
@@ -358,7 +411,7 @@ local_bits(const NeonKeptFork *entry, uint64 word, uint64 end)
 {
 	uint64		bits;
 
-	if (entry == NULL)
+	if (entry == NULL || NEON_TEST_BUG("keep_absent"))
 		return bits_between(word, 0, end);
 	bits = bits_between(word, entry->watermark, end);
 	if (entry->has_words && word < ((uint64) entry->watermark + 63) / 64)
@@ -447,8 +500,16 @@ kept_finish(void)
 				 errdetail("It was stopped at %X/%X; this boot is at %X/%X, and %llu pages have changed since.",
 						   LSN_FORMAT_ARGS(shared->stopped_lsn), LSN_FORMAT_ARGS(neon_boot.boot_lsn),
 						   (unsigned long long) pg_atomic_read_u64(&shared->dropped_blocks))));
-	if (durable_exists(NEON_KEPT_DIR))
-		durable_remove_tree(NEON_KEPT_DIR);
+	if (pg_atomic_read_u64(&shared->touched_files) > 0)
+		ereport(LOG,
+				(errmsg("%llu relation files of the life before are not kept, as they were changed after it had ended",
+						(unsigned long long) pg_atomic_read_u64(&shared->touched_files))));
+	/* a stop does not wait until many files are removed */
+	do
+	{
+		CHECK_FOR_INTERRUPTS();
+		durable_remove_tree_until(NEON_KEPT_DIR, &InterruptPending);
+	} while (InterruptPending);
 }
 
 /* ---- the view ---- */

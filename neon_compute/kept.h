@@ -12,6 +12,8 @@
 #ifndef NEON_KEPT_LOCAL_H
 #define NEON_KEPT_LOCAL_H
 
+#include <time.h>
+
 #include "map.h"
 #include "neon_kept.h"
 
@@ -48,6 +50,13 @@ extern void kept_finish(void);
 
 /* The id of this boot of the machine, with zeros behind it; false if it cannot be read. */
 extern bool kept_machine_boot(char *id);
+
+/* A file's time as NeonKeptHeader has it. */
+static inline int64
+kept_time(const struct timespec *time)
+{
+	return (int64) time->tv_sec * 1000000000 + time->tv_nsec;
+}
 
 /* ---- keptstop.c ---- */
 

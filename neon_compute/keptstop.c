@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "catalog/pg_control.h"
@@ -154,6 +155,7 @@ static bool
 write_contents(Out *out, NeonKeptHeader *header)
 {
 	MapFork   **forks = sorted_forks(&header->nforks);
+	struct stat st;
 
 	if (forks == NULL)
 		return false;
@@ -164,8 +166,12 @@ write_contents(Out *out, NeonKeptHeader *header)
 	flush_out(out);
 	FIN_CRC32C(out->crc);
 	header->body_crc = out->crc;
+	/* when that was written, by the clock that files are dated by */
+	if (out->failed || fstat(out->fd, &st) != 0)
+		return false;
+	header->written_at = kept_time(&st.st_mtim);
 	header->crc = codec_crc32c(header, offsetof(NeonKeptHeader, crc));
-	return !out->failed && durable_pwrite(out->fd, header, sizeof(*header), 0) &&
+	return durable_pwrite(out->fd, header, sizeof(*header), 0) &&
 		fsync(out->fd) == 0;
 }
 
@@ -207,6 +213,9 @@ stopped_cleanly(NeonKeptHeader *header)
 
 	header->lsn = neon_end_of_wal();
 	header->control_crc = control->crc;
+	header->end.record = control->checkPoint;
+	header->end.next_xid = U64FromFullTransactionId(control->checkPointCopy.nextXid);
+	header->end.time = control->checkPointCopy.time;
 	return crc_ok && control->state == DB_SHUTDOWNED &&
 		control->checkPoint >= neon_boot.boot_record_end &&
 		header->lsn > control->checkPoint &&

@@ -33,6 +33,7 @@ typedef struct Changed
 	Timeline   *tl;
 	XLogRecPtr	from;
 	XLogRecPtr	to;
+	NeonKeptEnd end;			/* what the history has at from */
 	NeonChangedRange *ranges;
 	uint64		nranges;
 	uint64		max;
@@ -178,11 +179,11 @@ sort_ranges(Changed *changed)
 
 /*
  * What lies below from_lsn is what the life of that term wrote, and nothing
- * else: its boot record is the last one there, and as that life's WAL ends
- * there, a record ends there.
+ * else: its boot record is the last one there, and a record ends there.  Whether
+ * that is the one that the life ended with is for the asker to see, from *end.
  */
 static void
-check_lineage(Timeline *tl, XLogRecPtr from, XLogRecPtr to, uint32 term)
+check_lineage(Timeline *tl, XLogRecPtr from, XLogRecPtr to, uint32 term, NeonKeptEnd *end)
 {
 	ControlState state;
 
@@ -193,15 +194,15 @@ check_lineage(Timeline *tl, XLogRecPtr from, XLogRecPtr to, uint32 term)
 						LSN_FORMAT_ARGS(from), LSN_FORMAT_ARGS(to))));
 	if (NEON_TEST_BUG("any_lineage"))
 		return;
-	/* terms only rise: at the end is what was there before, too */
-	if (control_find(tl, to, &state) && state.lsn == to && state.term == term)
-		return;
 	control_at(tl, from, &state);
 	if (state.term != term)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("the WAL at %X/%X was written in term %u and not in term %u",
 						LSN_FORMAT_ARGS(from), state.term, term)));
+	end->record = state.prev;
+	end->next_xid = U64FromFullTransactionId(state.checkpoint.nextXid);
+	end->time = state.checkpoint.time;
 }
 
 static bytea *
@@ -219,6 +220,7 @@ make_answer(const Changed *changed, uint32 term)
 	header->timeline_id = changed->tl->id.timeline;
 	header->from_lsn = changed->from;
 	header->to_lsn = changed->to;
+	header->end = changed->end;
 	header->nranges = changed->nranges;
 	if (body > 0)
 		memcpy(header + 1, changed->ranges, body);
@@ -238,7 +240,7 @@ neon_changed_blocks(PG_FUNCTION_ARGS)
 	changed.to = PG_GETARG_LSN(4);
 	timeline_check_readable(changed.tl);
 	ingest_catch_up(changed.tl);
-	check_lineage(changed.tl, changed.from, changed.to, term);
+	check_lineage(changed.tl, changed.from, changed.to, term, &changed.end);
 	if (changed.from < changed.to)
 	{
 		/* what both are made of is still there */

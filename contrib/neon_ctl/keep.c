@@ -20,7 +20,9 @@
 #include "run.h"
 #include "server.h"
 
-#define ASK_TIMEOUT		60		/* seconds */
+/* Longer than this a start does not wait for it. */
+#define ANSWER_TIME		"20s"
+#define ASK_TIMEOUT		60		/* seconds; then the pageserver hangs */
 
 /* The old directory's list, if it is one of this branch. */
 static bool
@@ -50,13 +52,16 @@ ask_changed(PGconn *conn, const TimelineInfo *tl, const NeonKeptHeader *header, 
 {
 	const char *values[] = {tl->tenant, tl->id, strf("%d", (int32) header->term),
 	lsn_text(header->lsn), lsn_text(lsn)};
-	PGresult   *res = db_send(conn, "SELECT neon_pageserver.changed_blocks($1, $2, $3::int4, $4::pg_lsn, $5::pg_lsn) AS blocks",
-							  lengthof(values), values, NULL, NULL, ASK_TIMEOUT,
-							  "asking what has changed since the last stop");
+	PGresult   *res;
 	const char *text;
 	unsigned char *bytes;
 	size_t		len;
 
+	PQclear(db_exec(conn, ASK_TIMEOUT, NULL, "SET statement_timeout = '" ANSWER_TIME "'", 0));
+	res = db_send(conn, "SELECT neon_pageserver.changed_blocks($1, $2, $3::int4, $4::pg_lsn, $5::pg_lsn) AS blocks",
+				  lengthof(values), values, NULL, NULL, ASK_TIMEOUT,
+				  "asking what has changed since the last stop");
+	PQclear(db_exec(conn, ASK_TIMEOUT, NULL, "SET statement_timeout = 0", 0));
 	if (PQresultStatus(res) != PGRES_TUPLES_OK)
 	{
 		*problem = strf("%s", db_primary(res));
