@@ -98,6 +98,7 @@ check_limit(int *newval, void **extra, GucSource source)
 	if (!disk_is_limited)
 	{
 		GUC_check_errmsg("parameter \"neon.local_size_limit\" cannot be changed from 0 without restarting the server");
+		GUC_check_errhint("Run \"neon endpoint config NAME neon.local_size_limit=...\", then \"neon endpoint restart NAME\".");
 		return false;
 	}
 	return true;

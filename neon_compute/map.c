@@ -368,9 +368,10 @@ map_set_present_word(MapChunk *chunk, int word, uint64 bits)
 }
 
 void
-map_note_write(MapChunk *chunk)
+map_note_write(MapChunk *chunk, XLogRecPtr changed)
 {
-	uint64		lsn = RecoveryInProgress() ? PG_UINT64_MAX : GetXLogInsertRecPtr();
+	uint64		lsn = RecoveryInProgress() ? PG_UINT64_MAX :
+		changed != InvalidXLogRecPtr ? changed : GetXLogInsertRecPtr();
 	uint64		old = pg_atomic_read_u64(&chunk->dirty_lsn);
 
 	while (old < lsn &&
@@ -559,7 +560,7 @@ set_present_range(MapFork *fork, BlockNumber first, BlockNumber last)
 		MapChunk   *chunk = map_chunk(fork, blkno);
 		BlockNumber end = Min(last, blkno / MAP_CHUNK_BLOCKS * MAP_CHUNK_BLOCKS + MAP_CHUNK_BLOCKS - 1);
 
-		map_note_write(chunk);
+		map_note_write(chunk, InvalidXLogRecPtr);
 		LWLockAcquire(lock, LW_EXCLUSIVE);
 		for (; blkno <= end; blkno++)
 			map_set_present(chunk, blkno);

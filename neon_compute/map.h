@@ -165,8 +165,11 @@ extern void map_set_present(MapChunk *chunk, BlockNumber blkno);
 /* Several at once, while the fork's files are not done: then no lock is needed. */
 extern void map_set_present_word(MapChunk *chunk, int word, uint64 bits);
 
-/* Before a local write; a full memory barrier.  Takes no lock. */
-extern void map_note_write(MapChunk *chunk);
+/*
+ * Before a local write of what was changed last at that LSN, InvalidXLogRecPtr
+ * if nobody knows; a full memory barrier.  Takes no lock.
+ */
+extern void map_note_write(MapChunk *chunk, XLogRecPtr changed);
 
 /* Returns when the chunk is not being dropped.  Takes the chunk lock. */
 extern void map_wait_dropped(const MapFork *fork, BlockNumber blkno);

@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "access/xlog.h"
 #include "coordinator.h"
 #include "diskhold.h"
 #include "files.h"
@@ -29,6 +30,7 @@
 #include "reference.h"
 #include "saved.h"
 #include "smgr.h"
+#include "storage/bufpage.h"
 #include "stream.h"
 #include "utils/rel.h"
 
@@ -162,7 +164,24 @@ write_is_done(const MapFork *fork, MapChunk *chunk)
 {
 	MAP_TEST_POINT(fork->rnode, "write_done");
 	if (NEON_TEST_BUG("late_dirty"))
-		map_note_write(chunk);
+		map_note_write(chunk, InvalidXLogRecPtr);
+}
+
+/*
+ * Of a page of a table: its LSN, as all that was changed since are hints, which
+ * may be lost.  So who only reads makes nothing that could not be dropped.  The
+ * bit for "all visible" comes without an LSN, but is no hint; pages of indexes and
+ * sequences have more of that kind, and a special area by which they are known.
+ */
+static XLogRecPtr
+last_change(const MapFork *fork, Page page)
+{
+	if (fork->forknum != MAIN_FORKNUM || PageIsNew(page) ||
+		((PageHeader) page)->pd_special != BLCKSZ ||
+		(PageIsAllVisible(page) && !NEON_TEST_BUG("visible_is_hint")) ||
+		PageGetLSN(page) < wal_segment_size || NEON_TEST_BUG("hints_count"))
+		return InvalidXLogRecPtr;
+	return PageGetLSN(page);
 }
 
 /*
@@ -189,7 +208,7 @@ neon_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffe
 	}
 	chunk = map_chunk(fork, blkno);
 	if (!NEON_TEST_BUG("late_dirty"))
-		map_note_write(chunk);
+		map_note_write(chunk, last_change(fork, buffer));
 	gen = map_generation(chunk);
 	pg_read_barrier();
 	if ((!map_being_dropped(gen) || NEON_TEST_BUG("write_once")) &&
@@ -227,7 +246,7 @@ neon_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buff
 	fork = mapped_fork(reln, forknum);
 	if (fork != NULL && blkno < map_watermark(fork))
 	{
-		map_note_write(map_chunk(fork, blkno));
+		map_note_write(map_chunk(fork, blkno), InvalidXLogRecPtr);
 		write_absent_block(reln, fork, blkno, buffer, skip_fsync, mdextend);
 		return;
 	}

@@ -16,8 +16,14 @@ $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_po
 
 # what cannot be
 my $lib = $ENV{NEON_TESTING_LIBDIR};
-$t->neon('endpoint', 'config', 'main', 'neon.local_size_limit=8MB');
-$t->neon_fails([ 'endpoint', 'start', 'main' ], qr/./, undef, 'a limit below 16 MB is refused');
+$t->neon_fails([ 'endpoint', 'config', 'main', 'neon.local_size_limit=8MB' ], qr/invalid value for setting "neon.local_size_limit": "8MB"/, qr/from 16MB on/, 'a limit below 16 MB is refused');
+{
+	my $conf = "$t->{dir}/endpoints/main/conf/postgresql.conf";
+	my $before = NeonTest::Vanilla::slurp($conf);
+	write_file($conf, $before . "neon.local_size_limit = 8MB\n");
+	$t->neon_fails([ 'endpoint', 'start', 'main' ], qr/./, undef, 'also where it is written into the file');
+	write_file($conf, $before);
+}
 like(log_text(), qr/FATAL:  invalid value for parameter "neon.local_size_limit": 8192 kB\n.*HINT:  .*at least 16 MB/, 'and the log says so');
 SKIP:
 {

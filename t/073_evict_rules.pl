@@ -368,6 +368,21 @@ rule h1_only => '0', '1', sub {
 	return content("SELECT count(*) FROM pg_check_visible('t')");
 };
 
+rule visible_is_hint => '0', '1', sub {
+	# a page gets its bit for "all visible" without an LSN
+	make_table();
+	run('writer', q{INSERT INTO t SELECT 49, 0, repeat('p', 3500)});
+	flush('writer');
+	evict('t', 20000) or die 'the table was not dropped';
+	run('writer', 'SELECT count(*) FROM t');
+	stop_ingest();
+	run('writer', 'VACUUM (INDEX_CLEANUP OFF, TRUNCATE OFF) t');
+	flush('writer');
+	evict('t', 0);
+	run('writer', 'DELETE FROM t WHERE id = 49');
+	return content("SELECT count(*) FROM pg_check_visible('t')");
+};
+
 rule not_strict => '1', qr/ERROR/, sub {
 	# dirty_lsn = H1 does not tell what was first: the page, or the sample
 	make_table();

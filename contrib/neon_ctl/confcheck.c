@@ -56,8 +56,9 @@ static const struct
 	const char *name;
 	const char *like;
 	const char *or_like;
-	double		min;
+	double		min;			/* or 0, where or_zero */
 	const char *hint;
+	bool		or_zero;
 }			library_settings[] = {
 	{"neon.fetch_timeout", "statement_timeout", NULL, 1, "Give a time from 1ms on, as 30s."},
 	{"neon.keep_local", "enable_seqscan", NULL, 0, "It is on or off."},
@@ -70,7 +71,7 @@ static const struct
 	{"neon.safekeeper_wal_keep", "wal_keep_size", NULL, 1, "Give an amount from 1MB on, as 10GB."},
 	{"neon.consumer_wal_keep", "max_slot_wal_keep_size", NULL, -1, "Give an amount, as 10GB; -1 is no limit."},
 	{"neon.save_interval", "log_autovacuum_min_duration", NULL, -1, "Give a time, as 5min; 0 is at the stop only, -1 never."},
-	{"neon.local_size_limit", "temp_file_limit", NULL, 0, "Give an amount from 16MB on, as 10GB; 0 is no limit."},
+	{"neon.local_size_limit", "temp_file_limit", NULL, 16 * 1024, "Give an amount from 16MB on, as 10GB; 0 is no limit.", true},
 	{"neon.max_ingest_lag", "temp_file_limit", "seq_page_cost", 0, "Give an amount, as 64MB; 0 is off."},
 };
 
@@ -97,13 +98,13 @@ conf_check_name(const char *name)
 
 /* Would the server take the value for its own setting of that name? */
 static bool
-server_takes(const Endpoint *ep, const char *name, const char *value, double min)
+server_takes(const Endpoint *ep, const char *name, const char *value, double min, bool or_zero)
 {
 	PQExpBufferData answer;
 	bool		result;
 
 	result = conf_ask_server(ep, strf("%s=%s", name, value), name, &answer) &&
-		atof(answer.data) >= min;
+		(atof(answer.data) >= min || (or_zero && atof(answer.data) == 0));
 	termPQExpBuffer(&answer);
 	return result;
 }
@@ -115,9 +116,11 @@ check_library_setting(const Endpoint *ep, const char *name, const char *value)
 	{
 		if (pg_strcasecmp(name, library_settings[i].name) != 0)
 			continue;
-		if (!server_takes(ep, library_settings[i].like, value, library_settings[i].min) &&
+		if (!server_takes(ep, library_settings[i].like, value, library_settings[i].min,
+						  library_settings[i].or_zero) &&
 			(library_settings[i].or_like == NULL ||
-			 !server_takes(ep, library_settings[i].or_like, value, library_settings[i].min)))
+			 !server_takes(ep, library_settings[i].or_like, value, library_settings[i].min,
+						   library_settings[i].or_zero)))
 			die(EXIT_GENERAL, library_settings[i].hint, "invalid value for setting \"%s\": \"%s\"",
 				name, value);
 		return;

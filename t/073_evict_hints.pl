@@ -1,0 +1,59 @@
+# Who only reads a table that is larger than the local disk space sets hint bits in
+# it; that hinders nobody, not even himself in a transaction that has a number.
+use strict;
+use warnings;
+use NeonTest;
+use Test::More;
+
+my $t = NeonTest->new;
+$t->quickstart(no_endpoint => 1);
+$t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
+$t->neon('endpoint', 'config', 'main', 'neon.local_size_limit=24MB', 'shared_buffers=4MB', 'autovacuum=off',
+	'neon.fetch_timeout=20s', 'max_parallel_workers_per_gather=0');
+$t->endpoint_start('main');
+$t->psql('main', 'CREATE EXTENSION neon');
+
+# A table of 54 MB that nobody has read.
+sub fill
+{
+	my ($table) = @_;
+	$t->psql('main', "CREATE TABLE $table (i int, pad text)");
+	$t->psql('main', "INSERT INTO $table SELECT i, repeat('x', 600) FROM generate_series(1, 8000) i") for 1 .. 10;
+	cmp_ok($t->psql('main', "SELECT pg_relation_size('$table')"), '>', 48 * 1024 * 1024, "$table is twice as large as the limit");
+	return;
+}
+
+sub dropped { return $t->psql('main', 'SELECT evicted_bytes FROM neon.local_disk') }
+
+fill($_) for qw(a b);
+for my $sql (
+	'CREATE TABLE counted AS SELECT count(*) AS n, sum(length(pad)) AS l FROM a',
+	'CREATE MATERIALIZED VIEW seen AS SELECT count(*) AS n, sum(length(pad)) AS l FROM b',
+	'REFRESH MATERIALIZED VIEW seen',
+	'CREATE TABLE joined AS SELECT count(*) AS n, sum(length(pad)) AS l FROM (SELECT * FROM a UNION ALL SELECT * FROM b) x')
+{
+	my ($rc, $out, $err) = $t->psql_raw('main', $sql);
+	is($rc, 0, $sql) or diag($err);
+}
+is($t->psql('main', 'TABLE counted'), '80000|48000000', 'all of it was read');
+is($t->psql('main', 'TABLE seen'), '80000|48000000', 'again');
+is($t->psql('main', 'TABLE joined'), '160000|96000000', 'and both');
+
+# With hints counted as changes it does not work.
+SKIP:
+{
+	my $lib = $ENV{NEON_TESTING_LIBDIR} or skip 'no build with TESTING=1', 2;
+	fill('c');
+	my ($rc, $out, $err) = $t->psql_raw('main', 'SELECT 1');
+	$t->endpoint_stop('main');
+	my $conf = "$t->{dir}/endpoints/main/conf/postgresql.conf";
+	open my $f, '>>', $conf or die "$conf: $!";
+	print $f "dynamic_library_path = '$lib:\$libdir'\nneon.test_bug = 'hints_count'\n";
+	close $f or die "$conf: $!";
+	$t->endpoint_start('main');
+	($rc, $out, $err) = $t->psql_raw('main', "SET neon.fetch_timeout = '3s'; CREATE TABLE uncounted AS SELECT count(*) FROM c");
+	isnt($rc, 0, 'with the rule switched off it fails');
+	like($err, qr/the limit of local disk space is reached.*DETAIL:  .*which is this session/s, 'of itself');
+}
+$t->neon('stop');
+done_testing();
