@@ -4,7 +4,7 @@
  *	  Dropping chunks from local disk, so that it stays below its limit.
  *
  * A worker.  What it may drop: a chunk that was never written here, and one
- * that was last written before the first of two samples, taken like this:
+ * whose pages were last changed before the first of two samples, taken like this:
  *
  *	H1 = insert position; V = transactions that run now and may have changed a
  *		page so that it is not in the WAL (diskhold.h)
@@ -378,7 +378,7 @@ drop_chunk(const MapFork *fork, BlockNumber start)
 	hole.fd = files_open_segment(fork, start);
 	if (hole.fd < 0)
 		return 0;
-	/* what is written after this look has a dirty_lsn that is too new */
+	/* what of that kind is written after this look has a dirty_lsn that is too new */
 	if (pg_atomic_read_u64(&map_chunk(fork, start)->dirty_lsn) != 0 &&
 		has_unlogged_marks(fork, hole.fd, start))
 	{

@@ -44,7 +44,7 @@
 typedef struct MapChunk
 {
 	pg_atomic_uint64 present[MAP_CHUNK_BLOCKS / 64];	/* 1 bit a block */
-	pg_atomic_uint64 dirty_lsn; /* insert LSN at the last local write, or 0 */
+	pg_atomic_uint64 dirty_lsn; /* of the last local write, see map_note_write(); or 0 */
 	pg_atomic_uint32 gen;		/* generation, and MAP_GEN_USED */
 	pg_atomic_uint32 asked;		/* who last asked for many of its blocks, and when */
 } MapChunk;

@@ -18,7 +18,7 @@ sub fill
 {
 	my ($table) = @_;
 	$t->psql('main', "CREATE TABLE $table (i int, pad text)");
-	$t->psql('main', "INSERT INTO $table SELECT i, repeat('x', 600) FROM generate_series(1, 8000) i") for 1 .. 10;
+	$t->psql('main', "INSERT INTO $table SELECT i, repeat('x', 600) FROM generate_series(1, 2000) i") for 1 .. 40;
 	cmp_ok($t->psql('main', "SELECT pg_relation_size('$table')"), '>', 48 * 1024 * 1024, "$table is twice as large as the limit");
 	return;
 }
