@@ -65,10 +65,34 @@ static const NeonChangedRange *changed_ranges;
 static KeptShared *shared = NULL;
 
 bool		neon_keep_local = false;
+static char *warm_start_setting;	/* shown by show_warm_start() only */
+
+/* For "neon endpoint start", which knows no database in which the view is. */
+static const char *
+show_warm_start(void)
+{
+	static char text[512];
+
+	if (shared == NULL)
+		return "";
+	snprintf(text, sizeof(text),
+			 "complete=%d kept_chunks=" UINT64_FORMAT " kept_bytes=" UINT64_FORMAT " dropped_chunks=" UINT64_FORMAT " dropped_bytes=" UINT64_FORMAT "%s%s",
+			 pg_atomic_read_u32(&shared->finished) != 0,
+			 pg_atomic_read_u64(&shared->kept_chunks),
+			 pg_atomic_read_u64(&shared->kept_blocks) * BLCKSZ,
+			 pg_atomic_read_u64(&shared->dropped_chunks),
+			 pg_atomic_read_u64(&shared->dropped_blocks) * BLCKSZ,
+			 shared->reason[0] ? " reason=" : "", shared->reason);
+	return text;
+}
 
 void
 kept_define_settings(void)
 {
+	DefineCustomStringVariable("neon.warm_start",
+							   "Shows what this start has kept of the local pages of the life before.",
+							   NULL, &warm_start_setting, "",
+							   PGC_INTERNAL, GUC_NOT_IN_SAMPLE, NULL, NULL, show_warm_start);
 	DefineCustomBoolVariable("neon.keep_local",
 							 "Keeps local pages over a clean stop and the next start, where they are right.",
 							 NULL, &neon_keep_local, false,

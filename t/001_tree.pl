@@ -72,7 +72,7 @@ is_deeply([ grep { !/\.get_/ && $docs !~ /\b\Q$_\E\b/ } sort keys %sql ], [], 'e
 # "neon endpoint config" knows each of a compute's own, but those that only tell
 my $checks = '';
 if (open my $f, '<', "$top/contrib/neon_ctl/confcheck.c") { local $/; $checks = <$f> }
-is_deeply([ grep { /^neon\.\w+$/ && !/\.test_|\.(?:applied_generation|boot_id|term)$/ && $checks !~ /"\Q$_\E"/ } sort keys %defined ], [],
+is_deeply([ grep { /^neon\.\w+$/ && !/\.test_|\.(?:applied_generation|boot_id|term|warm_start)$/ && $checks !~ /"\Q$_\E"/ } sort keys %defined ], [],
 	'endpoint config knows the settings of a compute');
 
 # a library of several services may put the prefix before the name itself

@@ -73,9 +73,14 @@ $t->endpoint_stop('main');
 ok(-f file('neon.kept'), 'a clean stop leaves the list of what is here');
 for my $life (1, 2)
 {
-	$t->endpoint_start('main');
+	my $told = $t->neon($life == 2 ? '--json' : (), $t->endpoint_args('main'));
 	is(warm('stopped_lsn = boot_lsn AND dropped_chunks = 0 AND reason IS NULL'), 't', "life $life after it keeps all");
 	cmp_ok(warm('kept_bytes'), '>', $scale * 13_000_000, 'which is much');
+	my ($chunks, $bytes) = split /\|/, warm('kept_chunks, kept_bytes');
+	my $mb = $bytes >> 20;
+	$life == 2
+	  ? like($told, qr/"kept_chunks": ?$chunks, ?"kept_bytes": ?$bytes, ?"dropped_chunks": ?0, ?"dropped_bytes": ?0, ?"kept_complete": ?true, ?"not_kept": ?null/, 'the command tells with --json')
+	  : like($told, qr/^Kept $mb MB of local pages of the last run \($chunks chunks\), dropped 0 kB \(0 chunks\)$/m, 'the command tells');
 	ok(!-e file($_), "$_ is gone") for qw(neon.kept neon.kept.last neon.kept.files neon.changed);
 	my $before = misses();
 	is(sums(), $sums, 'the data are right');
@@ -112,10 +117,13 @@ $sums = sums();
 
 # ---- nothing is kept ----
 
+# The command says why if there was a list that it could read.
 sub nothing
 {
-	my ($reason, $name) = @_;
-	$t->endpoint_start('main');
+	my ($reason, $name, %o) = @_;
+	my $told = $t->endpoint_start('main');
+	$o{list} ? like($told, qr/^Local pages of the last run are not kept: \Q@{[ warm('reason') ]}\E$/m, "$name: the command says why")
+	  : unlike($told, qr/local pages/i, "$name: the command says nothing");
 	is(warm('kept_bytes'), 0, "$name: nothing is kept");
 	like(warm('reason'), $reason, 'and it is said why');
 	is(present('still'), 0, 'nothing is here');
@@ -138,16 +146,16 @@ $t->endpoint_stop('main', '-m', 'immediate');
 nothing(qr/no life before this one was stopped cleanly here/, 'after an immediate stop');
 $t->endpoint_stop('main');
 damage(sub { truncate $_[0], (-s $_[0]) - 8 });
-nothing(qr/its list of blocks is damaged/, 'with a list that was cut');
+nothing(qr/its list of blocks is damaged/, 'with a list that was cut', list => 1);
 $t->endpoint_stop('main');
 damage(sub { seek $_[0], -10, 2; read $_[0], my $byte, 1; seek $_[0], -10, 2; print { $_[0] } chr(ord($byte) ^ 1) });
-nothing(qr/its list of blocks is damaged/, 'with a bit flipped');
+nothing(qr/its list of blocks is damaged/, 'with a bit flipped', list => 1);
 $t->endpoint_stop('main');
 damage(sub { truncate $_[0], 0 });
 nothing(qr/no life before/, 'with an empty list');
 $t->endpoint_stop('main');
 $t->neon('endpoint', 'config', 'main', 'neon.keep_local=off');
-nothing(qr/neon.keep_local is off/, 'switched off');
+nothing(qr/neon.keep_local is off/, 'switched off', list => 1);
 $t->endpoint_stop('main');
 ok(!-e file('neon.kept'), 'and a stop leaves no list');
 $t->neon('endpoint', 'config', 'main', 'neon.keep_local=on');

@@ -289,10 +289,10 @@ endpoint_connect(const Endpoint *ep, int timeout_s)
 }
 
 /*
- * Clients are let in when the storage streams from the compute.  Stops the
- * endpoint and dies if that does not happen.
+ * Clients are let in when the storage streams from the compute.  Returns a
+ * session; stops the endpoint and dies if that does not happen.
  */
-static void
+static PGconn *
 wait_admission(const Endpoint *ep, const BootPlan *plan, const char *pgdata,
 			   const LogMark *mark)
 {
@@ -329,8 +329,8 @@ wait_admission(const Endpoint *ep, const BootPlan *plan, const char *pgdata,
 		}
 		sleep_ms(50);
 	}
-	PQfinish(conn);
 	progress_end();
+	return conn;
 }
 
 /* ---- boot ---- */
@@ -399,7 +399,7 @@ wait_lease(const BootPlan *plan)
 }
 
 void
-boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan *plan)
+boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan *plan, KeptPages *kept)
 {
 	char		built[MAXPGPATH];
 	char		pgdata[MAXPGPATH];
@@ -409,6 +409,7 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan
 	uint32		expected_term = 0;
 	const char **argv;
 	LogMark    *mark;
+	PGconn	   *session;
 	bool		keep;
 
 	make_path(built, "%s", endpoint_path(ep, "pgdata.new"));
@@ -416,8 +417,9 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan
 	make_path(log, "%s", endpoint_path(ep, "postgres.log"));
 	prepare_writer(conn, ep, tl, plan, &writer, &expected_term);
 	build_directory(conn, ep, tl, plan, writer.term, built, &boot);
+	memset(kept, 0, sizeof(*kept));
 	keep = ep->kind == ENDPOINT_PRIMARY &&
-		keep_prepare(conn, tl, plan->lsn, pgdata, built);
+		keep_prepare(conn, tl, plan->lsn, pgdata, built, kept);
 	conf_write_quorum(ep, plan->quorum, plan->boot_id);
 	argv = conf_command_line(ep, built, &boot, may_subscribe(ep, tl, plan, expected_term),
 							 plan->quorum != NULL);
@@ -439,7 +441,10 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan
 	server_start(argv, pgdata, log, strf("endpoint \"%s\"", ep->name),
 				 strf("neon endpoint logs %s", ep->name), START_TIMEOUT);
 	test_point("started");
-	wait_admission(ep, plan, pgdata, mark);
+	session = wait_admission(ep, plan, pgdata, mark);
+	if (ep->kind == ENDPOINT_PRIMARY)
+		keep_ask(session, kept);
+	PQfinish(session);
 	discard_remove(ep);
 }
 

@@ -143,8 +143,9 @@ prepare_endpoint(const Invocation *inv, Endpoint *ep)
 	lock_release(lock);
 }
 
+/* kept: of a primary that was started, else NULL. */
 static void
-print_endpoint(const Endpoint *ep, const char *status)
+print_endpoint(const Endpoint *ep, const char *status, const KeptPages *kept)
 {
 	PQExpBufferData buf;
 
@@ -161,6 +162,8 @@ print_endpoint(const Endpoint *ep, const char *status)
 	json_string(&buf, "connection_string",
 				strf("postgresql://%s@%s:%d/%s", SUPERUSER, LOOPBACK, ep->port, MAINTENANCE_DB));
 	json_string(&buf, "status", status);
+	if (kept != NULL)
+		keep_json(&buf, kept);
 	json_end_print(&buf);
 }
 
@@ -187,7 +190,7 @@ cmd_endpoint_create(Invocation *inv)
 	lock_release(tl_lock);
 	make_endpoint(inv, &ep, false);
 	say("Created endpoint %s on branch '%s', port %d", ep.name, tl.name, ep.port);
-	print_endpoint(&ep, "stopped");
+	print_endpoint(&ep, "stopped", NULL);
 	PQfinish(conn);
 	lock_release(lock);
 	return EXIT_OK;
@@ -264,11 +267,12 @@ say_starting(const Endpoint *ep, const TimelineInfo *tl, bool is_new, const char
 }
 
 static void
-say_started(const Endpoint *ep)
+say_started(const Endpoint *ep, const KeptPages *kept)
 {
+	keep_say(kept);
 	say("Starting postgres at 'postgresql://%s@%s:%d/%s'", SUPERUSER, LOOPBACK, ep->port,
 		MAINTENANCE_DB);
-	print_endpoint(ep, "running");
+	print_endpoint(ep, "running", ep->kind == ENDPOINT_PRIMARY ? kept : NULL);
 }
 
 /*
@@ -279,6 +283,8 @@ say_started(const Endpoint *ep)
 static void
 join_or_refuse(const Invocation *inv, const Endpoint *ep, bool starting)
 {
+	KeptPages	kept = {0};
+	PGconn	   *session;
 	bool		changes = false;
 
 	for (int i = 0; i < OPT_COUNT; i++)
@@ -288,9 +294,12 @@ join_or_refuse(const Invocation *inv, const Endpoint *ep, bool starting)
 		die(EXIT_GENERAL, strf("Use it, or start it anew by \"neon endpoint restart %s\".",
 							   ep->name),
 			"endpoint \"%s\" is already running", ep->name);
-	PQfinish(endpoint_connect(ep, 60));
+	session = endpoint_connect(ep, 60);
+	if (ep->kind == ENDPOINT_PRIMARY)
+		keep_ask(session, &kept);
+	PQfinish(session);
 	say("Endpoint %s has been started by another command", ep->name);
-	say_started(ep);
+	say_started(ep, &kept);
 }
 
 /* Is there anything for a supervisor to do?  Holding the endpoint's lock. */
@@ -341,6 +350,7 @@ start_endpoint(const Invocation *inv, const char *name, const char *reboot_of, b
 {
 	XLogRecPtr	accept_loss = InvalidXLogRecPtr;
 	BootPlan	plan;
+	KeptPages	kept;
 	char		moved[NEON_ID_HEXLEN + 1];
 	Endpoint	ep;
 	TimelineInfo tl;
@@ -382,11 +392,11 @@ start_endpoint(const Invocation *inv, const char *name, const char *reboot_of, b
 	else
 		make_endpoint(inv, &ep, true);
 	say_starting(&ep, &tl, is_new, moved);
-	boot_endpoint(conn, &ep, &tl, &plan);
+	boot_endpoint(conn, &ep, &tl, &plan, &kept);
 	endpoint_release_port();
 	lock_release(tl_lock);
 	PQfinish(conn);
-	say_started(&ep);
+	say_started(&ep, &kept);
 	lock_release(lock);
 	*booted = true;
 	return EXIT_OK;
@@ -504,7 +514,7 @@ stop_named(const char *name, bool immediate, bool may_be_down)
 			"endpoint \"%s\" is not running", ep.name);
 	stop_endpoint(&ep, immediate);
 	say("Endpoint %s stopped", ep.name);
-	print_endpoint(&ep, "stopped");
+	print_endpoint(&ep, "stopped", NULL);
 	lock_release(lock);
 	return EXIT_OK;
 }

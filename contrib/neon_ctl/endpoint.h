@@ -8,6 +8,7 @@
 #ifndef NEON_CTL_ENDPOINT_H
 #define NEON_CTL_ENDPOINT_H
 
+#include "keep.h"
 #include "kvfile.h"
 #include "pageserver.h"
 #include "pqexpbuffer.h"
@@ -198,10 +199,11 @@ extern void boot_plan_init(BootPlan *plan);
 
 /*
  * Boots a stopped, drained endpoint: base backup, directory, ticket, right to
- * write, server, admission.  Holding the endpoint's lock and, for a primary,
- * the timeline's.
+ * write, server, admission.  *kept: what the new directory has of the old one's
+ * pages.  Holding the endpoint's lock and, for a primary, the timeline's.
  */
-extern void boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan *plan);
+extern void boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan *plan,
+						  KeptPages *kept);
 
 /* ---- claim.c ---- */
 

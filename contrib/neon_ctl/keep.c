@@ -24,6 +24,9 @@
 #define ANSWER_TIME		"20s"
 #define ASK_TIMEOUT		60		/* seconds; then the pageserver hangs */
 
+/* Of very many files some are still being taken over then. */
+#define COMPLETE_TIMEOUT_MS	2000
+
 /* The old directory's list, if it is one of this branch. */
 static bool
 read_header(const char *pgdata, const TimelineInfo *tl, NeonKeptHeader *header)
@@ -61,7 +64,7 @@ ask_changed(PGconn *conn, const TimelineInfo *tl, const NeonKeptHeader *header, 
 	res = db_send(conn, "SELECT neon_pageserver.changed_blocks($1, $2, $3::int4, $4::pg_lsn, $5::pg_lsn) AS blocks",
 				  lengthof(values), values, NULL, NULL, ASK_TIMEOUT,
 				  "asking what has changed since the last stop");
-	PQclear(db_exec(conn, ASK_TIMEOUT, NULL, "SET statement_timeout = 0", 0));
+	PQclear(db_exec(conn, ASK_TIMEOUT, NULL, "RESET statement_timeout", 0));
 	if (PQresultStatus(res) != PGRES_TUPLES_OK)
 	{
 		*problem = strf("%s", db_primary(res));
@@ -86,19 +89,20 @@ ask_changed(PGconn *conn, const TimelineInfo *tl, const NeonKeptHeader *header, 
 
 bool
 keep_prepare(PGconn *conn, const TimelineInfo *tl, XLogRecPtr lsn, const char *pgdata,
-			 const char *built)
+			 const char *built, KeptPages *kept)
 {
 	NeonKeptHeader header;
 	char		path[MAXPGPATH];
 	const char *problem;
 
+	memset(kept, 0, sizeof(*kept));
 	if (!read_header(pgdata, tl, &header) || server_in_use(pgdata))
 		return false;
+	kept->offered = true;
 	make_path(path, "%s/" NEON_CHANGED_FILE, built);
 	if (ask_changed(conn, tl, &header, lsn, path, &problem))
 		return true;
-	say("Local pages of the last run, which ended at %s, are not kept: %s", lsn_text(header.lsn),
-		problem);
+	strlcpy(kept->reason, problem, sizeof(kept->reason));
 	return false;
 }
 
@@ -131,4 +135,75 @@ keep_move(const char *pgdata, const char *built)
 			warn("could not keep \"%s\": %m", from);
 	}
 	test_point("kept-files");
+}
+
+/* ---- what was kept ---- */
+
+/* False if that is not what a compute of this version says. */
+static bool
+parse_answer(const char *text, KeptPages *kept)
+{
+	int			complete;
+	int			end = 0;
+	char	   *reason = strstr(text, " reason=");
+
+	if (sscanf(text,
+			   "complete=%d kept_chunks=" INT64_FORMAT " kept_bytes=" INT64_FORMAT " dropped_chunks=" INT64_FORMAT " dropped_bytes=" INT64_FORMAT "%n",
+			   &complete, &kept->kept_chunks, &kept->kept_bytes, &kept->dropped_chunks,
+			   &kept->dropped_bytes, &end) != 5 || end == 0)
+		return false;
+	kept->complete = complete != 0;
+	/* what the compute has not been offered it cannot judge */
+	if (reason != NULL && kept->reason[0] == '\0')
+		strlcpy(kept->reason, reason + strlen(" reason="), sizeof(kept->reason));
+	return true;
+}
+
+void
+keep_ask(PGconn *endpoint, KeptPages *kept)
+{
+	int64		deadline = now_ms() + COMPLETE_TIMEOUT_MS;
+
+	for (;;)
+	{
+		PGresult   *res = db_send(endpoint, "SHOW neon.warm_start", 0, NULL, NULL, NULL, 10, NULL);
+		bool		ok = PQresultStatus(res) == PGRES_TUPLES_OK && PQntuples(res) == 1;
+
+		kept->known = ok && parse_answer(PQgetvalue(res, 0, 0), kept);
+		PQclear(res);
+		if (!kept->known || kept->complete || now_ms() > deadline)
+			return;
+		sleep_ms(20);
+	}
+}
+
+static const char *
+size_text(int64 bytes)
+{
+	return bytes < 10 << 20 ? strf("%d kB", (int) (bytes >> 10)) :
+		strf(INT64_FORMAT " MB", bytes >> 20);
+}
+
+void
+keep_say(const KeptPages *kept)
+{
+	if (!kept->offered)
+		return;
+	if (kept->reason[0] != '\0')
+		say("Local pages of the last run are not kept: %s", kept->reason);
+	else if (kept->known)
+		say("Kept %s of local pages of the last run (" INT64_FORMAT " chunks), dropped %s (" INT64_FORMAT " chunks)%s",
+			size_text(kept->kept_bytes), kept->kept_chunks, size_text(kept->dropped_bytes),
+			kept->dropped_chunks, kept->complete ? "" : " so far");
+}
+
+void
+keep_json(PQExpBuffer buf, const KeptPages *kept)
+{
+	json_number(buf, "kept_chunks", kept->kept_chunks);
+	json_number(buf, "kept_bytes", kept->kept_bytes);
+	json_number(buf, "dropped_chunks", kept->dropped_chunks);
+	json_number(buf, "dropped_bytes", kept->dropped_bytes);
+	json_bool(buf, "kept_complete", kept->complete);
+	json_string(buf, "not_kept", kept->reason[0] ? kept->reason : NULL);
 }

@@ -245,6 +245,13 @@ json_number(PQExpBuffer buf, const char *name, int64 value)
 }
 
 void
+json_bool(PQExpBuffer buf, const char *name, bool value)
+{
+	json_name(buf, name);
+	appendPQExpBufferStr(buf, value ? "true" : "false");
+}
+
+void
 json_end_print(PQExpBuffer buf)
 {
 	appendPQExpBufferChar(buf, '}');

@@ -68,6 +68,7 @@ extern void table_print_object(Table *table);	/* its one row as a JSON object */
 extern void json_begin(PQExpBuffer buf);
 extern void json_string(PQExpBuffer buf, const char *name, const char *value);
 extern void json_number(PQExpBuffer buf, const char *name, int64 value);
+extern void json_bool(PQExpBuffer buf, const char *name, bool value);
 extern void json_end_print(PQExpBuffer buf);
 
 /*
