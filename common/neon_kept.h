@@ -27,7 +27,7 @@
 /* The pageserver's answer, in the next data directory. */
 #define NEON_CHANGED_FILE	"neon.changed"
 
-#define NEON_KEPT_MAGIC		"NKP2"
+#define NEON_KEPT_MAGIC		"NKP3"
 #define NEON_CHANGED_MAGIC	"NCH2"
 
 /* A machine's boot id, as text with a zero behind it. */
@@ -45,13 +45,22 @@ typedef struct NeonKeptEnd
 	int64		time;			/* in seconds */
 } NeonKeptEnd;
 
+/* Where a life left its files, and by which clock. */
+typedef struct NeonKeptPlace
+{
+	char		machine_boot[NEON_MACHINE_BOOT_SIZE];
+	uint64		device;			/* number of the file system */
+	uint64		disk;			/* of its disk, another one at each attachment; 0: not known */
+	int64		clock;			/* time of day less time since the machine's boot, in ns */
+} NeonKeptPlace;
+
 typedef struct NeonKeptHeader
 {
 	char		magic[4];
 	uint32		term;			/* of the life */
 	NeonId		tenant_id;
 	NeonId		timeline_id;
-	char		machine_boot[NEON_MACHINE_BOOT_SIZE];
+	NeonKeptPlace place;
 	uint64		lsn;			/* where its WAL ends */
 	NeonKeptEnd end;
 	int64		written_at;		/* nanoseconds, by the file system's clock */
@@ -112,7 +121,7 @@ neon_kept_header_is_valid(const NeonKeptHeader *header)
 {
 	return memcmp(header->magic, NEON_KEPT_MAGIC, sizeof(header->magic)) == 0 &&
 		header->crc == codec_crc32c(header, offsetof(NeonKeptHeader, crc)) &&
-		header->machine_boot[NEON_MACHINE_BOOT_SIZE - 1] == '\0';
+		header->place.machine_boot[NEON_MACHINE_BOOT_SIZE - 1] == '\0';
 }
 
 static inline bool

@@ -36,7 +36,6 @@
 #include "utils/guc.h"
 #include "utils/pg_lsn.h"
 
-#define MACHINE_BOOT_FILE	"/proc/sys/kernel/random/boot_id"
 #define REASON_SIZE			256
 #define CHUNK_WORDS			(MAP_CHUNK_BLOCKS / 64)
 
@@ -103,20 +102,6 @@ void
 kept_request_shmem(void)
 {
 	RequestAddinShmemSpace(MAXALIGN(sizeof(KeptShared)));
-}
-
-bool
-kept_machine_boot(char *id)
-{
-	int			fd = open(MACHINE_BOOT_FILE, O_RDONLY | O_CLOEXEC);
-	ssize_t		n;
-
-	memset(id, 0, NEON_MACHINE_BOOT_SIZE);
-	if (fd < 0)
-		return false;
-	n = read(fd, id, NEON_MACHINE_BOOT_SIZE - 1);
-	close(fd);
-	return n > 0;
 }
 
 /* ---- checking ---- */
@@ -211,14 +196,13 @@ control_is(uint32 control_crc)
 static const char *
 check_origin(const NeonKeptHeader *header)
 {
-	char		machine_boot[NEON_MACHINE_BOOT_SIZE];
+	const char *problem = kept_place_problem(&header->place);
 
 	if (!neon_id_equal(&header->tenant_id, &neon_boot.tenant_id) ||
 		!neon_id_equal(&header->timeline_id, &neon_boot.timeline_id))
 		return "it was of another branch";
-	if (!kept_machine_boot(machine_boot) ||
-		memcmp(machine_boot, header->machine_boot, sizeof(machine_boot)) != 0)
-		return "the machine was booted since";
+	if (problem != NULL)
+		return problem;
 	if (access(NEON_KEPT_DIR "/global/pg_control", R_OK) != 0)
 		return "its files are missing";
 	if (!control_is(header->control_crc))
@@ -342,10 +326,10 @@ fits(const struct stat *st)
 	uint64		bytes = (uint64) st->st_blocks * 512;
 	uint64		limit = (uint64) neon_local_size_limit * 1024;
 
-	if (limit > 0 && pg_atomic_read_u64(&shared->taken_bytes) + bytes > limit)
-		return false;
-	pg_atomic_fetch_add_u64(&shared->taken_bytes, bytes);
-	return true;
+	if (pg_atomic_add_fetch_u64(&shared->taken_bytes, bytes) <= limit || limit == 0)
+		return true;
+	pg_atomic_fetch_sub_u64(&shared->taken_bytes, bytes);
+	return false;
 }
 
 BlockNumber
@@ -435,7 +419,7 @@ local_bits(const NeonKeptFork *entry, uint64 word, uint64 end)
 {
 	uint64		bits;
 
-	if (entry == NULL || NEON_TEST_BUG("keep_absent"))
+	if (entry == NULL)
 		return bits_between(word, 0, end);
 	bits = bits_between(word, entry->watermark, end);
 	if (entry->has_words && word < ((uint64) entry->watermark + 63) / 64)
@@ -463,14 +447,18 @@ changed_bits(const uint32 *key, uint64 word, uint64 *range)
 	return NEON_TEST_BUG("keep_changed") ? 0 : bits;
 }
 
-/* The space of blocks that are asked for again. */
+/*
+ * The space of chunks of which nothing stays.  What a file has of absent blocks
+ * elsewhere is written over when they are fetched; to give it back, too, would be
+ * a call for each of them, in a start.
+ */
 static void
-give_back(int fd, uint64 word, uint64 bits)
+give_back(int fd, BlockNumber segno, uint64 first, uint64 end)
 {
-	for (int i = 0; i < 64; i++)
-		if (bits & (UINT64CONST(1) << i))
-			(void) fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-							 (off_t) ((word * 64 + i) % RELSEG_SIZE) * BLCKSZ, BLCKSZ);
+	if (first < end)
+		(void) fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+						 (off_t) (first - (uint64) segno * RELSEG_SIZE) * BLCKSZ,
+						 (off_t) (end - first) * BLCKSZ);
 }
 
 /*
@@ -485,6 +473,7 @@ kept_set_present(MapFork *fork, BlockNumber segno, BlockNumber nblocks, int fd)
 	uint64		end = begin + nblocks;
 	const NeonKeptFork *entry = find_fork(key);
 	uint64		range = find_range(key, begin);
+	uint64		empty = begin;	/* chunks from here on have nothing that stays */
 
 	for (uint64 start = begin; start < end; start += MAP_CHUNK_BLOCKS)
 	{
@@ -498,16 +487,21 @@ kept_set_present(MapFork *fork, BlockNumber segno, BlockNumber nblocks, int fd)
 			uint64		local = local_bits(entry, word, end);
 			uint64		gone = local & changed_bits(key, word, &range);
 
-			give_back(fd, word, gone);
 			map_set_present_word(chunk, w, local & ~gone);
 			stay += pg_popcount64(local & ~gone);
 			go += pg_popcount64(gone);
+		}
+		if (stay > 0)
+		{
+			give_back(fd, segno, empty, start);
+			empty = start + MAP_CHUNK_BLOCKS;
 		}
 		pg_atomic_fetch_add_u64(&shared->kept_blocks, stay);
 		pg_atomic_fetch_add_u64(&shared->dropped_blocks, go);
 		pg_atomic_fetch_add_u64(&shared->kept_chunks, stay > 0);
 		pg_atomic_fetch_add_u64(&shared->dropped_chunks, stay == 0 && go > 0);
 	}
+	give_back(fd, segno, empty, end);
 }
 
 void

@@ -5,7 +5,7 @@
  *	  boot's LSN.
  *
  * keptstop.c writes which blocks are here, at a clean stop; kept.c takes the
- * files over.  README.md has the proof that what is kept is right.
+ * files over, if they still are where they were (keptplace.c).  README.md has the proof that what is kept is right.
  *
  *-------------------------------------------------------------------------
  */
@@ -41,15 +41,12 @@ extern BlockNumber kept_take_segment(const MapFork *fork, BlockNumber segno, con
 
 /*
  * After the segment got its size: the blocks that are right, among the first
- * nblocks, are present; the space of the others is given back.
+ * nblocks, are present; the space of chunks that have none is given back.
  */
 extern void kept_set_present(MapFork *fork, BlockNumber segno, BlockNumber nblocks, int fd);
 
 /* When all files are done: removes what is left of the life before, and logs what was kept. */
 extern void kept_finish(void);
-
-/* The id of this boot of the machine, with zeros behind it; false if it cannot be read. */
-extern bool kept_machine_boot(char *id);
 
 /* A file's time as NeonKeptHeader has it. */
 static inline int64
@@ -57,6 +54,14 @@ kept_time(const struct timespec *time)
 {
 	return (int64) time->tv_sec * 1000000000 + time->tv_nsec;
 }
+
+/* ---- keptplace.c ---- */
+
+/* Of the data directory, now; false if it cannot be known. */
+extern bool kept_place(NeonKeptPlace *place);
+
+/* Why files that were left there may be others now, or NULL. */
+extern const char *kept_place_problem(const NeonKeptPlace *then);
 
 /* ---- keptstop.c ---- */
 

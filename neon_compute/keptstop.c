@@ -235,7 +235,7 @@ write_at_stop(int code, Datum arg)
 	header.term = neon_boot.term;
 	header.tenant_id = neon_boot.tenant_id;
 	header.timeline_id = neon_boot.timeline_id;
-	if (!kept_machine_boot(header.machine_boot) || !stopped_cleanly(&header))
+	if (!kept_place(&header.place) || !stopped_cleanly(&header))
 		return;
 	if (!write_file(&header))
 	{

@@ -4,6 +4,7 @@
 # that stops cleanly after another one has taken over.
 use strict;
 use warnings;
+use NeonOverlay;
 use NeonTest;
 use NeonWarm;
 use Test::More;
@@ -12,25 +13,11 @@ my $lib = $ENV{NEON_TESTING_LIBDIR};
 # a life with wrong pages writes them, so that one comes last
 my @bugs = $lib ? ('', 'any_lineage') : ('');
 
-sub new
-{
-	my ($t) = @_;
-	$t->quickstart(tenant => ['--data-checksums'], no_endpoint => 1);
-	$t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
-	$t->neon('endpoint', 'config', 'main', 'neon.keep_local=on', 'autovacuum=off', 'neon.prewarm_rate=0', 'shared_buffers=2MB');
-	$t->endpoint_start('main');
-	warm_extensions($t, 'main');
-	$t->psql('main', 'CREATE EXTENSION amcheck');
-	$t->psql('pageserver', 'CREATE EXTENSION neon_test_utils');
-	$t->psql('main', "CREATE TABLE $_ AS SELECT i AS id, 0 AS n, repeat('$_', 100) AS pad FROM generate_series(1, 8000) i") for qw(one two);
-	$t->psql('main', 'VACUUM (FREEZE, ANALYZE)');
-	return $t;
-}
 sub sums { my ($t, $name) = @_; return $t->psql($name // 'main', 'SELECT sum(id + n), count(*), sum(length(pad)) FROM one UNION ALL SELECT sum(id + n), count(*), sum(length(pad)) FROM two') }
 
 # ---- a life that nobody had anything to do with ----
 
-my $t = new(NeonTest->new(safekeepers => 0));
+my $t = one_and_two(NeonTest->new(safekeepers => 0), tenant => ['--data-checksums'], settings => ['shared_buffers=2MB']);
 my $sums = sums($t);
 my $path = $t->psql('main', q{SELECT pg_relation_filepath('one')});
 my $pgdata = $t->pgdata('main');
@@ -66,6 +53,29 @@ $t->endpoint_stop('main');
 rename "$pgdata/base", "$pgdata/elsewhere" or die $!;
 starts('t', qr/^$/, 'without the databases');
 is(present($t, 'one'), 100, 'all was fetched');
+
+# ---- another place, as the list has it ----
+
+sub elsewhere
+{
+	my ($at, $more, $reason, $name) = @_;
+	my $file = "$pgdata/neon.kept";
+	my $list = NeonTest::Vanilla::slurp($file);
+	substr($list, $at, 8) = pack 'q<', $more + unpack 'q<', substr $list, $at, 8;
+	substr($list, 168, 4) = pack 'V', NeonOverlay::crc32c(substr $list, 0, 168);
+	open my $f, '>:raw', $file or die "$file: $!";
+	print $f $list;
+	close $f or die "$file: $!";
+	like($t->endpoint_start('main'), $reason, $name);
+	$t->endpoint_stop('main');
+	return;
+}
+$t->endpoint_stop('main');
+elsewhere(96, -3600e9, qr/^Kept /m, 'the clock was set forward by an hour: kept');
+elsewhere(96, 1e9, qr/are not kept: the machine's clock was set back since$/m, 'back by a second: not');
+elsewhere(80, 1, qr/are not kept: they are on another disk/, 'another file system');
+elsewhere(88, 1, qr/are not kept: they are on another disk, or it was attached anew$/m, 'a disk that was attached anew');
+$t->endpoint_start('main');
 
 # one page of one file, which is written back with another content and its old times
 for my $bug ($lib ? ('any_file', '') : (''))

@@ -10,16 +10,7 @@ use NeonWarm;
 use Test::More;
 
 my $lib = $ENV{NEON_TESTING_LIBDIR};
-my $t = NeonTest->new(safekeepers => 3);
-$t->quickstart(no_endpoint => 1);
-$t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
-$t->neon('endpoint', 'config', 'main', 'neon.keep_local=on', 'autovacuum=off', 'neon.prewarm_rate=0', 'neon.save_interval=1h');
-$t->endpoint_start('main');
-warm_extensions($t, 'main');
-$t->psql('main', 'CREATE EXTENSION amcheck');
-$t->psql('pageserver', 'CREATE EXTENSION neon_test_utils');
-$t->psql('main', "CREATE TABLE $_ AS SELECT i AS id, 0 AS n, repeat('$_', 100) AS pad FROM generate_series(1, 8000) i") for qw(one two);
-$t->psql('main', 'VACUUM (FREEZE, ANALYZE)');
+my $t = one_and_two(NeonTest->new(safekeepers => 3), settings => ['neon.save_interval=1h']);
 
 my $o = NeonTest->new(safekeepers => 3, name => 'other');
 mkdir $o->dir;
@@ -61,7 +52,7 @@ for my $bug ($lib ? ('', 'any_lineage') : (''))
 	ok(-f $t->pgdata('main') . '/neon.kept', "$name: it was stopped cleanly");
 	$t->neon('safekeeper', 'start', $_) for 1 .. 3;
 	$t->neon('pageserver', 'start');
-	my $stopped = unpack 'x80 Q<', NeonTest::Vanilla::slurp($t->pgdata('main') . '/neon.kept');
+	my $stopped = unpack 'x104 Q<', NeonTest::Vanilla::slurp($t->pgdata('main') . '/neon.kept');
 	$t->endpoint_start('main');
 	cmp_ok($stopped, '<', NeonTest::lsn_num($t->boot_lsn('main')), 'where the branch went on');
 	my $now = eval { sums($t, 'main') } // '';

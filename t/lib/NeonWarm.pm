@@ -8,7 +8,24 @@ use Exporter 'import';
 use NeonTest;
 use Test::More;
 
-our @EXPORT = qw(warm_extensions warm present pages_agree break_rule);
+our @EXPORT = qw(one_and_two warm_extensions warm present pages_agree break_rule);
+
+# A system with the endpoint "main" and the tables one and two.  Options: tenant,
+# as of quickstart; settings of the endpoint.
+sub one_and_two
+{
+	my ($t, %o) = @_;
+	$t->quickstart(tenant => $o{tenant}, no_endpoint => 1);
+	$t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
+	$t->neon('endpoint', 'config', 'main', 'neon.keep_local=on', 'autovacuum=off', 'neon.prewarm_rate=0', @{ $o{settings} });
+	$t->endpoint_start('main');
+	warm_extensions($t, 'main');
+	$t->psql('main', 'CREATE EXTENSION amcheck');
+	$t->psql('pageserver', 'CREATE EXTENSION neon_test_utils');
+	$t->psql('main', "CREATE TABLE $_ AS SELECT i AS id, 0 AS n, repeat('$_', 100) AS pad FROM generate_series(1, 8000) i") for qw(one two);
+	$t->psql('main', 'VACUUM (FREEZE, ANALYZE)');
+	return $t;
+}
 
 # What the functions here need in a database.
 sub warm_extensions
