@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 use NeonTest;
+use NeonWarm;
 use Test::More;
 
 my $scale = $NeonTest::long ? 20 : 6;
@@ -13,7 +14,8 @@ $t->quickstart(no_endpoint => 1);
 $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
 $t->neon('endpoint', 'config', 'main', 'neon.keep_local=on', 'autovacuum=off', 'neon.prewarm_rate=0');
 $t->endpoint_start('main');
-$t->psql('main', "CREATE EXTENSION $_") for qw(neon neon_test_utils pageinspect amcheck);
+warm_extensions($t, 'main');
+$t->psql('main', 'CREATE EXTENSION amcheck');
 $t->pgbench_init('main', $scale);
 $t->psql('main', q{CREATE TABLE gone AS SELECT i AS id, repeat('g', 500) AS pad FROM generate_series(1, 20000) i;
 CREATE TABLE cut AS SELECT i AS id, repeat('c', 500) AS pad FROM generate_series(1, 20000) i;
@@ -23,60 +25,23 @@ CREATE INDEX cut_id ON cut (id)});
 $t->psql('main', 'VACUUM (FREEZE, ANALYZE)');
 $t->psql('pageserver', 'CREATE EXTENSION neon_test_utils');
 
-sub warm
-{
-	my ($what, $name) = @_;
-	$t->poll($name // 'main', 'SELECT complete FROM neon.warm_start');
-	return $t->psql($name // 'main', "SELECT $what FROM neon.warm_start");
-}
-sub present { return $t->psql('main', "SELECT present_percent::int FROM neon.local_relations WHERE relation = '$_[0]'::regclass") }
 sub misses { return $t->psql('main', 'SELECT misses FROM neon.stat_local') }
 sub file { return $t->pgdata('main') . "/$_[0]" }
 
-# Random pages of tables and indexes of which something is here, but for those
-# that this life has changed (a SELECT may prune them): which of them differ from
-# the pageserver's at the boot LSN in more than hints?
-sub compare
-{
-	my ($name, $n) = @_;
-	my @pages = split /\n/, $t->psql('main', <<"SQL", timeout => 300);
-WITH rels AS MATERIALIZED (
-	SELECT c.oid, CASE WHEN relkind = 'S' THEN 'sequence' ELSE coalesce(amname, 'heap') END AS am
-	FROM pg_class c LEFT JOIN pg_am a ON a.oid = relam JOIN neon.local_relations l ON l.relation = c.oid
-	WHERE c.relkind IN ('r', 't', 'm', 'i', 'S') AND relpersistence = 'p' AND NOT relisshared AND l.present_bytes > 0),
-pages AS MATERIALIZED (
-	SELECT oid, am, b FROM rels, generate_series(0, pg_relation_size(oid) / 8192 - 1) b ORDER BY random() LIMIT $n + 1000),
-raw AS MATERIALIZED (
-	SELECT *, get_raw_page(oid::regclass::text, b::int) AS page FROM pages)
-SELECT format('(%s, %s, %L, %L)', pg_relation_filenode(oid), b, am, md5(neon_test_utils.masked_page(page, am, b)))
-FROM raw WHERE (page_header(page)).lsn <= (SELECT boot_lsn FROM neon.status) LIMIT $n
-SQL
-	my $of = sprintf "'%s', '%s', 1663, %s", $t->tenant, $t->timeline('main'), $t->psql('main', 'SELECT oid FROM pg_database WHERE datname = current_database()');
-	my $lsn = $t->psql('main', 'SELECT boot_lsn FROM neon.status');
-	my @different;
-	for (my $i = 0; $i < @pages; $i += 500)
-	{
-		my $last = $i + 499 < $#pages ? $i + 499 : $#pages;
-		push @different, $t->psql('pageserver', "SELECT am, rel, blk FROM (VALUES @{[ join ',', @pages[ $i .. $last ] ]}) v(rel, blk, am, sum)
-			WHERE md5(neon_test_utils.masked_page(neon_pageserver.get_page($of, rel, 0, blk, '$lsn'), am, blk)) <> sum", timeout => 300);
-	}
-	is(join('', @different), '', "$name: " . @pages . ' random pages are the pageserver\'s at the boot LSN');
-	return;
-}
 sub sums { return $t->psql('main', 'SELECT (SELECT sum(abalance + aid) FROM pgbench_accounts), (SELECT sum(id) FROM still), (SELECT sum(id) FROM cut)') }
 
 # ---- nobody wrote in between ----
 
-is(warm('stopped_lsn IS NULL AND kept_chunks = 0 AND reason IS NOT NULL'), 't', 'the first start has nothing to keep');
+is(warm($t, 'stopped_lsn IS NULL AND kept_chunks = 0 AND reason IS NOT NULL'), 't', 'the first start has nothing to keep');
 my $sums = sums();
 $t->endpoint_stop('main');
 ok(-f file('neon.kept'), 'a clean stop leaves the list of what is here');
 for my $life (1, 2)
 {
 	my $told = $t->neon($life == 2 ? '--json' : (), $t->endpoint_args('main'));
-	is(warm('stopped_lsn = boot_lsn AND dropped_chunks = 0 AND reason IS NULL'), 't', "life $life after it keeps all");
-	cmp_ok(warm('kept_bytes'), '>', $scale * 13_000_000, 'which is much');
-	my ($chunks, $bytes) = split /\|/, warm('kept_chunks, kept_bytes');
+	is(warm($t, 'stopped_lsn = boot_lsn AND dropped_chunks = 0 AND reason IS NULL'), 't', "life $life after it keeps all");
+	cmp_ok(warm($t, 'kept_bytes'), '>', $scale * 13_000_000, 'which is much');
+	my ($chunks, $bytes) = split /\|/, warm($t, 'kept_chunks, kept_bytes');
 	my $mb = $bytes >> 20;
 	$life == 2
 	  ? like($told, qr/"kept_chunks": ?$chunks, ?"kept_bytes": ?$bytes, ?"dropped_chunks": ?0, ?"dropped_bytes": ?0, ?"kept_complete": ?true, ?"not_kept": ?null/, 'the command tells with --json')
@@ -86,7 +51,8 @@ for my $life (1, 2)
 	is(sums(), $sums, 'the data are right');
 	is(misses(), $before, 'and read without a fetch');
 	is($t->psql('main', 'SELECT count(*) FROM fleeting'), 0, 'an unlogged table is empty as after any start');
-	compare("life $life", $life == 1 ? 10_000 : 1_000);
+	my $n = $life == 1 ? 10_000 : 1_000;
+	is(pages_agree($t, "life $life", $n), $n, 'so many were compared');
 	like($t->neon('endpoint', 'logs', 'main'), qr/LOG:  kept \d+ chunks \(\d+ MB\) of local pages of the life before, dropped 0 chunks/, 'the log tells');
 	$t->psql('main', "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 1000 = $life; INSERT INTO still SELECT i, repeat('s', 500) FROM generate_series(1, 3000) i");
 	$sums = sums();
@@ -104,13 +70,13 @@ $t->psql('main2', q{INSERT INTO cut SELECT i, repeat('n', 500) FROM generate_ser
 CREATE TABLE new AS SELECT i AS id, repeat('n', 500) AS pad FROM generate_series(1, 5000) i});
 $t->endpoint_stop('main2');
 $t->endpoint_start('main');
-is(warm('stopped_lsn < boot_lsn AND reason IS NULL'), 't', 'after another compute wrote');
-cmp_ok(warm('kept_bytes'), '>', $scale * 10_000_000, 'unchanged pages stay');
-cmp_ok(warm('dropped_bytes'), '>', 5_000_000, 'changed ones go');
-is(present('still'), 100, 'what nobody touched is here');
-is(present('new'), 0, 'what is new is not');
-cmp_ok(present('cut'), '<', 35, 'nor is what was cut off and grew again');
-compare('after another compute', 10_000);
+is(warm($t, 'stopped_lsn < boot_lsn AND reason IS NULL'), 't', 'after another compute wrote');
+cmp_ok(warm($t, 'kept_bytes'), '>', $scale * 10_000_000, 'unchanged pages stay');
+cmp_ok(warm($t, 'dropped_bytes'), '>', 5_000_000, 'changed ones go');
+is(present($t, 'still'), 100, 'what nobody touched is here');
+is(present($t, 'new'), 0, 'what is new is not');
+cmp_ok(present($t, 'cut'), '<', 35, 'nor is what was cut off and grew again');
+pages_agree($t, 'after another compute', 10_000);
 is($t->psql('main', 'SELECT sum(id), count(*) FROM cut; SELECT sum(id) FROM still; SELECT sum(id) FROM new'), "450015000|30000\n" . (split /\|/, $sums)[1] . "\n12502500", 'the data are right');
 $t->amcheck('main');
 $sums = sums();
@@ -122,11 +88,11 @@ sub nothing
 {
 	my ($reason, $name, %o) = @_;
 	my $told = $t->endpoint_start('main');
-	$o{list} ? like($told, qr/^Local pages of the last run are not kept: \Q@{[ warm('reason') ]}\E$/m, "$name: the command says why")
+	$o{list} ? like($told, qr/^Local pages of the last run are not kept: \Q@{[ warm($t, 'reason') ]}\E$/m, "$name: the command says why")
 	  : unlike($told, qr/local pages/i, "$name: the command says nothing");
-	is(warm('kept_bytes'), 0, "$name: nothing is kept");
-	like(warm('reason'), $reason, 'and it is said why');
-	is(present('still'), 0, 'nothing is here');
+	is(warm($t, 'kept_bytes'), 0, "$name: nothing is kept");
+	like(warm($t, 'reason'), $reason, 'and it is said why');
+	is(present($t, 'still'), 0, 'nothing is here');
 	is(sums(), $sums, 'the data are right');
 	return;
 }
@@ -163,7 +129,7 @@ nothing(qr/no life before/, 'switched on again');
 $t->neon('timeline', 'branch', '--branch-name', 'twig');
 $t->endpoint_stop('main');
 $t->endpoint_start('main', branch => 'twig');
-is(warm('kept_bytes'), 0, 'on another branch nothing is kept');
+is(warm($t, 'kept_bytes'), 0, 'on another branch nothing is kept');
 is(sums(), $sums, 'and the data are right');
 $t->endpoint_stop('main');
 $t->endpoint_start('main', branch => 'main');
@@ -181,7 +147,7 @@ SKIP:
 		is($rc, 128 + 9, "a start killed at \"$step\"") or diag("$out\n$err");
 		($rc, $out, $err) = $t->command([ 'neon', 'endpoint', 'start', 'main' ]);
 		is($rc, 0, 'the next one') or diag("$out\n$err");
-		is(warm('kept_bytes'), 0, 'which keeps nothing');
+		is(warm($t, 'kept_bytes'), 0, 'which keeps nothing');
 		is(sums(), $sums, 'the data are right');
 		ok(!-e file($_), "no $_ is left") for qw(neon.kept neon.kept.last neon.kept.files neon.changed);
 	}
@@ -193,13 +159,13 @@ $t->endpoint_stop('main', '-m', 'immediate');
 $t->endpoint_start('main');
 $t->psql('main', 'SELECT count(*) FROM still');
 $t->psql('main', 'SET enable_seqscan = off; SELECT sum(abalance) FROM pgbench_accounts WHERE aid < 20000');
-my $part = present('pgbench_accounts');
+my $part = present($t, 'pgbench_accounts');
 $t->endpoint_stop('main');
 $t->endpoint_start('main');
-warm('1');
-is(present('still'), 100, 'what was here before a stop is here after it');
-is(present('pgbench_accounts'), $part, 'and what was not is not');
-compare('a part', 3_000);
+warm($t, '1');
+is(present($t, 'still'), 100, 'what was here before a stop is here after it');
+is(present($t, 'pgbench_accounts'), $part, 'and what was not is not');
+pages_agree($t, 'a part', 3_000);
 is(sums(), $sums, 'the data are right');
 
 # ---- the rules are needed ----

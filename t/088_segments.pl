@@ -11,7 +11,7 @@ my $end = $segment + 6000;
 my $t = NeonTest->new(safekeepers => 1);	# no fsync of the gigabyte
 $t->quickstart(tenant => ['--data-checksums'], no_endpoint => 1);
 $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
-$t->neon('endpoint', 'config', 'main', 'neon.prewarm_rate=0', 'autovacuum=off', 'max_wal_size=4GB', 'shared_buffers=64MB');
+$t->neon('endpoint', 'config', 'main', 'neon.prewarm_rate=0', 'neon.keep_local=off', 'autovacuum=off', 'max_wal_size=4GB', 'shared_buffers=64MB');
 $t->endpoint_start('main');
 $t->psql('main', 'CREATE EXTENSION neon');
 
@@ -74,8 +74,28 @@ $t->psql('main', "INSERT INTO big SELECT b, $row FROM generate_series($cut, $seg
 $size = $segment + 2000;
 border('grown again');
 is(files(), "$segment 2000 none", 'over the border');
+$t->neon('endpoint', 'config', 'main', 'neon.keep_local=on');
 $t->neon('endpoint', 'restart', 'main');
 border('grown again, after a boot');
+is(files(), "$segment 2000 none", 'two files');
+
+# what is here of both files is kept, and what another compute writes in them is not
+sub here { return $t->psql('main', q{SELECT present_bytes FROM neon.local_relations WHERE relation = 'big'::regclass}) }
+my $here = here();
+$t->neon('endpoint', 'restart', 'main');
+is(here(), $here, 'kept over a stop');
+border('kept');
+is(here(), $here, 'and nothing more was fetched');
+$t->endpoint_stop('main');
+$t->endpoint_start('main2', branch => 'main');
+$t->psql('main2', "UPDATE big SET v = upper(v) WHERE ctid >= '(" . ($segment - 10) . ",0)' AND ctid < '(" . ($segment + 10) . ",0)'");
+$t->endpoint_stop('main2');
+$t->endpoint_start('main');
+cmp_ok(here(), '<', $here, 'pages that another compute wrote are not');
+is($t->psql('main', q{SELECT count(*), sum(b) FROM big WHERE ctid >= '(131000,0)' AND v LIKE 'ROW%'}), '20|' . 20 * ($segment - 0.5), 'but read as it wrote them');
+$t->psql('main', "DELETE FROM big WHERE ctid >= '($cut,0)'; VACUUM (TRUNCATE) big");
+$t->psql('main', "INSERT INTO big SELECT b, $row FROM generate_series($cut, $segment + 1999) b");
+border('both cut off and grown again');
 is(files(), "$segment 2000 none", 'two files');
 
 # with a limit of disk space
