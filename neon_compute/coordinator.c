@@ -413,6 +413,7 @@ coordinator_check_signals(void)
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
 	}
+	throttle_publish_limits();
 	check_superseded();
 	return reload;
 }

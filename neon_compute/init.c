@@ -120,6 +120,7 @@ request_shmem(void)
 	lease_request_shmem();
 	saver_request_shmem();
 	pace_request_shmem();
+	throttle_request_shmem();
 }
 
 static void
@@ -137,6 +138,7 @@ startup_shmem(void)
 	lease_shmem_startup();
 	saver_shmem_startup();
 	pace_shmem_startup();
+	throttle_shmem_startup();
 }
 
 /* The library makes sense only as part of the server from its start. */

@@ -18,6 +18,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/transam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -29,8 +31,12 @@
 #include "pace.h"
 #include "pageserver.h"
 #include "pgstat.h"
+#include "port/atomics.h"
 #include "quorum.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
 #include "utils/timestamp.h"
 
 #define POLL_INTERVAL_MS	10
@@ -39,7 +45,76 @@
 #define SETTLED_MS			2000
 #define MEGABYTE			(1024 * 1024)
 
+/* The limits in force: the settings, as the coordinator has read them last. */
+typedef struct ThrottleShared
+{
+	pg_atomic_uint32 max_unflushed_wal; /* megabytes */
+	pg_atomic_uint64 max_ingest_lag;	/* bytes; 0: no limit */
+} ThrottleShared;
+
+static ThrottleShared *shared = NULL;
+
 static ExecutorRun_hook_type prev_executor_run = NULL;
+
+/* ---- the limits ---- */
+
+void
+throttle_request_shmem(void)
+{
+	RequestAddinShmemSpace(MAXALIGN(sizeof(ThrottleShared)));
+}
+
+static uint64
+setting_ingest_lag(void)
+{
+	return (uint64) ceil(Min(neon_max_ingest_lag, (double) PG_INT64_MAX / 4));
+}
+
+void
+throttle_shmem_startup(void)
+{
+	bool		found;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	shared = ShmemInitStruct("neon throttle", sizeof(ThrottleShared), &found);
+	if (!found)
+	{
+		pg_atomic_init_u32(&shared->max_unflushed_wal, neon_max_unflushed_wal);
+		pg_atomic_init_u64(&shared->max_ingest_lag, setting_ingest_lag());
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+/*
+ * A session reads the files of settings between two statements only.  One that
+ * is held in the middle of one has to know when a limit is raised.
+ */
+void
+throttle_publish_limits(void)
+{
+	pg_atomic_write_u32(&shared->max_unflushed_wal, neon_max_unflushed_wal);
+	pg_atomic_write_u64(&shared->max_ingest_lag, setting_ingest_lag());
+}
+
+static int
+limit_mb(void)
+{
+	return (int) pg_atomic_read_u32(&shared->max_unflushed_wal);
+}
+
+static uint64
+limit_bytes(void)
+{
+	return (uint64) limit_mb() * MEGABYTE;
+}
+
+static double
+ingest_limit(void)
+{
+	return (double) pg_atomic_read_u64(&shared->max_ingest_lag);
+}
+
+/* ---- holding ---- */
 
 /* How far behind is the storage, in bytes?  flush is what it has. */
 static uint64
@@ -48,12 +123,6 @@ unflushed_bytes(XLogRecPtr flush)
 	XLogRecPtr	insert = GetXLogInsertRecPtr();
 
 	return insert > flush ? insert - flush : 0;
-}
-
-static uint64
-limit_bytes(void)
-{
-	return (uint64) neon_max_unflushed_wal * MEGABYTE;
 }
 
 bool
@@ -73,7 +142,7 @@ report_members_lag(uint64 unflushed, XLogRecPtr flush)
 			 errmsg("a majority of the safekeepers is too far behind"),
 			 errdetail("It has the WAL up to %X/%X and lacks %llu MB; the limit (neon.max_unflushed_wal) is %d MB. Behind: %s.",
 					   LSN_FORMAT_ARGS(flush), (unsigned long long) (unflushed / MEGABYTE),
-					   neon_max_unflushed_wal, quorum_name_laggards(GetXLogInsertRecPtr() - limit_bytes())),
+					   limit_mb(), quorum_name_laggards(GetXLogInsertRecPtr() - limit_bytes())),
 			 errhint("Check that the safekeepers run and have free disk space.")));
 }
 
@@ -87,7 +156,7 @@ report_lag(uint64 unflushed, XLogRecPtr flush)
 			 errmsg("pageserver %s is too far behind", pageserver_address()),
 			 errdetail("It has the WAL up to %X/%X and lacks %llu MB; the limit (neon.max_unflushed_wal) is %d MB.",
 					   LSN_FORMAT_ARGS(flush), (unsigned long long) (unflushed / MEGABYTE),
-					   neon_max_unflushed_wal),
+					   limit_mb()),
 			 errhint("Check that the pageserver runs and has free disk space.")));
 }
 
@@ -136,7 +205,7 @@ ingest_delay_ms(double lag, double limit)
 static void
 pause_for_ingest(void)
 {
-	double		limit = neon_max_ingest_lag;
+	double		limit = ingest_limit();
 	double		lag;
 
 	while (limit > 0 && (lag = ingest_lag()) > limit)
@@ -149,7 +218,7 @@ pause_for_ingest(void)
 		CHECK_FOR_INTERRUPTS();
 		if (lag < 2 * limit)
 			break;
-		limit = neon_max_ingest_lag;
+		limit = ingest_limit();
 	}
 }
 
@@ -170,23 +239,24 @@ throttle_describe(char *buf, size_t size)
 {
 	uint64		unflushed = unflushed_bytes(storage_known_flush_lsn());
 	double		lag = ingest_lag();
+	double		limit = ingest_limit();
 
 	if (unflushed > limit_bytes())
 	{
 		if (quorum_mode())
 			snprintf(buf, size, "a majority of the safekeepers lacks %llu MB (neon.max_unflushed_wal is %d MB); behind: %s",
-					 (unsigned long long) (unflushed / MEGABYTE), neon_max_unflushed_wal,
+					 (unsigned long long) (unflushed / MEGABYTE), limit_mb(),
 					 quorum_name_laggards(GetXLogInsertRecPtr() - limit_bytes()));
 		else
 			snprintf(buf, size, "pageserver %s lacks %llu MB (neon.max_unflushed_wal is %d MB)",
 					 pageserver_address(), (unsigned long long) (unflushed / MEGABYTE),
-					 neon_max_unflushed_wal);
+					 limit_mb());
 		return true;
 	}
-	if (neon_max_ingest_lag <= 0 || lag <= neon_max_ingest_lag)
+	if (limit <= 0 || lag <= limit)
 		return pace_describe(buf, size);
 	snprintf(buf, size, "pageserver %s lacks %.0f MB (neon.max_ingest_lag is %.0f MB)",
-			 pageserver_address(), lag / MEGABYTE, neon_max_ingest_lag / MEGABYTE);
+			 pageserver_address(), lag / MEGABYTE, limit / MEGABYTE);
 	return true;
 }
 

@@ -146,12 +146,44 @@ fails("INSERT INTO t SELECT g, repeat('x', 500) FROM generate_series(1, 10000) g
 fails('DELETE FROM t', qr/too far behind/, 'every writer');
 fails('CREATE TABLE t2(a int)', qr/too far behind/, 'and every commit');
 is(sql('SELECT count(*) FROM t'), '0', 'readers go on');
-my $held = IPC::Run::start([ 'psql', '-Xq', '-d', NeonControl::conninfo($node), '-c', "SET neon.fetch_timeout = '2min'", '-c', 'DELETE FROM t' ],
-	'<', \undef, IPC::Run::timeout(300));
-ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE query = 'DELETE FROM t' AND (wait_event_type, wait_event) = ('Extension', 'Extension')"),
-	'pg_stat_activity shows who is held');
+sub set
+{
+	my ($name, $value) = @_;
+	sql("ALTER SYSTEM SET $name = '$value'");
+	sql('SELECT pg_reload_conf()');
+	return;
+}
+
+sub writer
+{
+	return IPC::Run::start([ 'psql', '-Xq', '-d', NeonControl::conninfo($node), '-c', "SET neon.fetch_timeout = '2min'", '-c', 'DELETE FROM t' ],
+		'<', \undef, IPC::Run::timeout(300));
+}
+
+sub shows
+{
+	my ($where, $test) = @_;
+	ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM $where"), $test);
+	return;
+}
+
+my $is_held = "pg_stat_activity WHERE query = 'DELETE FROM t' AND (wait_event_type, wait_event) = ('Extension', 'Extension')";
+my $held = writer();
+shows($is_held, 'pg_stat_activity shows who is held');
+set('neon.max_unflushed_wal', '1GB');
+ok($held->finish, 'who goes on when the limit is raised');
+set('neon.max_ingest_lag', '256kB');
+shows("neon.status WHERE writers_held LIKE '%max_ingest_lag is 0 MB%'", 'the limit of the lag of ingest');
+$held = writer();
+shows($is_held, 'holds writers, too');
+set('neon.max_ingest_lag', '0');
+ok($held->finish, 'until it is lifted');
+set('neon.max_unflushed_wal', '1MB');
+shows("neon.status WHERE writers_held LIKE '%max_unflushed_wal%'", 'a lower limit');
+$held = writer();
+shows($is_held, 'holds writers again');
 $recv->signal('CONT');
-ok($held->finish, 'who goes on when the storage does');
+ok($held->finish, 'who go on when the storage does');
 wait_for('the writer', sub { my ($r) = $node->psql('postgres', 'INSERT INTO t VALUES (1)'); $r == 0 });
 is(sql('SELECT count(*) FROM t'), '1', 'writers go on when the storage does');
 
