@@ -4,9 +4,9 @@
  *	  Fetching whole relations, databases and everything, and how far it is.
  *
  * What is to be fetched is listed first, so that it is known how much it is.
- * A session does it as fast as it can; the worker "neon hydrator" fetches what
- * was in use when the life before this one ended, at neon.prewarm_rate, and
- * then everything, at neon.hydrate_rate.
+ * A session does it as fast as it can; the worker "neon hydrator" fetches
+ * system catalogs and what was in use when the life before this one ended, at
+ * neon.prewarm_rate, and then everything, at neon.hydrate_rate.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,6 +14,7 @@
 
 #include "access/relation.h"
 #include "catalog/pg_class.h"
+#include "catalogs.h"
 #include "diskhold.h"
 #include "files.h"
 #include "hydrate.h"
@@ -587,6 +588,16 @@ warm_fork(const WarmChunk *warm)
 	return fork;
 }
 
+/* Is the chunk's block listed, and is it not here? */
+static bool
+is_wanted_block(const WarmChunk *warm, const MapFork *fork, uint32 block)
+{
+	BlockNumber blkno = warm->chunk * MAP_CHUNK_BLOCKS + block;
+
+	return is_listed(warm, block) && blkno < map_watermark(fork) &&
+		map_absent(fork, map_chunk(fork, blkno), blkno);
+}
+
 static uint64
 count_warm_chunk(const WarmChunk *warm)
 {
@@ -594,13 +605,7 @@ count_warm_chunk(const WarmChunk *warm)
 	uint64		n = 0;
 
 	for (uint32 i = 0; fork != NULL && i < MAP_CHUNK_BLOCKS; i++)
-	{
-		BlockNumber blkno = warm->chunk * MAP_CHUNK_BLOCKS + i;
-
-		if (is_listed(warm, i) && blkno < map_watermark(fork) &&
-			map_absent(fork, map_chunk(fork, blkno), blkno))
-			n++;
-	}
+		n += is_wanted_block(warm, fork, i) ? 1 : 0;
 	return n;
 }
 
@@ -619,10 +624,10 @@ prewarm_chunk(const WarmChunk *warm)
 		BlockNumber start = warm->chunk * MAP_CHUNK_BLOCKS + i;
 		uint32		n = 0;
 
-		while (i + n < MAP_CHUNK_BLOCKS && is_listed(warm, i + n))
+		while (i + n < MAP_CHUNK_BLOCKS && is_wanted_block(warm, fork, i + n))
 			n++;
 		/* if the pageserver is away, this waits for it, and fails */
-		if (n > 0 && start < map_watermark(fork) && !hydrate_run(fork, start, n))
+		if (n > 0 && !hydrate_run(fork, start, n))
 			(void) hydrate_block(fork, start);
 		i += Max(n, 1);
 	}
@@ -648,12 +653,9 @@ prewarm_chunks(const WarmChunk *chunks, uint32 n)
 	(void) hydrate_finish();
 }
 
-/* The list came with the base backup; relations in it may be gone, or others by now. */
 static void
-prewarm(void)
+prewarm_list(const WarmChunk *chunks, uint32 n, const char *what)
 {
-	const WarmChunk *chunks;
-	uint32		n = savedwarm_chunks(&chunks);
 	TimestampTz start = neon_clock();
 	uint64		before = hydrate_installed();
 	uint64		total = 0;
@@ -666,9 +668,23 @@ prewarm(void)
 	prewarm_chunks(chunks, n);
 	progress_end();
 	ereport(LOG,
-			(errmsg("of %llu absent blocks that were in use before, %llu were fetched in the background in %.1f s",
-					(unsigned long long) total, (unsigned long long) (hydrate_installed() - before),
+			(errmsg("of %llu absent blocks %s, %llu were fetched in the background in %.1f s",
+					(unsigned long long) total, what,
+					(unsigned long long) (hydrate_installed() - before),
 					(neon_clock() - start) / 1000000.0)));
+}
+
+/* The list came with the base backup; relations in it may be gone, or others by now. */
+static void
+prewarm(void)
+{
+	const WarmChunk *warm;
+	const WarmChunk *catalogs;
+	uint32		nwarm = savedwarm_chunks(&warm);
+	uint32		ncatalogs = catalog_chunks(warm, nwarm, &catalogs);
+
+	prewarm_list(catalogs, ncatalogs, "of system catalogs");
+	prewarm_list(warm, nwarm, "that were in use before");
 }
 
 /* ----------

@@ -18,7 +18,7 @@ typedef enum HydrationKind
 	HYDRATION_DATABASE,			/* for a command that copies files */
 	HYDRATION_ALL,				/* neon.hydrate() */
 	HYDRATION_BACKGROUND,		/* the worker, at neon.hydrate_rate */
-	HYDRATION_PREWARM,			/* the worker, what was in use in the life before */
+	HYDRATION_PREWARM,			/* the worker, catalogs and what was in use before */
 } HydrationKind;
 
 extern void hydration_define_gucs(void);

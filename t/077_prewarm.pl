@@ -71,4 +71,23 @@ $t->neon('timeline', 'branch', '--branch-name', 'twig');
 $t->endpoint_start('twig', branch => 'twig');
 ok($t->poll('twig', q{SELECT present_percent >= 99 FROM neon.local_relations WHERE relation::text = 'hot'}), 'a branch begins with what its ancestor used');
 
+# Who looks for what is wrong while the pageserver is away can log in, and read what tells, in databases that were in use.
+$t->psql('main', 'CREATE DATABASE app');
+$t->psql('main', 'CREATE EXTENSION neon; CREATE TABLE a AS SELECT 1 AS i; CREATE ROLE dba LOGIN IN ROLE pg_monitor', db => 'app');
+sub catalog_lines { return scalar(() = $t->neon('endpoint', 'logs', 'main') =~ /LOG:  of \d+ absent blocks of system catalogs, \d+ were fetched/g) }
+my $lines = catalog_lines();
+restart('neon.prewarm_rate=50MB', 'neon.fetch_timeout=1s', 'autovacuum=off');
+$t->wait_for('the catalogs', sub { catalog_lines() > $lines });
+$t->neon('pageserver', 'stop', '-m', 'immediate');
+for my $db ('postgres', 'app')
+{
+	my ($rc, $rows, $err) = $t->psql_raw('main', q{SELECT format('SELECT %L, count(*) >= 0 FROM %I.%I', viewname, schemaname, viewname) FROM pg_views
+		WHERE (schemaname = 'neon' AND viewname <> 'branches') OR viewname IN ('pg_stat_activity', 'pg_stat_replication', 'pg_settings', 'pg_locks', 'pg_stat_database', 'pg_roles')
+		ORDER BY 1 \gexec}, db => $db);
+	is($rc, 0, "the pageserver is away, and the views of \"$db\" can be read") or diag($err);
+	cmp_ok(scalar(() = $rows =~ /\|t$/mg), '>=', 15, 'all of them');
+}
+$t->psql_fails('main', 'SELECT * FROM neon.branches', qr/pageserver 127.0.0.1:$t->{ps_port}: connection .* failed/, 'but what only it knows');
+like($t->psql_fails('main', 'SELECT count(*) FROM pg_description', qr/could not fetch block \d+ of relation .* from pageserver 127/, 'what is not here'), qr/Gave up after 1000 ms.*HINT/s, 'nor this');
+
 done_testing();

@@ -211,6 +211,7 @@ shared_preload_libraries = 'neon'
 neon.tenant_id = '$tenant'
 neon.timeline_id = '$timeline'
 neon.endpoint_id = '$name'
+neon.prewarm_rate = 0
 @{[ $o{no_reference} ? '' : "neon.test_reference_dir = '$from'" ]}
 CONF
 	LocalLimit::put_ballast($to);
