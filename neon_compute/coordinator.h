@@ -12,6 +12,7 @@
 #include "neon.h"
 
 #define NEON_STORAGE_ROLE	"neon_storage"
+#define NEON_SUPERUSER_ROLE "cloud_admin"	/* of the command "neon" */
 #define NEON_STORAGE_SLOT	"neon_pageserver"
 
 /* Settings; see init.c.  The ids are those of neon_boot, as text. */
@@ -75,11 +76,11 @@ extern bool throttle_may_wait(void);
  */
 extern bool throttle_describe(char *buf, size_t size);
 
-/* Installs the points at which writers are held: statements and commits. */
 /* In the postmaster, as above. */
 extern void throttle_request_shmem(void);
 extern void throttle_shmem_startup(void);
 
+/* Installs the points at which writers are held: statements and commits. */
 extern void throttle_install(void);
 
 /*
@@ -110,10 +111,10 @@ extern void coordinator_set_streaming(bool streaming);
 extern void coordinator_set_problem(const char *text);
 extern void coordinator_set_dozing(bool dozing);	/* the next commit wakes it */
 
-/*
 /* What the settings of this process say becomes what writers are held by. */
 extern void throttle_publish_limits(void);
 
+/*
  * Logs that writers are held, at the beginning and each minute, and when that
  * is over; now is neon_boottime_ms().
  */

@@ -12,8 +12,10 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/rmgr.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
@@ -38,9 +40,13 @@
 #include "storage/lmgr.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/timestamp.h"
 
 /*
  * Settings that ALTER SYSTEM may not touch: those with only one safe value,
@@ -469,6 +475,73 @@ protect_storage_role(Oid role)
 				 errhint("Use another role; when you restore a dump of roles, leave this one out.")));
 }
 
+/* Is a password changed that there was?  Where there is none, none is asked for. */
+static bool
+changes_password(Oid role, HeapTuple new, TupleDesc desc)
+{
+	HeapTuple	old = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	bool		had_none = true;
+	bool		has_none;
+	Datum		before = (Datum) 0;
+	Datum		after = heap_getattr(new, Anum_pg_authid_rolpassword, desc, &has_none);
+	bool		changes;
+
+	if (!HeapTupleIsValid(old))
+		return false;
+	before = SysCacheGetAttr(AUTHOID, old, Anum_pg_authid_rolpassword, &had_none);
+	changes = !had_none &&
+		(has_none || strcmp(TextDatumGetCString(before), TextDatumGetCString(after)) != 0);
+	ReleaseSysCache(old);
+	return changes;
+}
+
+/* Can "neon" use it as it has just been made? */
+static bool
+is_usable(Oid role, HeapTuple new, TupleDesc desc)
+{
+	const FormData_pg_authid *form = (Form_pg_authid) GETSTRUCT(new);
+	bool		no_end;
+	Datum		end = heap_getattr(new, Anum_pg_authid_rolvaliduntil, desc, &no_end);
+
+	return strcmp(NameStr(form->rolname), NEON_SUPERUSER_ROLE) == 0 &&
+		form->rolsuper && form->rolcanlogin && form->rolconnlimit != 0 &&
+		(no_end || TIMESTAMP_IS_NOEND(DatumGetTimestampTz(end))) &&
+		!changes_password(role, new, desc);
+}
+
+/* The role was changed, but the caches do not know yet. */
+static bool
+stays_usable(Oid role)
+{
+	Relation	rel = table_open(AuthIdRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	new;
+	bool		usable;
+
+	ScanKeyInit(&key, Anum_pg_authid_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(role));
+	scan = systable_beginscan(rel, AuthIdOidIndexId, true, SnapshotSelf, 1, &key);
+	new = systable_getnext(scan);
+	usable = HeapTupleIsValid(new) && is_usable(role, new, RelationGetDescr(rel));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return usable;
+}
+
+/* "neon" connects as this superuser, with the tenant's password, to start an endpoint and to branch. */
+static void
+protect_superuser(ObjectAccessType access, Oid role)
+{
+	if (role != get_role_oid(NEON_SUPERUSER_ROLE, true) ||
+		(access == OAT_POST_ALTER && stays_usable(role)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_RESERVED_NAME),
+			 errmsg("role \"%s\" must stay a superuser that can log in, with its name and password", NEON_SUPERUSER_ROLE),
+			 errdetail("The command \"neon\" connects with it; without it this endpoint could not be started again."),
+			 errhint("Use another role; when you restore a dump of roles, leave this one out.")));
+}
+
 static void
 guarded_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
 {
@@ -477,7 +550,10 @@ guarded_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int 
 	if (access == OAT_FUNCTION_EXECUTE && class_id == ProcedureRelationId)
 		check_function(object_id);
 	else if ((access == OAT_DROP || access == OAT_POST_ALTER) && class_id == AuthIdRelationId)
+	{
 		protect_storage_role(object_id);
+		protect_superuser(access, object_id);
+	}
 	else if (access == OAT_DROP && class_id == DatabaseRelationId)
 		dropped_database = object_id;
 }

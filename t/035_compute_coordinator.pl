@@ -118,6 +118,14 @@ fails($_, qr/role "neon_storage" cannot be changed or dropped.*HINT/s, $_)
   for ('DROP ROLE neon_storage', 'ALTER ROLE neon_storage NOLOGIN', 'ALTER ROLE neon_storage RENAME TO x', "ALTER ROLE neon_storage PASSWORD 'x'");
 sql('CREATE ROLE other; ALTER ROLE other LOGIN; DROP ROLE other');
 
+# the superuser of the command
+sql('CREATE ROLE boss SUPERUSER');
+fails("SET SESSION AUTHORIZATION boss; $_", qr/role "cloud_admin" must stay a superuser.*HINT/s, $_)
+  for ('DROP ROLE cloud_admin', 'ALTER ROLE cloud_admin NOSUPERUSER', 'ALTER ROLE cloud_admin NOLOGIN', 'ALTER ROLE cloud_admin RENAME TO x',
+	'ALTER ROLE cloud_admin CONNECTION LIMIT 0', "ALTER ROLE cloud_admin VALID UNTIL '2001-01-01'");
+sql("ALTER ROLE cloud_admin CONNECTION LIMIT 50 VALID UNTIL 'infinity' NOCREATEDB; ALTER ROLE cloud_admin SET work_mem = '5MB'");
+sql('ALTER ROLE cloud_admin CONNECTION LIMIT -1 CREATEDB; ALTER ROLE cloud_admin RESET ALL; DROP ROLE boss');
+
 # databases
 my ($rc, $stdout, $stderr) = $node->psql('postgres', 'CREATE DATABASE one STRATEGY file_copy');
 like($stderr, qr/NOTICE:  using strategy "wal_log"/, 'no copy of files');

@@ -75,7 +75,14 @@ write_hba("nonsense\n");
 $t->neon_fails([ 'endpoint', 'restart', 'main' ], qr/did not start: could not load .*pg_hba\.conf/, qr/endpoint logs main/, 'a file that the server refuses once its log is collected');
 like($t->neon('endpoint', 'logs', 'main'), qr/invalid connection type "nonsense".*FATAL:  could not load/s, 'the log says more');
 write_hba($rules);
+append_auto('ssl = on');
+my $auto = $t->dir . '/endpoints/main/conf/postgresql.auto.conf';
+$t->neon_fails([ 'endpoint', 'start', 'main' ], qr/did not start: could not load server certificate file/, qr/"neon endpoint config main".*ALTER SYSTEM has set \(.*\bssl\).*"\Q$auto\E"/,
+	'a setting with which it cannot start');
+append_auto('ssl = off');
 $t->endpoint_start('main');
+$t->psql_fails('main', $_, qr/role "cloud_admin" must stay.*DETAIL.*HINT/s, $_)
+  for ("ALTER ROLE cloud_admin PASSWORD 'other'", 'ALTER ROLE cloud_admin PASSWORD NULL');
 
 my $conf = $t->dir . '/endpoints/main/conf/postgresql.conf';
 my $settings = slurp($conf);

@@ -439,7 +439,7 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan
 	test_point("before-start");
 	wait_lease(plan);
 	server_start(argv, pgdata, log, strf("endpoint \"%s\"", ep->name),
-				 strf("neon endpoint logs %s", ep->name), START_TIMEOUT);
+				 strf("neon endpoint logs %s", ep->name), conf_advice(ep), START_TIMEOUT);
 	test_point("started");
 	session = wait_admission(ep, plan, pgdata, mark);
 	if (ep->kind == ENDPOINT_PRIMARY)

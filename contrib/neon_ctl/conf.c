@@ -666,3 +666,38 @@ conf_command_line(const Endpoint *ep, const char *pgdata, const KvFile *boot, bo
 	add_identity(&args, ep, in_quorum);
 	return args.argv;
 }
+
+/* The names in postgresql.auto.conf, as ", "-separated text. */
+static void
+auto_names(const Endpoint *ep, PQExpBuffer names)
+{
+	char	   *data = read_small_file(endpoint_path(ep, "conf/postgresql.auto.conf"), CONF_LIMIT, NULL);
+	char	   *rest = data;
+	char	   *line;
+
+	while (data != NULL && (line = strsep(&rest, "\n")) != NULL)
+	{
+		char	   *name = line + strspn(line, " \t");
+		size_t		len = strcspn(name, " \t=#");
+
+		if (len > 0)
+			appendPQExpBuffer(names, "%s%.*s", names->len > 0 ? ", " : "", (int) len, name);
+	}
+	free(data);
+}
+
+const char *
+conf_advice(const Endpoint *ep)
+{
+	PQExpBufferData names;
+	const char *result;
+
+	initPQExpBuffer(&names);
+	auto_names(ep, &names);
+	result = strf("A setting may be the cause: \"neon endpoint config %s\" shows and changes them", ep->name);
+	if (names.len > 0)
+		result = strf("%s; what ALTER SYSTEM has set (%s) is corrected in \"%s\"", result, names.data,
+					  endpoint_path(ep, "conf/postgresql.auto.conf"));
+	termPQExpBuffer(&names);
+	return strf("%s.", result);
+}

@@ -89,6 +89,9 @@ typedef struct Setting
 extern void conf_set(const Endpoint *ep, const Setting *settings, int n);
 extern void conf_print(const Endpoint *ep);
 
+/* For who cannot start it: where the settings are that may be the cause. */
+extern const char *conf_advice(const Endpoint *ep);
+
 /*
  * Dies if a library that the files name is not there, and with all_files also
  * if the server would refuse the files: before what runs is stopped.

@@ -381,7 +381,7 @@ start_server(const Instance *inst)
 	argv[8] = sockets;
 	argv[9] = NULL;
 	server_start(argv, pgdata, log, strf("the %s", inst->name), logs_command,
-				 INSTANCE_START_TIMEOUT);
+				 NULL, INSTANCE_START_TIMEOUT);
 	if (!repo.trust)
 		user_passfile_put(socket_directory(inst->port), inst->port, SUPERUSER,
 						  instance_password(inst));

@@ -317,22 +317,27 @@ server_await_last_log(const char *pgdata)
 }
 
 static void
-die_not_started(const char *pgdata, const LogMark *mark, const char *what, const char *logs_command)
+die_not_started(const char *pgdata, const LogMark *mark, const char *what, const char *logs_command,
+				const char *advice)
 {
 	char		message[2048];
 	char		hint[2048];
+	const char *hints = strf("Look into its log: \"%s\".", logs_command);
 
 	server_await_last_log(pgdata);
 	if (!log_failure(mark, message, hint, sizeof(message)))
-		die(EXIT_GENERAL, strf("Look into its log: \"%s\".", logs_command), "%s did not start",
-			what);
-	die(EXIT_GENERAL, hint[0] ? strf("%s", hint) : strf("Look into its log: \"%s\".", logs_command),
-		"%s did not start: %s", what, message);
+		die(EXIT_GENERAL, hints, "%s did not start", what);
+	if (hint[0])
+		hints = strf("%s", hint);
+	/* the library's own hints say what to do; the server's do not know of our files */
+	if (advice != NULL && strstr(hint, "neon ") == NULL)
+		hints = strf("%s %s", hints, advice);
+	die(EXIT_GENERAL, hints, "%s did not start: %s", what, message);
 }
 
 void
 server_start(const char *const argv[], const char *pgdata, const char *log,
-			 const char *what, const char *logs_command, int timeout_s)
+			 const char *what, const char *logs_command, const char *advice, int timeout_s)
 {
 	LogMark    *mark = log_mark(log);
 	int64		deadline = now_ms() + (int64) timeout_s * 1000;
@@ -346,7 +351,7 @@ server_start(const char *const argv[], const char *pgdata, const char *log,
 		PidFile		pidfile;
 
 		if (waitpid(pid, NULL, WNOHANG) == pid)
-			die_not_started(pgdata, mark, what, logs_command);
+			die_not_started(pgdata, mark, what, logs_command, advice);
 		if (read_pid_file(pgdata, &pidfile) && pidfile.pid == pid && pidfile.ready)
 			break;
 		if (now_ms() > deadline)

@@ -61,10 +61,12 @@ extern void server_clear_leftovers(const char *pgdata, int port);
 
 /*
  * Starts argv (a postgres command line) on pgdata and waits until the
- * postmaster accepts connections.  Dies with the log's first FATAL line.
+ * postmaster accepts connections.  Dies with the log's first FATAL line, and
+ * with advice, if not NULL, added to the HINT of one that is the server's own.
  */
 extern void server_start(const char *const argv[], const char *pgdata, const char *log,
-						 const char *what, const char *logs_command, int timeout_s);
+						 const char *what, const char *logs_command, const char *advice,
+						 int timeout_s);
 
 /* After the end of a postmaster: waits, not long, until its logging collector has written the rest. */
 extern void server_await_last_log(const char *pgdata);
