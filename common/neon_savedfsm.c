@@ -16,6 +16,7 @@
 
 #include "common/pg_lzcompress.h"
 #include "common/relpath.h"
+#include "miscadmin.h"
 #include "neon_clock.h"
 #include "neon_durable.h"
 #include "neon_savedfile.h"
@@ -162,7 +163,7 @@ collect_file(FsmCollector *col, RelFileNode rnode, int fd, BlockNumber map_block
 	}
 	if (nleaves > 0)
 		fsm_add(col, rnode, Min((uint64) nleaves * SlotsPerFSMPage, MaxBlockNumber),
-					 col->one.data, len);
+				col->one.data, len);
 }
 
 static void
@@ -195,6 +196,7 @@ fsm_add_directory(FsmCollector *col, const char *path, Oid spc, Oid db)
 		ForkNumber	fork;
 		int			oidchars;
 
+		CHECK_FOR_INTERRUPTS();
 		if (!parse_filename_for_nontemp_relation(de->d_name, &oidchars, &fork) ||
 			fork != FSM_FORKNUM || strchr(de->d_name, '.') != NULL)
 			continue;
@@ -220,6 +222,7 @@ fsm_add_databases(FsmCollector *col, const char *path, Oid spc)
 	{
 		char		below[MAXPGPATH];
 
+		CHECK_FOR_INTERRUPTS();
 		if (strspn(de->d_name, "0123456789") != strlen(de->d_name))
 			continue;
 		snprintf(below, sizeof(below), "%s/%s", path, de->d_name);

@@ -85,6 +85,9 @@ static BlockNumber single_blkno = 0;
 /* Why the last attempt failed, an error answer or that of the stream; or "". */
 static char problem[1024];
 
+/* What the last request of a primary may not be older than. */
+static XLogRecPtr asked_since = InvalidXLogRecPtr;
+
 /* Blocks that this process has written to files. */
 static uint64 installed_blocks = 0;
 
@@ -161,7 +164,7 @@ send_range(Range *range, TimestampTz deadline)
 
 	memset(&req, 0, sizeof(req));
 	req.reqid = range->reqid;
-	req.not_modified_since = disk_request_lsn();
+	req.not_modified_since = asked_since = disk_request_lsn();
 	req.lsn = neon_boot.kind == NEON_PRIMARY ? NEON_LSN_MAX : neon_boot.boot_lsn;
 	req.term = neon_boot.kind == NEON_PRIMARY ? neon_boot.term : 0;
 	req.rnode = range->fork->rnode;
@@ -533,8 +536,10 @@ report_timeout(const MapFork *fork, BlockNumber blkno)
 static const char *
 describe_lsn(char *buf, size_t size)
 {
-	snprintf(buf, size, neon_boot.kind == NEON_PRIMARY ? "newest since %X/%X" : "%X/%X",
-			 LSN_FORMAT_ARGS(neon_boot.boot_lsn));
+	if (neon_boot.kind == NEON_PRIMARY)
+		snprintf(buf, size, "newest, at least %X/%X", LSN_FORMAT_ARGS(asked_since));
+	else
+		snprintf(buf, size, "%X/%X", LSN_FORMAT_ARGS(neon_boot.boot_lsn));
 	return buf;
 }
 

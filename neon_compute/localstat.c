@@ -26,7 +26,7 @@ typedef struct LocalSlot
 	pg_atomic_uint64 counter[LOCAL_COUNTERS];
 	pg_atomic_uint64 at_start[LOCAL_COUNTERS];	/* when its owner came */
 	pg_atomic_uint64 at_reset[LOCAL_COUNTERS];
-	pg_atomic_uint32 pid;		/* of the owner, or of the one before */
+	pg_atomic_uint32 pid;		/* of the owner, or 0 */
 	pg_atomic_uint32 wait;		/* LocalWait */
 	pg_atomic_uint64 since;		/* neon_clock() since the block is needed, or 0 */
 	RelFileNode rnode;
@@ -115,6 +115,15 @@ localstat_shmem_startup(void)
  * ----------
  */
 
+/* The last thing before the PGPROC is free: it keeps the pid of who has ended. */
+static void
+give_back_slot(int code, Datum arg)
+{
+	pg_atomic_write_u64(&my_slot->since, 0);
+	pg_atomic_write_u32(&my_slot->wait, LOCAL_WAIT_NONE);
+	pg_atomic_write_u32(&my_slot->pid, 0);
+}
+
 static bool
 take_slot(void)
 {
@@ -132,6 +141,7 @@ take_slot(void)
 	pg_write_barrier();
 	pg_atomic_write_u32(&slot->pid, MyProcPid);
 	my_slot = slot;
+	on_shmem_exit(give_back_slot, 0);
 	return true;
 }
 

@@ -78,7 +78,10 @@ typedef struct Timeline
 	void	   *history_private;	/* of historyread.c, one chunk or NULL */
 } Timeline;
 
-/* Opens a handle, cached per process.  ereport(ERROR) or NULL if there is none; ereport(ERROR) if several have the name. */
+/*
+ * Opens a handle, cached per process.  ereport(ERROR) or NULL if there is none;
+ * ereport(ERROR) if several have the name.
+ */
 extern Timeline *timeline_open(const NeonId *tenant, const NeonId *timeline, bool missing_ok);
 extern Timeline *timeline_open_by_name(const NeonId *tenant, const char *name);
 

@@ -103,6 +103,12 @@ pass('more than twice the limit was dropped');
 cmp_ok($t->psql('main', 'SELECT evicted_chunks FROM neon.stat_local'), '>', 80, 'stat_local counts the chunks');
 $t->balances_agree('main');
 is($t->psql('main', 'SELECT count(*), sum(length(pad)) FROM whole'), '20000|14000000', 'a table that was only read');
+{
+	my $from = length $t->neon('endpoint', 'logs', 'main');
+	$t->psql('main', 'SET neon.log_slow_fetch = 0; SELECT sum(abalance) FROM pgbench_accounts; SELECT count(*) FROM whole');
+	my ($least) = substr($t->neon('endpoint', 'logs', 'main'), $from) =~ m{Asked for LSN: newest, at least (\S+); tries: \d}s;
+	is($t->psql('main', "SELECT boot_lsn < '@{[ $least // '0/0' ]}' AND boot_lsn <= pg_current_wal_lsn() FROM neon.status"), 't', 'what was dropped is fetched as of when it was dropped, at least');
+}
 $t->amcheck('main');
 is($t->psql('main', 'SELECT count(*) FROM pg_check_visible($$pgbench_accounts$$) UNION ALL SELECT count(*) FROM pg_check_frozen($$pgbench_accounts$$)'), "0\n0", 'the visibility map is true');
 

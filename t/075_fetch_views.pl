@@ -206,6 +206,8 @@ like($stderr, qr/permission denied to set parameter "neon\.log_slow_fetch"/, 'a 
 	is($total->('present_bytes > 0'), 't', 'what is here is still here');
 	is(sql("SELECT fetched_pages FROM neon.stat_backends WHERE pid = $pid"), 0, "the session's, too");
 	$session->quit;
+	ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid"), 'when it has ended');
+	is(sql("SELECT count(*) FROM neon.stat_backends WHERE pid = $pid"), 0, 'it has no counters any more');
 }
 sql('CREATE ROLE watcher IN ROLE pg_monitor');
 is(sql("SET ROLE watcher; SELECT count(*) >= 0 FROM neon.$_"), 't', "pg_monitor reads $_")
