@@ -557,9 +557,11 @@ add_version(LayerFile *layer, const LayerEntry *e, uint64 behind, VersionList *l
 		data = layer_load_large(layer, behind, e->len);
 	else if (e->len > 0 || e->kind != NEON_VALUE_WAL)
 	{
-		data = palloc(e->len + 1);
+		/* a page is of a size that palloc() has at hand */
+		data = palloc(e->kind == NEON_VALUE_IMAGE ? e->len : e->len + 1);
 		memcpy(data, e->bytes, e->len);
-		data[e->len] = '\0';
+		if (e->kind != NEON_VALUE_IMAGE)
+			data[e->len] = '\0';
 	}
 	v = versions_add(list);
 	v->lsn = e->lsn;
@@ -607,14 +609,16 @@ collect_block(LayerFile *layer, const KeyBlocks *blocks_of_key, uint32 i, const 
 	return false;
 }
 
+/* Pages go past the cache of blocks: whoever gets one has it. */
 static bool
 collect_page(LayerFile *layer, const LayerPlace *place, VersionRange range, VersionList *list)
 {
 	LayerEntry	e = {0};
 	LayerBlock	b;
-	uint32		len;
-	const uint8 *raw = layer_block_at(layer, place->offset, place->len, &b, &len);
+	const uint8 *raw;
 
+	read_block(layer, place->offset, place->len, &b);
+	raw = raw_block;
 	if (b.type != LAYER_BLOCK_PAGE)
 		layer_corrupted(layer, place->offset, "A block has a wrong type.");
 	e.lsn = codec_load_u64(raw);

@@ -31,6 +31,9 @@ PG_FUNCTION_INFO_V1(neon_pagestream);
 /* The sqlstate that all parts use for this. */
 #define ERRCODE_SUPERSEDED	MAKE_SQLSTATE('N', 'S', '0', '0', '1')
 
+/* Memory that is kept from one request to the next: of the largest one. */
+#define REQUEST_MEMORY		(NEON_MAX_BLOCKS_PER_REQUEST * (BLCKSZ + 2048))
+
 /* Send when so much waits to be sent. */
 #define FLUSH_BYTES			(256 * 1024)
 
@@ -336,7 +339,9 @@ open_stream(FunctionCallInfo fcinfo, PageStream *stream)
 												   ALLOCSET_DEFAULT_SIZES);
 	stream->request_context = AllocSetContextCreate(stream->stream_context,
 													"neon page request",
-													ALLOCSET_DEFAULT_SIZES);
+													REQUEST_MEMORY,
+													ALLOCSET_DEFAULT_INITSIZE,
+													ALLOCSET_DEFAULT_MAXSIZE);
 }
 
 static void
