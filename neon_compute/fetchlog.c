@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * fetchlog.c
- *	  Logs statements that waited long for pages, with what they fetched.
+ *	  Logs pages that were waited for long, and statements that waited long for
+ *	  pages, with what they fetched.
  *
  * Counted is what this process does between the begin and the end of the
  * execution of a statement that no other one runs.  Workers of a parallel
@@ -30,6 +31,7 @@ typedef struct Fetched
 
 /* Milliseconds; -1 is off. */
 static int	log_statement_fetches = -1;
+static int	log_slow_fetch = -1;
 
 /* A statement is being executed: those that it runs are part of it. */
 static bool executing = false;
@@ -45,6 +47,37 @@ fetchlog_define_settings(void)
 							"-1 turns this off, 0 logs each statement that waited.",
 							&log_statement_fetches, -1, -1, INT_MAX,
 							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon.log_slow_fetch",
+							"Time from which on the wait for a page from the pageserver is logged.",
+							"-1 turns this off, 0 logs each.",
+							&log_slow_fetch, -1, -1, INT_MAX,
+							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+}
+
+/* The LSN that pages are asked for: the newest of a primary's term, else that of the boot. */
+static const char *
+describe_lsn(XLogRecPtr since, char *buf, size_t size)
+{
+	if (neon_boot.kind == NEON_PRIMARY)
+		snprintf(buf, size, "newest, at least %X/%X", LSN_FORMAT_ARGS(since));
+	else
+		snprintf(buf, size, "%X/%X", LSN_FORMAT_ARGS(neon_boot.boot_lsn));
+	return buf;
+}
+
+void
+fetchlog_block(const MapFork *fork, BlockNumber blkno, uint64 us, int tries, XLogRecPtr since,
+			   const char *problem)
+{
+	char		lsn[64];
+
+	if (log_slow_fetch < 0 || us < (uint64) log_slow_fetch * 1000)
+		return;
+	ereport(LOG,
+			(errmsg("slow fetch of block %u of relation %s: %.3f ms",
+					blkno, relpathperm(fork->rnode, fork->forknum), us / 1000.0),
+			 errdetail("Asked for LSN: %s; tries: %d%s%s", describe_lsn(since, lsn, sizeof(lsn)), tries,
+					   problem[0] ? "; last problem: " : "", problem)));
 }
 
 static bool

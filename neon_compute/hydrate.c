@@ -15,10 +15,9 @@
  */
 #include "postgres.h"
 
-#include <limits.h>
-
 #include "coordinator.h"
 #include "diskhold.h"
+#include "fetchlog.h"
 #include "files.h"
 #include "hydrate.h"
 #include "localstat.h"
@@ -28,12 +27,17 @@
 #include "reference.h"
 #include "storage/fd.h"
 #include "stream.h"
-#include "utils/guc.h"
 #include "utils/timestamp.h"
 
 /* Requests that may be on their way; prefetches leave some for reads. */
-#define QUEUE_SIZE			16
-#define QUEUE_PREFETCH		12
+#define QUEUE_SIZE			64
+#define QUEUE_PREFETCH		48
+
+/* Ranges of the largest size that prefetches, and hydrate_run(), may have on their way. */
+#define QUEUE_RANGES		12
+
+/* Prefetches that are sent together. */
+#define PREFETCH_BATCH		8
 
 /* Scans that are followed at the same time; forks share the slots by hash. */
 #define SCAN_SLOTS			64
@@ -44,7 +48,14 @@
 #define NEIGHBOURS			4
 
 /* The range after may be so far away if others ask for what lies between. */
-#define READ_AHEAD_REACH	(4 * MAP_CHUNK_BLOCKS)
+#define READ_AHEAD_REACH	(8 * MAP_CHUNK_BLOCKS)
+
+/* So many of the largest ranges may be on their way before no more is read ahead. */
+#define READ_AHEAD_RANGES	2
+
+/* What another process has asked for is waited for so long, looking so often. */
+#define OTHER_WAIT_US		5000
+#define OTHER_POLL_US		100
 
 #define BACKOFF_FIRST_MS	10
 #define BACKOFF_MAX_MS		1000
@@ -75,6 +86,10 @@ static uint64 next_reqid = 1;
 
 static Scan scans[SCAN_SLOTS];
 
+/* Prefetches that are to be sent with the next request, or when they are enough. */
+static Range prefetches[PREFETCH_BATCH];
+static int	nprefetches = 0;
+
 /*
  * A block that was wanted from a range for which an error was answered.  One
  * bad page spoils the answer of its range, so this block is asked for alone.
@@ -90,19 +105,6 @@ static XLogRecPtr asked_since = InvalidXLogRecPtr;
 
 /* Blocks that this process has written to files. */
 static uint64 installed_blocks = 0;
-
-/* Milliseconds; -1 is off. */
-static int	neon_log_slow_fetch = -1;
-
-void
-hydrate_define_gucs(void)
-{
-	DefineCustomIntVariable("neon.log_slow_fetch",
-							"Time from which on the wait for a page from the pageserver is logged.",
-							"-1 turns this off, 0 logs each.",
-							&neon_log_slow_fetch, -1, -1, INT_MAX,
-							PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
-}
 
 /* The deadline itself, which comes at last, is not worth noting. */
 static void
@@ -131,19 +133,42 @@ check_queue(void)
 	}
 }
 
-/* Is an answer on its way that has this block? */
 static bool
-is_queued(const MapFork *fork, BlockNumber blkno)
+has_block(const Range *range, const MapFork *fork, BlockNumber blkno)
+{
+	return range->fork == fork && blkno >= range->start &&
+		blkno - range->start < range->nblocks;
+}
+
+/* The range that was asked for and has this block, or NULL. */
+static const Range *
+queued_range(const MapFork *fork, BlockNumber blkno)
 {
 	for (int i = 0; i < queue_count; i++)
 	{
 		const Range *range = &queue[(queue_first + i) % QUEUE_SIZE];
 
-		if (range->fork == fork && blkno >= range->start &&
-			blkno - range->start < range->nblocks)
-			return true;
+		if (has_block(range, fork, blkno))
+			return range;
 	}
-	return false;
+	return NULL;
+}
+
+/* Is an answer on its way that has this block? */
+static bool
+is_queued(const MapFork *fork, BlockNumber blkno)
+{
+	return queued_range(fork, blkno) != NULL;
+}
+
+static uint32
+queued_blocks(void)
+{
+	uint32		nblocks = 0;
+
+	for (int i = 0; i < queue_count; i++)
+		nblocks += queue[(queue_first + i) % QUEUE_SIZE].nblocks;
+	return nblocks;
 }
 
 /*
@@ -171,14 +196,12 @@ send_range(Range *range, TimestampTz deadline)
 	req.fork = range->fork->forknum;
 	req.blkno = range->start;
 	req.nblocks = range->nblocks;
-	if (!stream_send(&req, deadline))
+	if (!stream_put(&req, deadline))
 	{
 		note_problem(stream_last_error(), deadline);
 		return false;
 	}
-
-	if (range->nblocks >= WINDOW_READ_AHEAD)
-		map_note_asked(map_chunk(range->fork, range->start));
+	map_note_asked(map_chunk(range->fork, range->start), range->start, range->nblocks);
 
 	/* connecting makes a new generation, of which this is the first request */
 	check_queue();
@@ -260,7 +283,10 @@ install(const Range *range, const char *pages)
 	/* dropped since we asked: we may hold an older version than was dropped */
 	if ((map_generation(chunk) == range->gen || NEON_TEST_BUG("no_generation")) &&
 		RelFileNodeEquals(range->fork->rnode, range->rnode))
+	{
 		install_absent_blocks(fd, range, chunk, pages);
+		map_forget_asked(chunk);
+	}
 	LWLockRelease(lock);
 	CloseTransientFile(fd);
 }
@@ -303,8 +329,7 @@ report_final(const Range *range, const NeonResponse *resp)
 static void
 handle_error(const Range *range, const NeonResponse *resp, const MapFork *fork, BlockNumber blkno)
 {
-	bool		wanted = range->fork == fork && blkno >= range->start &&
-	blkno - range->start < range->nblocks;
+	bool		wanted = has_block(range, fork, blkno);
 
 	strlcpy(problem, resp->message, sizeof(problem));
 	if (resp->error_class == NEON_ERROR_SUPERSEDED)
@@ -330,7 +355,7 @@ receive_range(const MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 	Range		range = queue[queue_first];
 
 	Assert(queue_count > 0);
-	if (!stream_receive(&resp, deadline))
+	if (!stream_flush(deadline) || !stream_receive(&resp, deadline))
 	{
 		note_problem(stream_last_error(), deadline);
 		return false;
@@ -385,22 +410,35 @@ left_neighbours_present(const MapFork *fork, BlockNumber blkno)
 	return true;
 }
 
+/* The range's blocks that are within the fork's chunk and asked for by nobody else. */
+static BlockNumber
+range_end(const MapFork *fork, BlockNumber start, uint32 nblocks)
+{
+	BlockNumber chunk_start = start - start % MAP_CHUNK_BLOCKS;
+	BlockNumber end = Min(map_watermark(fork), start + Min(nblocks, disk_max_range()));
+	uint32		first_asked;
+	uint32		end_asked;
+
+	if (map_asked_by_other(map_chunk(fork, start), &first_asked, &end_asked) &&
+		start < chunk_start + first_asked)
+		end = Min(end, chunk_start + first_asked);
+	return Min(end, chunk_start + MAP_CHUNK_BLOCKS);
+}
+
 /*
- * The blocks from start on, at most nblocks, within the chunk and the fork,
- * less those at the end that are present; few blocks end at the first one
- * that is.  False if none is left.
+ * The blocks from start on, at most nblocks, less those at the end that are
+ * present; few blocks end at the first one that is.  False if none is left.
  */
 static bool
 make_range(Range *range, MapFork *fork, BlockNumber start, uint32 nblocks)
 {
 	const MapChunk *chunk;
-	BlockNumber end = map_watermark(fork);
+	BlockNumber end;
 
-	if (start >= end)
+	if (start >= map_watermark(fork))
 		return false;
 	chunk = map_chunk(fork, start);
-	end = Min(end, start + Min(nblocks, disk_max_range()));
-	end = Min(end, (start / MAP_CHUNK_BLOCKS + 1) * MAP_CHUNK_BLOCKS);
+	end = range_end(fork, start, nblocks);
 	while (end > start && map_present(chunk, end - 1))
 		end--;
 	if (end - start <= WINDOW_NEIGHBOURS)
@@ -417,37 +455,64 @@ make_range(Range *range, MapFork *fork, BlockNumber start, uint32 nblocks)
 	return end > start;
 }
 
-/* The window doubles while misses go forward, each near where the last range ended. */
+/* Is the block where the scan is expected to go on, or not far from there? */
+static bool
+goes_forward(const Scan *scan, const MapFork *fork, BlockNumber blkno, uint32 reach)
+{
+	return scan->fork == fork && blkno >= scan->next && blkno - scan->next <= reach;
+}
+
+/* The window grows while misses go forward, each near where the last range ended. */
+static uint32
+larger_window(const Scan *scan)
+{
+	return Min(scan->window * 4, WINDOW_MAX);
+}
+
 static uint32
 next_window(const Scan *scan, const MapFork *fork, BlockNumber blkno)
 {
 	if (fork == single_fork && blkno == single_blkno)
 		return 1;
-	if (scan->fork == fork && blkno >= scan->next && blkno - scan->next <= scan->window)
-		return Min(scan->window * 2, WINDOW_MAX);
+	if (goes_forward(scan, fork, blkno, scan->window / 2))
+		return larger_window(scan);
 	if (left_neighbours_present(fork, blkno))
 		return WINDOW_NEIGHBOURS;
 	return 1;
 }
 
-/* Sends the range that begins with the missed block; true if it need not be sent. */
+static bool
+flush_requests(TimestampTz deadline)
+{
+	if (stream_flush(deadline))
+		return true;
+	note_problem(stream_last_error(), deadline);
+	return false;
+}
+
+/* Waits, if need be, until one more request may be on its way. */
+static bool
+make_place(const MapFork *fork, BlockNumber blkno, TimestampTz deadline)
+{
+	while (queue_count == QUEUE_SIZE)
+	{
+		if (!receive_range(fork, blkno, deadline))
+			return false;
+	}
+	return true;
+}
+
+/* Puts the range that begins with the block; true if it need not be asked for. */
 static bool
 ask_for_block(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 {
 	Scan	   *scan = scan_of(fork);
 	uint32		window = next_window(scan, fork, blkno);
 	Range		range;
-	bool		shared = map_asked_by_other(map_chunk(fork, blkno));
 
-	/* what another process is about to install needs not be asked for twice */
-	if (!make_range(&range, fork, blkno, shared ? Min(window, WINDOW_NEIGHBOURS) : window))
+	if (!make_range(&range, fork, blkno, window))
 		return true;
-	while (queue_count == QUEUE_SIZE)
-	{
-		if (!receive_range(fork, blkno, deadline))
-			return false;
-	}
-	if (!send_range(&range, deadline))
+	if (!make_place(fork, blkno, deadline) || !send_range(&range, deadline))
 		return false;
 	scan->fork = fork;
 	scan->window = window;
@@ -456,21 +521,24 @@ ask_for_block(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 }
 
 /*
- * The next block at or after start that is absent and asked for neither by us
- * nor, as part of many, by another process; if there is one near by.
+ * The next block in the range that is absent and asked for neither by us nor,
+ * as part of many, by another process; or InvalidBlockNumber.
  */
 static BlockNumber
-next_absent(const MapFork *fork, BlockNumber start)
+next_absent(const MapFork *fork, BlockNumber start, BlockNumber end)
 {
-	BlockNumber limit = Min(map_watermark(fork), start + READ_AHEAD_REACH);
-
-	while (start < limit)
+	while (start < end)
 	{
 		const MapChunk *chunk = map_chunk(fork, start);
+		const Range *mine;
+		uint32		first_asked;
+		uint32		end_asked;
 
-		if (map_asked_by_other(chunk))
+		if (map_asked_by_other(chunk, &first_asked, &end_asked))
 			start = (start / MAP_CHUNK_BLOCKS + 1) * MAP_CHUNK_BLOCKS;
-		else if (map_present(chunk, start) || is_queued(fork, start))
+		else if ((mine = queued_range(fork, start)) != NULL)
+			start = mine->start + mine->nblocks;
+		else if (map_present(chunk, start))
 			start++;
 		else
 			return start;
@@ -478,25 +546,175 @@ next_absent(const MapFork *fork, BlockNumber start)
 	return InvalidBlockNumber;
 }
 
-/* If a scan is under way, has the range after the last one sent too. */
+/* If a scan is under way, which is at the block, asks for the range after the last one, too. */
 static void
-read_ahead(MapFork *fork, TimestampTz deadline)
+read_ahead(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 {
 	Scan	   *scan = scan_of(fork);
 	BlockNumber start;
 	Range		range;
 
-	if (scan->fork != fork || scan->window < WINDOW_READ_AHEAD || queue_count >= QUEUE_PREFETCH)
+	if (scan->fork != fork || scan->window < WINDOW_READ_AHEAD ||
+		queue_count >= QUEUE_PREFETCH || queued_blocks() >= READ_AHEAD_RANGES * disk_max_range())
 		return;
-	start = next_absent(fork, scan->next);
+	start = next_absent(fork, Max(scan->next, blkno + 1),
+						Min(map_watermark(fork), blkno + READ_AHEAD_REACH));
 	if (start == InvalidBlockNumber ||
-		!make_range(&range, fork, start, Min(scan->window * 2, WINDOW_MAX)))
+		!make_range(&range, fork, start, larger_window(scan)))
 		return;
 	/* if it fails, so does the read that waits for the range before */
 	if (!send_range(&range, deadline))
 		return;
-	scan->window = Min(scan->window * 2, WINDOW_MAX);
+	scan->window = larger_window(scan);
 	scan->next = range.start + range.nblocks;
+}
+
+/* ----------
+ * What others asked for
+ * ----------
+ */
+
+/*
+ * Another process has asked for many blocks, this one among them.  It installs
+ * them when it needs one, which may be never, so this is waited for only a
+ * moment; meanwhile, what we have asked for is installed, as others may wait
+ * for that.  If we are reading forward here, we go on elsewhere.
+ */
+static bool
+wait_for_other(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
+{
+	Scan	   *scan = scan_of(fork);
+	TimestampTz end = neon_clock() + OTHER_WAIT_US;
+
+	if (goes_forward(scan, fork, blkno, READ_AHEAD_REACH))
+	{
+		scan->window = larger_window(scan);
+		scan->next = blkno + 1;
+	}
+	read_ahead(fork, blkno, deadline);
+	if (!flush_requests(deadline))
+		return false;
+	local_wait_for(LOCAL_WAIT_FETCH);
+	while (map_absent(fork, map_chunk(fork, blkno), blkno) && map_block_asked_by_other(fork, blkno) &&
+		   neon_clock() < end)
+	{
+		CHECK_FOR_INTERRUPTS();
+		check_queue();
+		if (queue_count == 0 || !stream_has_answer())
+			pg_usleep(OTHER_POLL_US);
+		else if (!receive_range(fork, blkno, deadline))
+			return false;
+	}
+	local_wait_for(LOCAL_WAIT_NONE);
+	return true;
+}
+
+/* ----------
+ * Prefetching
+ * ----------
+ */
+
+/* Would so many more be too much for prefetches? */
+static bool
+too_much_is_queued(int more)
+{
+	return queue_count + more > QUEUE_PREFETCH ||
+		queued_blocks() >= QUEUE_RANGES * disk_max_range();
+}
+
+/* Sends what was put aside; what came meanwhile is left out. */
+static bool
+send_prefetches(TimestampTz deadline)
+{
+	int			n = nprefetches;
+
+	nprefetches = 0;
+	for (int i = 0; i < n; i++)
+	{
+		Range		range;
+
+		if (!too_much_is_queued(1) &&
+			make_range(&range, prefetches[i].fork, prefetches[i].start, prefetches[i].nblocks) &&
+			!send_range(&range, deadline))
+			return false;
+	}
+	return true;
+}
+
+/* Installs what has come, without waiting. */
+static bool
+receive_what_is_here(TimestampTz deadline)
+{
+	while (queue_count > 0 && stream_has_answer())
+	{
+		if (!receive_range(NULL, 0, deadline))
+			return false;
+	}
+	return true;
+}
+
+static bool
+make_place_for_prefetch(TimestampTz deadline)
+{
+	if (too_much_is_queued(nprefetches) && !receive_what_is_here(deadline))
+		return false;
+	return send_prefetches(deadline) && flush_requests(deadline);
+}
+
+/* Adds the block to the last range that was put aside, if it is the next one. */
+static bool
+extend_prefetch(const MapFork *fork, BlockNumber blkno)
+{
+	Range	   *last;
+
+	if (nprefetches == 0)
+		return false;
+	last = &prefetches[nprefetches - 1];
+	if (last->fork != fork || blkno != last->start + last->nblocks ||
+		blkno % MAP_CHUNK_BLOCKS == 0 || last->nblocks >= disk_max_range())
+		return false;
+	last->nblocks++;
+	return true;
+}
+
+static bool
+is_put_aside(const MapFork *fork, BlockNumber blkno)
+{
+	for (int i = 0; i < nprefetches; i++)
+	{
+		if (has_block(&prefetches[i], fork, blkno))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * If nothing is on its way this is sent at once, as a read would ask; else
+ * some are put aside and sent together.
+ */
+void
+hydrate_prefetch(MapFork *fork, BlockNumber blkno)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(),
+													   neon_fetch_timeout);
+
+	check_queue();
+	if (disk_is_short() || is_queued(fork, blkno) || map_block_asked_by_other(fork, blkno) ||
+		is_put_aside(fork, blkno) || extend_prefetch(fork, blkno) ||
+		!stream_open_if_easy(deadline))
+		return;
+	if (queue_count + nprefetches == 0)
+	{
+		if (ask_for_block(fork, blkno, deadline))
+			(void) flush_requests(deadline);
+		return;
+	}
+	if (nprefetches == PREFETCH_BATCH && !make_place_for_prefetch(deadline))
+		return;
+	prefetches[nprefetches].fork = fork;
+	prefetches[nprefetches].start = blkno;
+	prefetches[nprefetches].nblocks = 1;
+	nprefetches++;
 }
 
 /* ----------
@@ -504,14 +722,36 @@ read_ahead(MapFork *fork, TimestampTz deadline)
  * ----------
  */
 
+/*
+ * Has the block asked for, and what is worth to be asked for with it.  What was
+ * put aside can wait as long as more than twice as much is on its way.
+ */
+static bool
+ask(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
+{
+	if (is_put_aside(fork, blkno) && !send_prefetches(deadline))
+		return false;
+	check_queue();
+	if (!is_queued(fork, blkno) && !ask_for_block(fork, blkno, deadline))
+		return false;
+	if (2 * nprefetches >= queue_count && !send_prefetches(deadline))
+		return false;
+	read_ahead(fork, blkno, deadline);
+	return flush_requests(deadline);
+}
+
 /* One attempt; false, with the problem noted, if the block was not got. */
 static bool
 try_block(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 {
 	check_queue();
-	if (!is_queued(fork, blkno) && !ask_for_block(fork, blkno, deadline))
+	if (!is_queued(fork, blkno) && map_block_asked_by_other(fork, blkno) &&
+		!wait_for_other(fork, blkno, deadline))
 		return false;
-	read_ahead(fork, deadline);
+	if (!map_absent(fork, map_chunk(fork, blkno), blkno))
+		return true;
+	if (!ask(fork, blkno, deadline))
+		return false;
 	check_queue();
 	while (is_queued(fork, blkno))
 	{
@@ -530,29 +770,6 @@ report_timeout(const MapFork *fork, BlockNumber blkno)
 					blkno, relpathperm(fork->rnode, fork->forknum), pageserver_address()),
 			 errdetail("Gave up after %d ms: %s", neon_fetch_timeout, problem),
 			 errhint("Check that the pageserver runs and can be reached. How long to try is set by \"neon.fetch_timeout\".")));
-}
-
-/* The LSN that pages are asked for: the newest of a primary's term, else that of the boot. */
-static const char *
-describe_lsn(char *buf, size_t size)
-{
-	if (neon_boot.kind == NEON_PRIMARY)
-		snprintf(buf, size, "newest, at least %X/%X", LSN_FORMAT_ARGS(asked_since));
-	else
-		snprintf(buf, size, "%X/%X", LSN_FORMAT_ARGS(neon_boot.boot_lsn));
-	return buf;
-}
-
-static void
-log_slow_fetch(const MapFork *fork, BlockNumber blkno, uint64 us, int tries)
-{
-	char		lsn[64];
-
-	ereport(LOG,
-			(errmsg("slow fetch of block %u of relation %s: %.3f ms",
-					blkno, relpathperm(fork->rnode, fork->forknum), us / 1000.0),
-			 errdetail("Asked for LSN: %s; tries: %d%s%s", describe_lsn(lsn, sizeof(lsn)), tries,
-					   problem[0] ? "; last problem: " : "", problem)));
 }
 
 /* Returns how often it was tried. */
@@ -604,7 +821,6 @@ hydrate_block(MapFork *fork, BlockNumber blkno)
 	TimestampTz start;
 	volatile int tries = -1;
 	bool		on_its_way;
-	uint64		us;
 
 	start = neon_clock();
 	check_queue();
@@ -620,24 +836,8 @@ hydrate_block(MapFork *fork, BlockNumber blkno)
 	}
 	PG_END_TRY();
 
-	us = neon_clock() - start;
-	if (neon_log_slow_fetch >= 0 && us >= (uint64) neon_log_slow_fetch * 1000)
-		log_slow_fetch(fork, blkno, us, tries);
+	fetchlog_block(fork, blkno, neon_clock() - start, tries, asked_since, problem);
 	return on_its_way;
-}
-
-void
-hydrate_prefetch(MapFork *fork, BlockNumber blkno)
-{
-	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(),
-													   neon_fetch_timeout);
-	Range		range;
-
-	check_queue();
-	if (disk_is_short() || queue_count >= QUEUE_PREFETCH || is_queued(fork, blkno) ||
-		!make_range(&range, fork, blkno, 1) || !stream_open_if_easy(deadline))
-		return;
-	(void) send_range(&range, deadline);
 }
 
 void
@@ -666,12 +866,12 @@ hydrate_run(MapFork *fork, BlockNumber start, uint32 nblocks)
 	check_queue();
 	if (is_queued(fork, start) || !make_range(&range, fork, start, nblocks))
 		return true;
-	while (queue_count >= QUEUE_PREFETCH)
+	while (queue_count >= QUEUE_RANGES)
 	{
 		if (!receive_range(NULL, 0, deadline))
 			return false;
 	}
-	return send_range(&range, deadline);
+	return send_range(&range, deadline) && flush_requests(deadline);
 }
 
 bool

@@ -10,8 +10,6 @@
 
 #include "map.h"
 
-extern void hydrate_define_gucs(void);
-
 /*
  * Waits until the block is present, or local because of a truncation.  The
  * fork's files exist.  Called without LWLocks of ours; ERROR if the pageserver

@@ -633,32 +633,72 @@ map_set_hydrated(void)
 }
 
 /*
- * The hint has 16 bits of the process id and 16 of a clock of 8 ms; it is of
- * no harm that both repeat.
+ * Who asked for many of a chunk's blocks: the process (16 bits), the first
+ * block (7), how many (2: 16, 32, 64, 128), when (7, in units of 8 ms).  It is
+ * of no harm that the first and the last repeat.
  */
 #define ASKED_CLOCK_US		8192
+#define ASKED_CLOCK_MASK	0x7F
 #define ASKED_MOMENT		25	/* 200 ms */
+#define ASKED_LEAST			16
 
-static uint16
+static uint32
 asked_clock(void)
 {
-	return (uint16) (neon_clock() / ASKED_CLOCK_US);
+	return (uint32) (neon_clock() / ASKED_CLOCK_US) & ASKED_CLOCK_MASK;
+}
+
+static uint32
+asked_process(void)
+{
+	return (uint32) MyProcPid << 16;
 }
 
 void
-map_note_asked(MapChunk *chunk)
+map_note_asked(MapChunk *chunk, BlockNumber blkno, uint32 nblocks)
 {
-	pg_atomic_write_u32(&chunk->asked, ((uint32) MyProcPid << 16) | asked_clock());
+	uint32		first = blkno % MAP_CHUNK_BLOCKS;
+	uint32		size = 0;
+
+	if (nblocks < ASKED_LEAST)
+		return;
+	while (size < 3 && (ASKED_LEAST << size) < nblocks)
+		size++;
+	pg_atomic_write_u32(&chunk->asked,
+						asked_process() | first << 9 | size << 7 | asked_clock());
+}
+
+void
+map_forget_asked(MapChunk *chunk)
+{
+	uint32		asked = pg_atomic_read_u32(&chunk->asked);
+
+	if (asked != 0 && (asked & 0xFFFF0000) == asked_process())
+		(void) pg_atomic_compare_exchange_u32(&chunk->asked, &asked, 0);
 }
 
 bool
-map_asked_by_other(const MapChunk *chunk)
+map_asked_by_other(const MapChunk *chunk, uint32 *first, uint32 *end)
 {
 	uint32		asked = pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &chunk->asked));
 
-	if (asked == 0 || (asked >> 16) == ((uint32) MyProcPid & 0xFFFF))
+	if (asked == 0 || (asked & 0xFFFF0000) == asked_process() ||
+		((asked_clock() - asked) & ASKED_CLOCK_MASK) > ASKED_MOMENT)
 		return false;
-	return (uint16) (asked_clock() - (uint16) asked) <= ASKED_MOMENT;
+	*first = asked >> 9 & (MAP_CHUNK_BLOCKS - 1);
+	*end = Min(*first + (ASKED_LEAST << (asked >> 7 & 3)), MAP_CHUNK_BLOCKS);
+	return true;
+}
+
+bool
+map_block_asked_by_other(const MapFork *fork, BlockNumber blkno)
+{
+	uint32		place = blkno % MAP_CHUNK_BLOCKS;
+	uint32		first;
+	uint32		end;
+
+	return map_asked_by_other(map_chunk(fork, blkno), &first, &end) &&
+		place >= first && place < end;
 }
 
 /* ----------

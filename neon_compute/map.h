@@ -217,11 +217,14 @@ extern bool map_is_hydrated(void);
 extern void map_set_hydrated(void);
 
 /*
- * A hint, to spread the processes of a parallel scan: this process asks for
- * many blocks of the chunk; did another one do so within the last moment?
+ * A hint, so that the processes of a parallel scan share the work: this process
+ * asks for many blocks of the chunk; it does not any more; which ones, counted
+ * from the chunk's start, did another one ask for within the last moment?
  */
-extern void map_note_asked(MapChunk *chunk);
-extern bool map_asked_by_other(const MapChunk *chunk);
+extern void map_note_asked(MapChunk *chunk, BlockNumber blkno, uint32 nblocks);
+extern void map_forget_asked(MapChunk *chunk);
+extern bool map_asked_by_other(const MapChunk *chunk, uint32 *first, uint32 *end);
+extern bool map_block_asked_by_other(const MapFork *fork, BlockNumber blkno);
 
 /*
  * How many of the blocks that were remote at boot, and were not cut off since,

@@ -40,7 +40,7 @@ typedef struct GrowShared
 	pg_atomic_uint32 nforks;	/* used so far; only rises */
 	uint32		nchunks;		/* used so far; number 0 is nobody's */
 	uint32		free_fork;		/* number + 1, or 0; linked by next */
-	uint32		free_extent[EXTENTS];	/* number, or 0; linked by the first chunk's asked */
+	uint32		free_extent[EXTENTS];	/* number, or 0; linked by the first chunk's first word */
 	uint32		bucket[BUCKETS];	/* number + 1, or 0; linked by next */
 } GrowShared;
 
@@ -196,7 +196,7 @@ release_extents(Growth *g)
 		if (first == 0)
 			continue;
 		pg_atomic_write_u32(&g->extent[k], 0);
-		pg_atomic_write_u32(&chunks[first].asked, grow->free_extent[k]);
+		pg_atomic_write_u64(&chunks[first].present[0], grow->free_extent[k]);
 		grow->free_extent[k] = first;
 	}
 }
@@ -263,7 +263,7 @@ take_extent(int k)
 	uint32		n = 1U << k;
 
 	if (first != 0)
-		grow->free_extent[k] = pg_atomic_read_u32(&chunks[first].asked);
+		grow->free_extent[k] = (uint32) pg_atomic_read_u64(&chunks[first].present[0]);
 	else if (n <= GROWN_CHUNKS - grow->nchunks)
 	{
 		first = grow->nchunks;

@@ -16,7 +16,7 @@
 extern void reference_define_gucs(void);
 extern bool reference_is_used(void);
 
-/* As stream_send() and stream_receive(). */
+/* As stream_put() and stream_receive(). */
 extern bool reference_send(const NeonRequest *req);
 extern bool reference_receive(NeonResponse *resp);
 

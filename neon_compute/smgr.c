@@ -431,7 +431,6 @@ void
 neon_smgr_define_gucs(void)
 {
 	stream_define_gucs();
-	hydrate_define_gucs();
 	hydration_define_gucs();
 	reference_define_gucs();
 	disk_define_settings();

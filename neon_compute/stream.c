@@ -52,8 +52,9 @@ static bool reached = false;	/* something took the connection */
 static bool streaming = false;	/* conn is in CopyBoth mode */
 static bool answered = false;	/* an answer came through it */
 static WaitEventSet *wait_set = NULL;	/* latch and socket, when streaming */
-static char *message = NULL;	/* the answer last returned */
+static char *message = NULL;	/* the answer last taken from libpq */
 static int	message_length = 0;
+static bool message_waits = false;	/* for stream_receive() */
 
 /* Raised when a connection is dropped. */
 static uint64 generation = 1;
@@ -144,7 +145,7 @@ static void
 disconnect(void)
 {
 	generation++;
-	reached = streaming = answered = false;
+	reached = streaming = answered = message_waits = false;
 	forget_message();
 	if (wait_set)
 	{
@@ -532,8 +533,14 @@ send_frame(const NeonRequest *req, TimestampTz deadline)
 		if (!wait_streaming(WL_SOCKET_WRITEABLE, deadline))
 			return false;
 	}
-	if (rc < 0)
-		return fail(PQerrorMessage(conn));
+	return rc > 0 || fail(PQerrorMessage(conn));
+}
+
+static bool
+flush_frames(TimestampTz deadline)
+{
+	int			rc;
+
 	while ((rc = PQflush(conn)) > 0)
 	{
 		if (!wait_streaming(WL_SOCKET_WRITEABLE | WL_SOCKET_READABLE, deadline))
@@ -545,12 +552,21 @@ send_frame(const NeonRequest *req, TimestampTz deadline)
 }
 
 bool
-stream_send(const NeonRequest *req, TimestampTz deadline)
+stream_put(const NeonRequest *req, TimestampTz deadline)
 {
 	if (reference_is_used())
 		return reference_send(req);
 	enter();
 	return leave((streaming || connect_stream(deadline)) && send_frame(req, deadline));
+}
+
+bool
+stream_flush(TimestampTz deadline)
+{
+	if (reference_is_used() || !streaming)
+		return true;
+	enter();
+	return leave(flush_frames(deadline));
 }
 
 /* The server has left CopyBoth mode; its error says why. */
@@ -568,18 +584,39 @@ fail_after_copy(void)
 	return false;
 }
 
+/* Takes the next answer, or the end of the stream, if it is here. */
+static bool
+take_message(void)
+{
+	if (!message_waits)
+	{
+		forget_message();
+		message_length = PQgetCopyData(conn, &message, true);
+		message_waits = message_length != 0;
+	}
+	return message_waits;
+}
+
 static bool
 receive_message(TimestampTz deadline)
 {
-	forget_message();
-	while ((message_length = PQgetCopyData(conn, &message, true)) == 0)
+	while (!take_message())
 	{
 		if (!wait_streaming(WL_SOCKET_READABLE, deadline))
 			return false;
 		if (!PQconsumeInput(conn))
 			return fail(PQerrorMessage(conn));
 	}
+	message_waits = false;
 	return message_length > 0 || fail_after_copy();
+}
+
+bool
+stream_has_answer(void)
+{
+	if (reference_is_used() || !streaming)
+		return true;
+	return take_message() || !PQconsumeInput(conn) || take_message();
 }
 
 bool

@@ -26,7 +26,7 @@ extern void stream_define_gucs(void);
  */
 extern uint64 stream_check(void);
 
-/* Is there a connection, so that stream_send() does not have to make one? */
+/* Is there a connection, so that stream_put() does not have to make one? */
 extern bool stream_is_open(void);
 
 /*
@@ -35,8 +35,15 @@ extern bool stream_is_open(void);
  */
 extern bool stream_open_if_easy(TimestampTz deadline);
 
-/* Sends a request, at first connecting if need be, until the deadline. */
-extern bool stream_send(const NeonRequest *req, TimestampTz deadline);
+/*
+ * Adds a request to what is to be sent, at first connecting if need be, until
+ * the deadline; stream_flush() has all of it sent.
+ */
+extern bool stream_put(const NeonRequest *req, TimestampTz deadline);
+extern bool stream_flush(TimestampTz deadline);
+
+/* Would stream_receive() return at once?  Never waits. */
+extern bool stream_has_answer(void);
 
 /*
  * Waits for the next answer until the deadline.  resp points into memory of

@@ -25,10 +25,12 @@ $ref->safe_psql('postgres', "CREATE TABLE $_ AS SELECT i AS id, repeat('p', 900)
 $ref->safe_psql('postgres', q{CREATE TABLE long AS SELECT i AS id, repeat('p', 900) AS pad FROM generate_series(1, 12000) i;
 CREATE INDEX long_id ON long (id);
 CREATE TABLE chaos AS SELECT i AS id, repeat(chr(97 + i % 26), 700) AS pad FROM generate_series(1, 60000) i;
-CREATE INDEX chaos_id ON chaos (id); VACUUM (FREEZE, ANALYZE)});
+CREATE INDEX chaos_id ON chaos (id); CREATE TABLE wide AS SELECT i AS id, repeat('p', 900) AS pad FROM generate_series(1, 60000) i;
+CREATE TABLE far AS SELECT i AS id, i % 72 = 0 AS odd, repeat('p', 900) AS pad FROM generate_series(1, 12000) i;
+CREATE INDEX far_odd ON far (odd); VACUUM (FREEZE, ANALYZE)});
 my @small = map { "small_$_" } 1 .. 17;
 $ref->safe_psql('postgres', "CREATE TABLE $_ AS SELECT 1 AS id") for @small;
-my %path = map { $_ => $ref->safe_psql('postgres', "SELECT pg_relation_filepath('$_')") } @tables, 'long';
+my %path = map { $_ => $ref->safe_psql('postgres', "SELECT pg_relation_filepath('$_')") } @tables, 'long', 'far', 'wide';
 my %node = map { $_ => $path{$_} =~ s{.*/}{}r } keys %path;
 $ref->stop;
 
@@ -53,7 +55,7 @@ my ($hi, $lo) = map { hex } split m{/}, (slurp_file($node->data_dir . '/neon.boo
 my $x = ($hi << 32) | $lo;
 is_deeply([ grep { $_->{lsn} != $x || $_->{nms} != $x || $_->{term} != 0 } @requests ],
 	[], 'an ephemeral endpoint asks for pages at its boot LSN, with term 0');
-cmp_ok(scalar(@requests), '<', 14, 'few requests for 250 blocks: ' . join(' ', map { "$_->{blk}+$_->{nblocks}" } @requests));
+cmp_ok(scalar(@requests), '<', 9, 'few requests for 250 blocks: ' . join(' ', map { "$_->{blk}+$_->{nblocks}" } @requests));
 my %asked;
 $asked{ $_->{blk} + $_->{n} }++ for map { my $r = $_; map { { blk => $r->{blk}, n => $_ } } 0 .. $r->{nblocks} - 1 } @requests;
 is_deeply([ grep { $asked{$_} > 1 } keys %asked ], [], 'no block is asked for twice');
@@ -62,6 +64,44 @@ $fake->clear_requests;
 $node->safe_psql('postgres', 'SET enable_seqscan = off; SELECT pad FROM long WHERE id IN (700, 5000, 11000)');
 @requests = grep { $_->{rel} eq $node{long} } $fake->requests;
 is_deeply([ map { $_->{nblocks} } @requests ], [ 1, 1, 1 ], 'random reads ask for single blocks');
+
+# Which blocks of a table were asked for, and by how many requests.
+sub asked_for
+{
+	my ($name) = @_;
+	my @r = grep { $_->{rel} eq $node{$name} && $_->{fork} == 0 } $fake->requests;
+	my $blocks = 0;
+	$blocks += $_->{nblocks} for @r;
+	return ($blocks, scalar(@r), join ' ', map { "$_->{blk}+$_->{nblocks}" } @r);
+}
+
+# Prefetches of blocks that follow each other are joined, none is lost.
+NeonOverlay::extension($node);
+$node->safe_psql('postgres', 'CREATE EXTENSION pg_prewarm; SELECT * FROM neon.stat_backends');
+$fake->clear_requests;
+is($node->safe_psql('postgres', "SELECT pg_prewarm('t24', 'prefetch'); " . $count->('t24')), "250\n$whole", 'prefetched, then read');
+my ($blocks, $n, $list) = asked_for('t24');
+is($blocks, 250, 'each block is asked for once');
+cmp_ok($n, '<', 9, "by few requests: $list");
+
+# A bitmap scan prefetches pages here and there: each is on its way when it is read.
+$fake->clear_requests;
+my $mine = 'FROM neon.stat_backends WHERE pid = pg_backend_pid()';
+my ($misses, $hits) = split /\|/, $node->safe_psql('postgres', <<"SQL") =~ s/.*\n//sr;
+SET enable_seqscan = off; SET enable_indexscan = off; SET effective_io_concurrency = 32;
+SELECT count(pad) FROM far WHERE odd;
+SELECT misses, read_ahead_hits $mine;
+SQL
+($blocks, $n, $list) = asked_for('far');
+cmp_ok($hits, '>', 0.9 * $blocks, "of $blocks blocks that a bitmap scan reads nearly all were on their way: $hits");
+
+# The processes of a parallel scan share the work.
+$fake->clear_requests;
+is($node->safe_psql('postgres', 'SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; '
+	. 'SELECT count(*), sum(id) FROM wide'), '60000|1800030000', 'a parallel scan');
+($blocks, $n, $list) = asked_for('wide');
+cmp_ok($blocks, '<', 1.5 * 7500, 'asks for few blocks twice');
+cmp_ok($n, '<', 300, "and for many at once: $list");
 
 # ---------------------------------------------- answers that do not come --
 

@@ -153,8 +153,8 @@ sub make_table
 sub row { return "SELECT id FROM t WHERE ctid = '($_[0],1)'" }
 sub update { return run('writer', "UPDATE t SET v = 1 WHERE ctid = '(5,1)'") }
 
-# Reading the fourth page, after two others, asks for this one and the next three.
-sub read_two { run('reader', row($_)) for 0, 1 }
+# Reading the fourth page, after the third, asks for this one and the next three.
+sub read_two { run('reader', row($_)) for 0, 2 }
 
 sub content
 {
