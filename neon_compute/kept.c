@@ -63,7 +63,7 @@ static const NeonChangedRange *changed_ranges;
 
 static KeptShared *shared = NULL;
 
-bool		neon_keep_local = false;
+bool		neon_keep_local = true;
 static char *warm_start_setting;	/* shown by show_warm_start() only */
 
 /* For "neon endpoint start", which knows no database in which the view is. */
@@ -94,7 +94,7 @@ kept_define_settings(void)
 							   PGC_INTERNAL, GUC_NOT_IN_SAMPLE, NULL, NULL, show_warm_start);
 	DefineCustomBoolVariable("neon.keep_local",
 							 "Keeps local pages over a clean stop and the next start, where they are right.",
-							 NULL, &neon_keep_local, false,
+							 NULL, &neon_keep_local, true,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
 }
 

@@ -11,6 +11,7 @@ my $seconds = $NeonTest::long ? 60 : 5;
 my $scale = $NeonTest::long ? 20 : 3;
 
 $t->quickstart;
+$t->cold;
 $t->pgbench_init('main', $scale);
 $t->pgbench('main', '-c', 2, '-t', 1000);
 $t->neon('endpoint', 'restart', 'main');

@@ -56,7 +56,7 @@ $t->amcheck('main', 'amcheck after three crashes');
 
 # the pageserver: clients see a pause, no error, though most pages are absent
 {
-	$t->neon('endpoint', 'config', 'main', 'shared_buffers=1MB', 'neon.prewarm_rate=0');
+	$t->neon('endpoint', 'config', 'main', 'shared_buffers=1MB', 'neon.prewarm_rate=0', 'neon.keep_local=off');
 	$t->neon('endpoint', 'restart', 'main');
 	my $size = $t->psql('main', 'SELECT sum(pg_database_size(oid)) FROM pg_database');
 	my $c = $t->clients('main', n => 8, scale => $scale);

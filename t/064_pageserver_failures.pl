@@ -9,6 +9,7 @@ use Time::HiRes qw(time);
 
 my $t = NeonTest->new;
 $t->quickstart;
+$t->cold;
 my $port = $t->{ps_port};
 
 # a large table that is cold after a boot, and a small one that is warm

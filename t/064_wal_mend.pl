@@ -27,6 +27,7 @@ sub begin
 	my ($n) = @_;
 	$t = NeonTest->new(safekeepers => $n, name => $n ? '064_quorum' : '064_laptop');
 	$t->quickstart(tenant => [ '--wal-segsize', '1' ]);
+	$t->cold;
 	($tenant, $timeline) = ($t->tenant, $t->timeline('main'));
 	$args = "'$tenant', '$timeline'";
 	$wal = $t->wal_dir('main');

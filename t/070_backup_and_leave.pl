@@ -8,6 +8,7 @@ use Test::More;
 
 my $t = NeonTest->new;
 $t->quickstart(tenant => ['--data-checksums']);
+$t->cold;
 my $location = $t->tmp . '/a tablespace';
 make_path($location);
 $t->psql('main', "CREATE TABLESPACE ts LOCATION '$location'");

@@ -9,7 +9,7 @@ my $t = NeonTest->new;
 $t->quickstart(no_endpoint => 1);
 $t->keep_wal;
 $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
-$t->neon('endpoint', 'config', 'main', 'track_commit_timestamp=on', 'autovacuum_freeze_max_age=100000',
+$t->neon('endpoint', 'config', 'main', 'neon.keep_local=off', 'track_commit_timestamp=on', 'autovacuum_freeze_max_age=100000',
 	'autovacuum_multixact_freeze_max_age=10000', 'autovacuum_naptime=1s', 'vacuum_freeze_min_age=0',
 	'vacuum_multixact_freeze_min_age=0', 'max_prepared_transactions=5');
 $t->neon('endpoint', 'start', 'main');

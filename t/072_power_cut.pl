@@ -59,6 +59,14 @@ for my $round (1 .. $rounds)
 	$t->balances_agree('main', 'balances agree');
 	$t->amcheck('main', 'amcheck');
 }
+
+# stopped before: its pages may not be on disk, so they are not taken over
+neon('endpoint', 'stop', 'main');
+$cut->cut_machine($t);
+$cut->undo;
+neon('start');
+like(neon('endpoint', 'start', 'main'), qr/^Local pages of the last run are not kept: the machine was booted since$/m, 'a power cut after a clean stop');
+$t->balances_agree('main', 'balances agree');
 $t->neon('stop');
 is($t->neon('start') ? 1 : 0, 1, 'a start without the library');
 $t->endpoint_start('main');

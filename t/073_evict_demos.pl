@@ -11,7 +11,7 @@ my $limit_mb = 16;
 my $t = NeonTest->new;
 $t->quickstart(no_endpoint => 1);
 $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
-$t->neon('endpoint', 'config', 'main', 'autovacuum=off', 'shared_buffers=1MB', 'jit=off', 'max_parallel_workers_per_gather=0', 'bgwriter_delay=10ms');
+$t->neon('endpoint', 'config', 'main', 'neon.keep_local=off', 'autovacuum=off', 'shared_buffers=1MB', 'jit=off', 'max_parallel_workers_per_gather=0', 'bgwriter_delay=10ms');
 my $conf = "$t->{dir}/endpoints/main/conf/postgresql.conf";
 open my $f, '>>', $conf or die "$conf: $!";
 print $f "dynamic_library_path = '$lib:\$libdir'\n";

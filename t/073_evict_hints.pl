@@ -8,7 +8,7 @@ use Test::More;
 my $t = NeonTest->new;
 $t->quickstart(no_endpoint => 1);
 $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
-$t->neon('endpoint', 'config', 'main', 'neon.local_size_limit=24MB', 'shared_buffers=4MB', 'autovacuum=off',
+$t->neon('endpoint', 'config', 'main', 'neon.keep_local=off', 'neon.local_size_limit=24MB', 'shared_buffers=4MB', 'autovacuum=off',
 	'neon.fetch_timeout=20s', 'max_parallel_workers_per_gather=0');
 $t->endpoint_start('main');
 $t->psql('main', 'CREATE EXTENSION neon');

@@ -7,6 +7,7 @@ use Test::More;
 
 my $t = NeonTest->new;
 $t->quickstart;
+$t->cold;
 $t->psql('main', q{CREATE EXTENSION neon;
 CREATE TABLE hot AS SELECT i AS id, repeat('h', 900) AS pad FROM generate_series(1, 20000) i;
 CREATE TABLE cold AS SELECT i AS id, repeat('c', 900) AS pad FROM generate_series(1, 20000) i;

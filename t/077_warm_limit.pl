@@ -10,7 +10,7 @@ my $limit = 20;		# MB
 my $t = NeonTest->new;
 $t->quickstart(no_endpoint => 1);
 $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
-$t->neon('endpoint', 'config', 'main', 'neon.keep_local=on', 'autovacuum=off', 'neon.prewarm_rate=0', 'shared_buffers=2MB');
+$t->neon('endpoint', 'config', 'main', 'autovacuum=off', 'neon.prewarm_rate=0', 'shared_buffers=2MB');
 $t->endpoint_start('main');
 warm_extensions($t, 'main');
 $t->psql('pageserver', 'CREATE EXTENSION neon_test_utils');

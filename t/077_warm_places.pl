@@ -14,7 +14,7 @@ $t->quickstart(tenant => ['--data-checksums'], no_endpoint => 1);
 for my $name ('main', 'main2')
 {
 	$t->neon('endpoint', 'create', $name, '--branch-name', 'main', '--port', $t->{ports}{$name} = $t->free_port);
-	$t->neon('endpoint', 'config', $name, 'neon.keep_local=on', 'autovacuum=off', 'neon.prewarm_rate=0', 'shared_buffers=2MB', 'allow_in_place_tablespaces=on');
+	$t->neon('endpoint', 'config', $name, 'autovacuum=off', 'neon.prewarm_rate=0', 'shared_buffers=2MB', 'allow_in_place_tablespaces=on');
 }
 $t->endpoint_start('main');
 $t->psql('pageserver', 'CREATE EXTENSION neon_test_utils');

@@ -14,7 +14,7 @@ my $limit = '40MB';
 my $t = NeonTest->new;
 $t->quickstart(no_endpoint => 1);
 $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
-$t->neon('endpoint', 'config', 'main', 'shared_preload_libraries=neon_test_utils,pg_stat_statements', 'neon.prewarm_rate=0', 'shared_buffers=2MB',
+$t->neon('endpoint', 'config', 'main', 'neon.keep_local=off', 'shared_preload_libraries=neon_test_utils,pg_stat_statements', 'neon.prewarm_rate=0', 'shared_buffers=2MB',
 	'max_prepared_transactions=5', 'autovacuum_naptime=2s');
 $t->endpoint_start('main');
 $t->psql('main', "CREATE EXTENSION neon; CREATE EXTENSION neon_test_utils; CREATE TABLE filler AS SELECT repeat('f', 1000) AS pad FROM generate_series(1, 36000) i; VACUUM FREEZE filler");

@@ -14,7 +14,7 @@ my $t = NeonTest->new;
 $t->quickstart(no_endpoint => 1);
 $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
 # blocks that are not here are wanted, so nothing brings them by itself
-$t->neon('endpoint', 'config', 'main', 'shared_preload_libraries=pg_stat_statements,auto_explain,pg_prewarm',
+$t->neon('endpoint', 'config', 'main', 'neon.keep_local=off', 'shared_preload_libraries=pg_stat_statements,auto_explain,pg_prewarm',
 	'neon.prewarm_rate=0', 'shared_buffers=4MB');
 $t->endpoint_start('main');
 is($t->psql('main', 'SHOW shared_preload_libraries'), 'neon,pg_stat_statements,auto_explain,pg_prewarm', 'the libraries are loaded');

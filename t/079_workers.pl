@@ -11,7 +11,7 @@ my $worker = "backend_type = 'neon test worker'";
 my $t = NeonTest->new;
 $t->quickstart(no_endpoint => 1);
 $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
-$t->neon('endpoint', 'config', 'main', 'shared_preload_libraries=neon_test_utils', 'neon.prewarm_rate=0', 'autovacuum=off', 'shared_buffers=2MB');
+$t->neon('endpoint', 'config', 'main', 'neon.keep_local=off', 'shared_preload_libraries=neon_test_utils', 'neon.prewarm_rate=0', 'autovacuum=off', 'shared_buffers=2MB');
 $t->endpoint_start('main');
 $t->psql('main', <<'SQL');
 CREATE EXTENSION neon;

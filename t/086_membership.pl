@@ -16,6 +16,7 @@ my $testing = ($ENV{NEON_TESTING_LIBDIR} || '') . '/bin/neon';
 my $t = NeonTest->new(safekeepers => 1);
 $t->neon_fails([ 'init', '--safekeepers', '2' ], qr/2 is no number of safekeepers/, qr/1, 3 or 5/, 'init with 2 safekeepers');
 $t->quickstart;
+$t->cold;
 $t->pgbench_init('main', 1);
 $t->neon('timeline', 'branch', '--branch-name', 'side');
 my $clients = $t->clients('main', n => 3);

@@ -11,6 +11,7 @@ use Time::HiRes qw(time);
 my @sk = map { "safekeeper $_" } 1 .. 3;
 my $t = NeonTest->new(safekeepers => 3);
 $t->quickstart(tenant => [ '--wal-segsize', '1' ]);
+$t->cold;
 my $dir = 'neon/tenants/' . $t->tenant . '/timelines/' . $t->timeline('main') . '/wal';
 my $tl = "tenant_id = '" . $t->tenant . "' AND timeline_id = '" . $t->timeline('main') . "'";
 

@@ -9,6 +9,7 @@ use Time::HiRes qw(sleep time);
 
 my $t = NeonTest->new(safekeepers => 3);
 $t->quickstart(tenant => [ '--wal-segsize', '1' ]);
+$t->cold;
 $t->psql('main', 'CREATE EXTENSION neon');
 $t->pgbench_init('main', 1);
 NeonQuorum::wait_streaming($t, 'main', 3);

@@ -8,7 +8,7 @@ use Test::More;
 my $t = NeonTest->new;
 $t->quickstart(tenant => ['--data-checksums'], no_endpoint => 1);
 $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
-$t->neon('endpoint', 'config', 'main', 'wal_level=logical', 'max_prepared_transactions=5', 'neon.prewarm_rate=0',
+$t->neon('endpoint', 'config', 'main', 'neon.keep_local=off', 'wal_level=logical', 'max_prepared_transactions=5', 'neon.prewarm_rate=0',
 	'shared_buffers=2MB');
 $t->endpoint_start('main');
 

@@ -13,6 +13,7 @@ use constant { PAGE => 8192, SEGMENT => 1024 * 1024 };
 
 my $t = NeonTest->new(safekeepers => 3);
 $t->quickstart(tenant => [ '--wal-segsize', '1' ]);
+$t->cold;
 $t->psql('main', <<'SQL');
 CREATE EXTENSION neon;
 CREATE TABLE t (i int);

@@ -11,6 +11,7 @@ use Time::HiRes qw(sleep);
 
 my $t = NeonTest->new(safekeepers => 3);
 $t->quickstart(tenant => [ '--wal-segsize', '1' ]);
+$t->cold;
 $t->psql('main', 'CREATE EXTENSION neon; CREATE TABLE a AS SELECT i FROM generate_series(1, 50000) i');
 NeonQuorum::wait_streaming($t, 'main', 3);
 

@@ -141,7 +141,7 @@ $t->command([ 'pg_ctl', '-D', $plain, '-m', 'immediate', '-w', 'stop' ]);
 
 $t->quickstart(no_endpoint => 1, tenant => [ '--locale', 'C', '--encoding', 'UTF8' ]);
 $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
-$t->neon('endpoint', 'config', 'main', @settings);
+$t->neon('endpoint', 'config', 'main', 'neon.keep_local=off', @settings);
 $t->neon('endpoint', 'start', 'main');
 $t->psql('main', "CREATE EXTENSION neon; CREATE DATABASE filler; $role");
 $t->psql('main', <<"SQL", db => 'filler');

@@ -21,7 +21,7 @@ my $dropped = 'stock, caches dropped';
 my $t = NeonTest->new(safekeepers => 1);
 my $plain = stock_init($t, 'stock', conf => "shared_buffers = 128MB\n");
 stock_start('stock');
-endpoint_init($t, 'shared_buffers=128MB', 'neon.prewarm_rate=0', 'autovacuum=off');
+endpoint_init($t, 'neon.keep_local=off', 'shared_buffers=128MB', 'neon.prewarm_rate=0', 'autovacuum=off');
 
 # The same rows in both: keys in order, keys in no order, one row a page that has
 # its image, and one a page that was changed nine times since.

@@ -18,7 +18,7 @@ my $conf = "shared_buffers=128MB\nmax_locks_per_transaction=1024\nautovacuum=off
 my $t = NeonTest->new(safekeepers => 1);
 stock_init($t, 'stock', conf => $conf);
 stock_start('stock');
-endpoint_init($t, split /\n/, $conf);
+endpoint_init($t, 'neon.keep_local=off', split /\n/, $conf);
 
 # half of them are indexes
 my $make = <<'SQL';

@@ -21,7 +21,7 @@
 #include "server.h"
 
 /* Longer than this a start does not wait for it. */
-#define ANSWER_TIME		"20s"
+#define ANSWER_TIME		"10s"
 #define ASK_TIMEOUT		60		/* seconds; then the pageserver hangs */
 
 /* Of very many files some are still being taken over then. */

@@ -211,6 +211,9 @@ sub endpoint_stop
 	return $self->neon('endpoint', 'stop', $name, @args);
 }
 
+# Its next starts have no local pages: what it reads then is the storage's.
+sub cold { $_[0]->neon('endpoint', 'config', $_[1] // 'main', 'neon.keep_local=off') }
+
 sub port { $_[0]{ports}{ $_[1] } || croak "endpoint \"$_[1]\" was never started" }
 sub set_port { $_[0]{ports}{ $_[1] } = $_[2] }
 sub pgdata { "$_[0]{dir}/endpoints/$_[1]/pgdata" }

@@ -17,7 +17,7 @@ sub one_and_two
 	my ($t, %o) = @_;
 	$t->quickstart(tenant => $o{tenant}, no_endpoint => 1);
 	$t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
-	$t->neon('endpoint', 'config', 'main', 'neon.keep_local=on', 'autovacuum=off', 'neon.prewarm_rate=0', @{ $o{settings} });
+	$t->neon('endpoint', 'config', 'main', 'autovacuum=off', 'neon.prewarm_rate=0', @{ $o{settings} });
 	$t->endpoint_start('main');
 	warm_extensions($t, 'main');
 	$t->psql('main', 'CREATE EXTENSION amcheck');
