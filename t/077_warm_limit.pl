@@ -16,7 +16,7 @@ warm_extensions($t, 'main');
 $t->psql('pageserver', 'CREATE EXTENSION neon_test_utils');
 $t->psql('main', "CREATE TABLE much$_ AS SELECT g AS id, repeat('m', 800) AS v FROM generate_series(1, 9000) g") for 1 .. 4;
 
-sub sums { return $t->psql('main', join ' UNION ALL ', map { "SELECT sum(id), count(*), sum(hashtext(v)::int8) FROM much$_" } 1 .. 4) }
+sub sums { return $t->psql('main', join(' UNION ALL ', map { "SELECT $_ AS n, sum(id), count(*), sum(hashtext(v)::int8) FROM much$_" } 1 .. 4) . ' ORDER BY n') }
 my $sums = sums();
 
 sub start
