@@ -67,6 +67,7 @@
 #define MEASURE_FACTOR		20	/* times as long as it took */
 #define REMINDER_US			60000000
 #define SETTLED_US			5000000
+#define MEGABYTE			(1024 * 1024)
 
 /* What a sequence's page has at its end. */
 #define SEQ_MAGIC			0x1717
@@ -213,9 +214,20 @@ advance_rule(void)
 	rule.h1 = InvalidXLogRecPtr;
 }
 
+/* What is in use and cannot be fetched again, of which nothing is ever dropped. */
+static uint64
+bytes_only_here(void)
+{
+	uint64		present;
+	uint64		absent;
+
+	map_count_blocks(&present, &absent);
+	return disk_used() - Min(disk_used(), present * BLCKSZ);
+}
+
 /* Why nothing that was written lately can be dropped; returns a pid or 0. */
 static int
-describe_blocker(char *buf, size_t size)
+describe_running(char *buf, size_t size)
 {
 	int			pid = 0;
 
@@ -234,7 +246,32 @@ describe_blocker(char *buf, size_t size)
 		snprintf(buf, size, "pageserver %s has the WAL up to %X/%X only, not to %X/%X",
 				 pageserver_address(), LSN_FORMAT_ARGS(pageserver_lsn()), LSN_FORMAT_ARGS(rule.h2));
 	else
-		snprintf(buf, size, "the space is used by what is only here");
+		snprintf(buf, size, "it is used up faster than it becomes free");
+	return pid;
+}
+
+/*
+ * Why nothing more can be dropped; returns a pid or 0.  If what is only here does
+ * not leave enough by itself, nobody else is to blame.
+ */
+static int
+describe_blocker(char *buf, size_t size)
+{
+	uint64		only_here = bytes_only_here();
+	char		what[96];
+	int			pid;
+
+	snprintf(what, sizeof(what), "%llu MB are used by what is only here, %llu MB of them by temporary files",
+			 (unsigned long long) (only_here / MEGABYTE),
+			 (unsigned long long) (Min(disk_temporary_bytes(), only_here) / MEGABYTE));
+	if (only_here >= disk_evict_from())
+	{
+		strlcpy(buf, what, size);
+		return 0;
+	}
+	pid = describe_running(buf, size);
+	if (only_here >= disk_evict_from() / 2)
+		snprintf(buf + strlen(buf), size - strlen(buf), "; %s", what);
 	return pid;
 }
 

@@ -43,6 +43,7 @@
 #define SLACK_PART			8
 #define SLACK_MAX			(UINT64CONST(256) * 1024 * 1024)
 #define RANGE_PART			512
+#define TEMPORARY_PART		2
 #define STAT_BLOCK			512 /* the unit of st_blocks */
 
 /* Field 4 of the advisory locks that pin databases; SQL uses 1 and 2. */
@@ -71,6 +72,9 @@ int			neon_local_size_limit = 0;
 bool		disk_is_limited = false;
 
 static DiskShared *disk = NULL;
+
+/* Of temporary files, when this process has counted last. */
+static uint64 temporary_bytes = 0;
 
 PG_FUNCTION_INFO_V1(neon_sql_local_disk);
 extern PGDLLEXPORT Datum neon_sql_local_disk(PG_FUNCTION_ARGS);
@@ -215,6 +219,19 @@ disk_shmem_startup(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
+/*
+ * Nobody is held for temporary files, so a process may have half of the limit
+ * for them, unless the configuration says something else.
+ */
+static void
+limit_temporary_files(void)
+{
+	char		kilobytes[32];
+
+	snprintf(kilobytes, sizeof(kilobytes), "%dkB", neon_local_size_limit / TEMPORARY_PART);
+	SetConfigOption("temp_file_limit", kilobytes, PGC_POSTMASTER, PGC_S_DYNAMIC_DEFAULT);
+}
+
 /* Gives the space of a part of a file back, as the evictor will. */
 static bool
 probe_punching(int fd)
@@ -259,6 +276,7 @@ disk_check_start(void)
 				 errdetail("The file system of the data directory does not give back parts of files (FALLOC_FL_PUNCH_HOLE)."),
 				 errhint("Use another file system, or set \"neon.local_size_limit\" to 0.")));
 	disk_is_limited = true;
+	limit_temporary_files();
 	if ((uint64) NBuffers * BLCKSZ > limit_bytes() / 2)
 		ereport(WARNING,
 				(errmsg("\"neon.local_size_limit\" is less than twice \"shared_buffers\""),
@@ -294,11 +312,12 @@ disk_used(void)
  * what vanishes counts nothing.
  */
 static uint64
-measure_directory(const char *path, const char *but)
+measure_directory(const char *path, const char *but, bool temporary)
 {
 	DIR		   *dir;
 	struct dirent *entry;
 	uint64		bytes = 0;
+	uint64		own = 0;
 
 	if (strcmp(path, but) == 0 || (dir = AllocateDir(path)) == NULL)
 		return 0;
@@ -313,12 +332,15 @@ measure_directory(const char *path, const char *but)
 		if (stat(child, &st) != 0)
 			continue;
 		if (S_ISDIR(st.st_mode) && strcmp(entry->d_name, ".") != 0)
-			bytes += measure_directory(child, but);
+			bytes += measure_directory(child, but,
+									   temporary || strcmp(entry->d_name, PG_TEMP_FILES_DIR) == 0);
 		else
-			bytes += (uint64) st.st_blocks * STAT_BLOCK;
+			own += (uint64) st.st_blocks * STAT_BLOCK;
 	}
 	FreeDir(dir);
-	return bytes;
+	if (temporary)
+		temporary_bytes += own;
+	return bytes + own;
 }
 
 /* The directory that is being made as a copy, in path[MAXPGPATH], or "". */
@@ -351,9 +373,16 @@ disk_measure(void)
 	uint64		bytes;
 
 	copy_path(copy);
-	bytes = measure_directory("base", copy) + measure_directory("global", copy) +
-		measure_directory("pg_tblspc", copy);
+	temporary_bytes = 0;
+	bytes = measure_directory("base", copy, false) + measure_directory("global", copy, false) +
+		measure_directory("pg_tblspc", copy, false);
 	disk_add_used((int64) (bytes - before));
+}
+
+uint64
+disk_temporary_bytes(void)
+{
+	return temporary_bytes;
 }
 
 void

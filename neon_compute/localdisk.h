@@ -86,6 +86,9 @@ extern uint64 disk_used(void);
 /* Counts what is really allocated. */
 extern void disk_measure(void);
 
+/* Of what this process has counted last. */
+extern uint64 disk_temporary_bytes(void);
+
 /* Before anything is dropped that was written before clean_before. */
 extern void disk_raise_request_lsn(XLogRecPtr lsn);
 

@@ -39,6 +39,21 @@ is($t->psql('main', 'TABLE counted'), '80000|48000000', 'all of it was read');
 is($t->psql('main', 'TABLE seen'), '80000|48000000', 'again');
 is($t->psql('main', 'TABLE joined'), '160000|96000000', 'and both');
 
+# Temporary files.
+{
+	my $sort = "SELECT i, repeat('x', 500) FROM generate_series(1, 60000) i ORDER BY 1 DESC";
+	is($t->psql('main', 'SHOW temp_file_limit'), '12MB', 'a process may have half of the limit');
+	$t->psql_fails('main', "SET work_mem = '64kB'; EXPLAIN ANALYZE $sort", qr/temporary file size exceeds temp_file_limit \(12288kB\)/, 'and no more');
+	my $sorts = $t->session('main');
+	is($sorts->query("SET work_mem = '64kB'; SET temp_file_limit = -1; BEGIN; DECLARE c CURSOR FOR $sort; MOVE c; SELECT 1"), '1', 'who is allowed to has more than the whole limit');
+	$t->poll('main', q{SELECT blocker ~ '^[23]\d MB are used by what is only here, [23]\d MB of them by temporary files$' AND blocker_pid IS NULL FROM neon.local_disk});
+	pass('the view says what takes the space');
+	$t->psql_fails('main', "SET neon.fetch_timeout = '1s'; INSERT INTO counted VALUES (1)", qr/DETAIL: .* MB of them by temporary files/, 'and so does the error');
+	$sorts->query('ROLLBACK');
+	$sorts->close;
+	$t->poll('main', 'SELECT blocker IS NULL FROM neon.local_disk');
+}
+
 # With hints counted as changes it does not work.
 SKIP:
 {
