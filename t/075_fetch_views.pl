@@ -205,9 +205,14 @@ like($stderr, qr/permission denied to set parameter "neon\.log_slow_fetch"/, 'a 
 	is($total->(q{stats_reset > now() - interval '1 minute'}), 't', 'and says when');
 	is($total->('present_bytes > 0'), 't', 'what is here is still here');
 	is(sql("SELECT fetched_pages FROM neon.stat_backends WHERE pid = $pid"), 0, "the session's, too");
-	$session->quit;
-	ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid"), 'when it has ended');
-	is(sql("SELECT count(*) FROM neon.stat_backends WHERE pid = $pid"), 0, 'it has no counters any more');
+	# two, as the place of the one that ends last is taken by who looks
+	my $second = $node->background_psql('postgres');
+	my $pids = "$pid, " . $second->query_safe('SELECT pg_backend_pid()');
+	$second->query_safe('SELECT count(*) FROM pg_class');
+	is(sql("SELECT count(*) FROM neon.stat_backends WHERE pid IN ($pids)"), 2, 'two sessions');
+	$_->quit for $session, $second;
+	ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid IN ($pids)"), 'when they have ended');
+	is(sql("SELECT count(*) FROM neon.stat_backends WHERE pid IN ($pids)"), 0, 'they have no counters any more');
 }
 sql('CREATE ROLE watcher IN ROLE pg_monitor');
 is(sql("SET ROLE watcher; SELECT count(*) >= 0 FROM neon.$_"), 't', "pg_monitor reads $_")
