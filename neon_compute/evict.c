@@ -67,6 +67,7 @@
 #define MEASURE_FACTOR		20	/* times as long as it took */
 #define REMINDER_US			60000000
 #define SETTLED_US			5000000
+#define FORGET_CHUNKS		4096	/* that are looked at each time */
 #define MEGABYTE			(1024 * 1024)
 
 /* What a sequence's page has at its end. */
@@ -190,6 +191,7 @@ advance_rule(void)
 	if (neon_boot.kind != NEON_PRIMARY || reference_is_used())
 	{
 		rule.clean_before = neon_boot.kind == NEON_STATIC ? PG_UINT64_MAX : 1;
+		map_set_clean_before(rule.clean_before);
 		return;
 	}
 	if (rule.h1 == InvalidXLogRecPtr)
@@ -212,6 +214,7 @@ advance_rule(void)
 	}
 	rule.clean_before = rule.h1 + (NEON_TEST_BUG("not_strict") ? 1 : 0);
 	rule.h1 = InvalidXLogRecPtr;
+	map_set_clean_before(rule.clean_before);
 }
 
 /* What is in use and cannot be fetched again, of which nothing is ever dropped. */
@@ -448,15 +451,13 @@ visit_chunk(const MapFork *fork, BlockNumber start)
 	if (pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &fork->file_state)) == MAP_FILE_MISSING)
 		return 0;
 	pg_read_barrier();
-	if (map_chunk_present(fork, start) == 0)
+	if (map_chunk_droppable(fork, start, rule.clean_before) == 0)
 		return 0;
 	if (pg_atomic_read_u32(&chunk->gen) & MAP_GEN_USED)
 	{
 		(void) pg_atomic_fetch_and_u32(&chunk->gen, ~MAP_GEN_USED);
 		return 0;
 	}
-	if (pg_atomic_read_u64(&chunk->dirty_lsn) >= rule.clean_before)
-		return 0;
 	return drop_chunk(fork, start);
 }
 
@@ -488,6 +489,36 @@ drop_bytes(uint64 wanted)
 	}
 	release_database();
 	return freed;
+}
+
+/*
+ * Goes on round the chunks, some at a time: what was changed long ago need not
+ * count as changed any more when something else of the chunk is changed.
+ */
+static void
+forget_changes(void)
+{
+	static uint64 number = 0;
+	static BlockNumber block = 0;
+	uint64		forks = map_nforks();
+
+	for (int i = 0; i < FORGET_CHUNKS && forks > 0; i++)
+	{
+		const MapFork *fork;
+
+		if (number >= map_nforks())
+			number = 0;
+		fork = map_fork_at(number);
+		if (block >= map_watermark(fork))
+		{
+			block = 0;
+			number++;
+			forks--;
+			continue;
+		}
+		map_forget_changed(fork, fork->rnode, block, rule.clean_before);
+		block += MAP_CHUNK_BLOCKS;
+	}
 }
 
 /* Returns whether there is still too much. */
@@ -593,6 +624,7 @@ neon_evictor_main(Datum arg)
 		disk_publish_limit();
 		measure_if_due(&measure_due);
 		advance_rule();
+		forget_changes();
 		busy = make_room();
 		report_waiting(neon_clock());
 		MemoryContextReset(context);

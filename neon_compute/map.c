@@ -53,6 +53,7 @@ typedef struct MapHeader
 	uint64		file_size;
 
 	pg_atomic_uint64 missing_files;
+	pg_atomic_uint64 clean_before;	/* see map_set_clean_before() */
 	pg_atomic_uint32 hydrated;
 } MapHeader;
 
@@ -157,6 +158,7 @@ init_header(const RelSizes *sizes, uint64 nchunks)
 	map_chunks = (MapChunk *) ((char *) map + layout.chunks_offset);
 
 	pg_atomic_init_u64(&map->missing_files, sizes->nforks);
+	pg_atomic_init_u64(&map->clean_before, InvalidXLogRecPtr);
 	pg_atomic_init_u32(&map->hydrated, 0);
 }
 
@@ -193,7 +195,10 @@ init_chunks(uint64 nchunks)
 		MapChunk   *chunk = &map_chunks[i];
 
 		for (int w = 0; w < lengthof(chunk->present); w++)
+		{
 			pg_atomic_init_u64(&chunk->present[w], 0);
+			pg_atomic_init_u64(&chunk->changed[w], 0);
+		}
 		pg_atomic_init_u64(&chunk->dirty_lsn, 0);
 		pg_atomic_init_u32(&chunk->gen, 0);
 		pg_atomic_init_u32(&chunk->asked, 0);
@@ -367,8 +372,20 @@ map_set_present_word(MapChunk *chunk, int word, uint64 bits)
 		(void) pg_atomic_fetch_or_u64(&chunk->present[word], bits);
 }
 
+/* The block counts as changed.  After dirty_lsn was raised, see forget_changed(). */
+static void
+note_changed(MapChunk *chunk, BlockNumber blkno)
+{
+	pg_atomic_uint64 *word = &chunk->changed[blkno % MAP_CHUNK_BLOCKS / 64];
+	uint64		bit = UINT64CONST(1) << (blkno % 64);
+
+	pg_read_barrier();
+	if (!(pg_atomic_read_u64(word) & bit) && !NEON_TEST_BUG("no_changed"))
+		(void) pg_atomic_fetch_or_u64(word, bit);
+}
+
 void
-map_note_write(MapChunk *chunk, XLogRecPtr changed)
+map_note_write(MapChunk *chunk, BlockNumber blkno, XLogRecPtr changed)
 {
 	uint64		lsn = RecoveryInProgress() ? PG_UINT64_MAX :
 		changed != InvalidXLogRecPtr ? changed : GetXLogInsertRecPtr();
@@ -377,8 +394,17 @@ map_note_write(MapChunk *chunk, XLogRecPtr changed)
 	while (old < lsn &&
 		   !pg_atomic_compare_exchange_u64(&chunk->dirty_lsn, &old, lsn))
 		;
-	/* whoever drops the chunk sees this, or we see that it is being dropped */
+	if (lsn >= pg_atomic_read_u64(&map->clean_before))
+		note_changed(chunk, blkno);
+	/* whoever drops the block sees this, or we see that it is being dropped */
 	pg_memory_barrier();
+}
+
+void
+map_set_clean_before(XLogRecPtr lsn)
+{
+	if (map != NULL && pg_atomic_read_u64(&map->clean_before) < lsn)
+		pg_atomic_write_u64(&map->clean_before, lsn);
 }
 
 /* ----------
@@ -418,16 +444,94 @@ mapped_blocks(const MapFork *fork, BlockNumber start)
 	return watermark <= start ? 0 : Min(watermark - start, MAP_CHUNK_BLOCKS);
 }
 
-uint32
-map_chunk_present(const MapFork *fork, BlockNumber start)
+/* Those of them that may be dropped, or *all; returns their number. */
+static uint32
+droppable(const MapFork *fork, BlockNumber start, XLogRecPtr clean_before, uint64 *words, bool *all)
 {
-	const MapChunk *chunk = map_chunk(fork, start);
+	MapChunk   *chunk = map_chunk(fork, start);
 	uint32		nblocks = mapped_blocks(fork, start);
-	uint32		present = 0;
+	uint32		n = 0;
 
+	*all = pg_atomic_read_u64(&chunk->dirty_lsn) < clean_before;
 	for (int w = 0; w < lengthof(chunk->present); w++)
-		present += pg_popcount64(present_word(chunk, w, nblocks));
-	return present;
+	{
+		words[w] = present_word(chunk, w, nblocks);
+		if (!*all)
+			words[w] &= ~pg_atomic_read_u64(&chunk->changed[w]);
+		n += pg_popcount64(words[w]);
+	}
+	return n;
+}
+
+uint32
+map_chunk_droppable(const MapFork *fork, BlockNumber start, XLogRecPtr clean_before)
+{
+	uint64		words[MAP_CHUNK_BLOCKS / 64];
+	bool		all;
+
+	return droppable(fork, start, clean_before, words, &all);
+}
+
+/*
+ * Bits of changed blocks are taken away if all of them were changed before
+ * clean_before.  Who writes raises dirty_lsn first, then sets the bit: if his
+ * was taken away, too, the LSN is seen here.  The caller holds the chunk lock.
+ */
+static void
+forget_changed(MapChunk *chunk, RelFileNode rnode, XLogRecPtr clean_before)
+{
+	if (pg_atomic_read_u64(&chunk->dirty_lsn) >= clean_before)
+		return;
+	MAP_TEST_POINT(rnode, "forget_changed");
+	for (int w = 0; w < lengthof(chunk->changed); w++)
+		pg_atomic_write_u64(&chunk->changed[w], 0);
+	pg_memory_barrier();
+	if (pg_atomic_read_u64(&chunk->dirty_lsn) < clean_before || NEON_TEST_BUG("forget_once"))
+		return;
+	for (int w = 0; w < lengthof(chunk->changed); w++)
+		pg_atomic_write_u64(&chunk->changed[w], PG_UINT64_MAX);
+}
+
+/* Is it still that relation's?  The caller holds the chunk lock. */
+static bool
+is_chunk_of(const MapFork *fork, RelFileNode rnode, BlockNumber start)
+{
+	return mapped_blocks(fork, start) > 0 && RelFileNodeEquals(fork->rnode, rnode);
+}
+
+void
+map_forget_changed(const MapFork *fork, RelFileNode rnode, BlockNumber start, XLogRecPtr clean_before)
+{
+	LWLock	   *lock = map_chunk_lock(fork, start);
+	const MapChunk *chunk = map_chunk(fork, start);
+
+	if ((pg_atomic_read_u64(unconstify(pg_atomic_uint64 *, &chunk->changed[0])) |
+		 pg_atomic_read_u64(unconstify(pg_atomic_uint64 *, &chunk->changed[1]))) == 0 ||
+		pg_atomic_read_u64(unconstify(pg_atomic_uint64 *, &chunk->dirty_lsn)) >= clean_before)
+		return;
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	if (is_chunk_of(fork, rnode, start))
+		forget_changed(map_chunk(fork, start), rnode, clean_before);
+	LWLockRelease(lock);
+}
+
+/* Has each run of these blocks of the chunk given back. */
+static void
+free_runs(BlockNumber start, const uint64 *words,
+		  void (*free_space) (void *arg, BlockNumber start, uint32 nblocks), void *arg)
+{
+	uint32		n = 0;
+
+	for (uint32 i = 0; i <= MAP_CHUNK_BLOCKS; i++)
+	{
+		if (i < MAP_CHUNK_BLOCKS && (words[i / 64] >> (i % 64)) & 1)
+			n++;
+		else if (n > 0)
+		{
+			free_space(arg, start + i - n, n);
+			n = 0;
+		}
+	}
 }
 
 uint32
@@ -436,25 +540,31 @@ map_drop_chunk(const MapFork *fork, RelFileNode rnode, BlockNumber start, XLogRe
 			   void *arg)
 {
 	LWLock	   *lock = map_chunk_lock(fork, start);
+	uint64		words[MAP_CHUNK_BLOCKS / 64];
 	MapChunk   *chunk;
-	uint32		dropped = 0;
+	uint32		dropped;
+	bool		all;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	if (mapped_blocks(fork, start) == 0 || !RelFileNodeEquals(fork->rnode, rnode))
+	if (!is_chunk_of(fork, rnode, start))
 	{
 		LWLockRelease(lock);
 		return 0;
 	}
 	chunk = map_chunk(fork, start);
-	/* odd, before dirty_lsn is looked at: a barrier on both sides */
+	/* odd, before dirty_lsn and changed are looked at: a barrier on both sides */
 	(void) pg_atomic_fetch_add_u32(&chunk->gen, 1);
-	if (pg_atomic_read_u64(&chunk->dirty_lsn) < clean_before)
+	dropped = droppable(fork, start, clean_before, words, &all);
+	if (all || dropped > 0)
 	{
 		MAP_TEST_POINT(rnode, "drop_decided");
-		dropped = map_chunk_present(fork, start);
 		for (int w = 0; w < lengthof(chunk->present); w++)
-			pg_atomic_write_u64(&chunk->present[w], 0);
-		free_space(arg, start, mapped_blocks(fork, start));
+			(void) pg_atomic_fetch_and_u64(&chunk->present[w], ~words[w]);
+		if (all)
+			free_space(arg, start, mapped_blocks(fork, start));
+		else
+			free_runs(start, words, free_space, arg);
+		forget_changed(chunk, rnode, clean_before);
 	}
 	(void) pg_atomic_fetch_add_u32(&chunk->gen, 1);
 	LWLockRelease(lock);
@@ -560,7 +670,8 @@ set_present_range(MapFork *fork, BlockNumber first, BlockNumber last)
 		MapChunk   *chunk = map_chunk(fork, blkno);
 		BlockNumber end = Min(last, blkno / MAP_CHUNK_BLOCKS * MAP_CHUNK_BLOCKS + MAP_CHUNK_BLOCKS - 1);
 
-		map_note_write(chunk, InvalidXLogRecPtr);
+		for (BlockNumber b = blkno; b <= end; b++)
+			map_note_write(chunk, b, InvalidXLogRecPtr);
 		LWLockAcquire(lock, LW_EXCLUSIVE);
 		for (; blkno <= end; blkno++)
 			map_set_present(chunk, blkno);

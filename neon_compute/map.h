@@ -44,6 +44,7 @@
 typedef struct MapChunk
 {
 	pg_atomic_uint64 present[MAP_CHUNK_BLOCKS / 64];	/* 1 bit a block */
+	pg_atomic_uint64 changed[MAP_CHUNK_BLOCKS / 64];	/* the same, see map_note_write() */
 	pg_atomic_uint64 dirty_lsn; /* of the last local write, see map_note_write(); or 0 */
 	pg_atomic_uint32 gen;		/* generation, and MAP_GEN_USED */
 	pg_atomic_uint32 asked;		/* who last asked for many of its blocks, and when */
@@ -166,21 +167,32 @@ extern void map_set_present(MapChunk *chunk, BlockNumber blkno);
 extern void map_set_present_word(MapChunk *chunk, int word, uint64 bits);
 
 /*
- * Before a local write of what was changed last at that LSN, InvalidXLogRecPtr
- * if nobody knows; a full memory barrier.  Takes no lock.
+ * Before a local write of a block that was changed last at that LSN,
+ * InvalidXLogRecPtr if nobody knows; a full memory barrier.  Takes no lock.  The
+ * block counts as changed, until map_forget_changed(), if it could not be dropped.
  */
-extern void map_note_write(MapChunk *chunk, XLogRecPtr changed);
+extern void map_note_write(MapChunk *chunk, BlockNumber blkno, XLogRecPtr changed);
+
+/* What was changed last before this LSN may be dropped, now and later; only rises. */
+extern void map_set_clean_before(XLogRecPtr lsn);
 
 /* Returns when the chunk is not being dropped.  Takes the chunk lock. */
 extern void map_wait_dropped(const MapFork *fork, BlockNumber blkno);
 
-/* Blocks of the chunk that begins at start which are here; those of the evictor. */
-extern uint32 map_chunk_present(const MapFork *fork, BlockNumber start);
+/*
+ * Blocks of the chunk that begins at start which are here and may be dropped: all,
+ * or, if it was written at or after clean_before, those that do not count as
+ * changed.  Those of the evictor.
+ */
+extern uint32 map_chunk_droppable(const MapFork *fork, BlockNumber start, XLogRecPtr clean_before);
+
+/* If the chunk was not written at or after clean_before, no block counts as changed. */
+extern void map_forget_changed(const MapFork *fork, RelFileNode rnode, BlockNumber start,
+							   XLogRecPtr clean_before);
 
 /*
- * Makes all blocks of a chunk absent, unless it was written at or after
- * clean_before, and has free_space() called meanwhile, with arg and the
- * chunk's blocks, which must not throw.  Returns how many blocks were here; 0
+ * Makes those blocks absent, and has free_space() called meanwhile, with arg and
+ * runs of blocks, which must not throw.  Returns how many blocks were here; 0
  * if the fork is not that relation's any more.
  */
 extern uint32 map_drop_chunk(const MapFork *fork, RelFileNode rnode, BlockNumber start,

@@ -275,7 +275,10 @@ take_extent(int k)
 		MapChunk   *chunk = &chunks[first + i];
 
 		for (int w = 0; w < lengthof(chunk->present); w++)
+		{
 			pg_atomic_write_u64(&chunk->present[w], 0);
+			pg_atomic_write_u64(&chunk->changed[w], 0);
+		}
 		pg_atomic_write_u64(&chunk->dirty_lsn, 0);
 		(void) pg_atomic_fetch_add_u32(&chunk->gen, 2);
 		pg_atomic_write_u32(&chunk->asked, 0);

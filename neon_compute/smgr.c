@@ -160,11 +160,11 @@ write_absent_block(SMgrRelation reln, MapFork *fork, BlockNumber blkno, char *bu
 
 /* After a write, in which only a broken rule has something left to do. */
 static void
-write_is_done(const MapFork *fork, MapChunk *chunk)
+write_is_done(const MapFork *fork, MapChunk *chunk, BlockNumber blkno)
 {
 	MAP_TEST_POINT(fork->rnode, "write_done");
 	if (NEON_TEST_BUG("late_dirty"))
-		map_note_write(chunk, InvalidXLogRecPtr);
+		map_note_write(chunk, blkno, InvalidXLogRecPtr);
 }
 
 /*
@@ -208,7 +208,7 @@ neon_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffe
 	}
 	chunk = map_chunk(fork, blkno);
 	if (!NEON_TEST_BUG("late_dirty"))
-		map_note_write(chunk, last_change(fork, buffer));
+		map_note_write(chunk, blkno, last_change(fork, buffer));
 	gen = map_generation(chunk);
 	pg_read_barrier();
 	if ((!map_being_dropped(gen) || NEON_TEST_BUG("write_once")) &&
@@ -219,13 +219,13 @@ neon_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffe
 		pg_memory_barrier();
 		if (likely(map_generation(chunk) == gen) || NEON_TEST_BUG("write_once"))
 		{
-			write_is_done(fork, chunk);
+			write_is_done(fork, chunk, blkno);
 			return;
 		}
 	}
 	disk_pause_writer();
 	write_absent_block(reln, fork, blkno, buffer, skip_fsync, mdwrite);
-	write_is_done(fork, chunk);
+	write_is_done(fork, chunk, blkno);
 }
 
 /* Beyond the watermark all is local, until it is raised. */
@@ -246,7 +246,7 @@ neon_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buff
 	fork = mapped_fork(reln, forknum);
 	if (fork != NULL && blkno < map_watermark(fork))
 	{
-		map_note_write(map_chunk(fork, blkno), InvalidXLogRecPtr);
+		map_note_write(map_chunk(fork, blkno), blkno, InvalidXLogRecPtr);
 		write_absent_block(reln, fork, blkno, buffer, skip_fsync, mdextend);
 		return;
 	}

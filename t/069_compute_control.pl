@@ -86,7 +86,7 @@ my @basebackup = ('pg_basebackup', '-w', '-d', $t->connstr('main'), '--checkpoin
 my ($rc, $out, $err) = $t->command([ @basebackup, '-D', $t->tmp . '/refused' ]);
 like($err, qr/FATAL:.*hydrated.*HINT:.*neon\.hydrate/s, 'pg_basebackup is refused');
 LocalLimit::lift($t, 'main');
-cmp_ok($t->psql('main', 'SELECT neon.hydrate()'), '>', 1000, 'neon.hydrate() fetches');
+cmp_ok($t->psql('main', 'SELECT neon.hydrate()'), '>', 600, 'neon.hydrate() fetches');
 is($t->psql('main', 'SELECT neon.hydrate()'), '0', 'once');
 is($t->psql('main', 'SELECT hydrated FROM neon.status'), 't', 'and neon.status tells');
 my $copy = $t->tmp . '/copy';

@@ -39,6 +39,25 @@ is($t->psql('main', 'TABLE counted'), '80000|48000000', 'all of it was read');
 is($t->psql('main', 'TABLE seen'), '80000|48000000', 'again');
 is($t->psql('main', 'TABLE joined'), '160000|96000000', 'and both');
 
+# One who has changed a row in each megabyte of a table, and idles, keeps those
+# pages here, but not what others read beside them.
+{
+	my $blocks = $t->psql('main', q{SELECT pg_relation_size('a') / 8192});
+	my $idle = $t->session('main');
+	my $tids = join ',', map { "'(" . 128 * $_ . ",1)'::tid" } 0 .. $blocks / 128;
+	is($idle->query("BEGIN; WITH u AS (UPDATE a SET pad = pad WHERE ctid = ANY (ARRAY[$tids]) RETURNING 1) SELECT count(*) > 50 FROM u"), 't', 'a row in each piece');
+	$t->psql('main', 'CHECKPOINT');
+	for my $scan (1, 2)
+	{
+		my ($rc, $out, $err) = $t->psql_raw('main', 'SELECT count(*), sum(length(pad)) FROM a; SELECT count(*), sum(length(pad)) FROM b');
+		is($out, "80000|48000000\n" x 2, "others read all of it, time $scan") or diag($err);
+	}
+	is($t->psql('main', 'SELECT used_bytes < limit_bytes FROM neon.local_disk'), 't', 'below the limit');
+	is($idle->query('SELECT count(*), sum(length(pad)) FROM a'), '80000|48000000', 'so does he');
+	is($idle->query('ROLLBACK; SELECT count(*) FROM a'), '80000', 'and goes on');
+	$idle->close;
+}
+
 # Temporary files.
 {
 	my $sort = "SELECT i, repeat('x', 500) FROM generate_series(1, 60000) i ORDER BY 1 DESC";

@@ -352,6 +352,37 @@ rule one_sample => '49', '50', sub {
 	return $seen;
 };
 
+rule no_changed => '49', qr/^(?!49$)/, sub {
+	# of a chunk that was written lately what was not changed may be dropped, and nothing else
+	make_table();
+	run('writer', 'SELECT count(*) FROM t');
+	run('writer', 'BEGIN');
+	run('writer', "INSERT INTO t VALUES (100, 0, '')");
+	run('writer', 'DECLARE c CURSOR FOR SELECT count(*) FROM t');
+	run('writer', "INSERT INTO t VALUES (101, 0, '')");
+	flush('writer');
+	cmp_ok(evict('t', 300), '>=', $bug ? 48 : 40, 'most of it is dropped');
+	my $seen = run('writer', 'FETCH c');
+	run('writer', 'COMMIT');
+	return $seen;
+};
+
+rule forget_once => '48|1', '48|0', sub {
+	# whoever takes a page for unchanged looks whether somebody began to write it
+	make_table();
+	run('writer', 'SELECT count(*) FROM t');
+	flush('writer');
+	stop_ingest();
+	update();
+	run_until('evictor', 'forget_changed', 'SELECT test_evict(' . evict_args('t', 0) . ')');
+	run_until_blocked('writer', "SELECT pg_prewarm('filler')");
+	go_on('evictor') or die;
+	finish('writer');
+	run('writer', 'SELECT count(*) FROM other');
+	evict('t', 0);
+	return content();
+};
+
 rule h1_only => '0', '1', sub {
 	# the record of a change may come after the page with it was written: of the
 	# bit in the visibility map, when a row is deleted
