@@ -3,8 +3,9 @@
  * evict.c
  *	  Dropping chunks from local disk, so that it stays below its limit.
  *
- * A worker.  What it may drop: a chunk that was never written here, and one
- * whose pages were last changed before the first of two samples, taken like this:
+ * A worker.  What it may drop: a chunk that was never written here, one whose
+ * pages were last changed before the first of two samples, and of others the
+ * pages that were not changed since such a sample.  They are taken like this:
  *
  *	H1 = insert position; V = transactions that run now and may have changed a
  *		page so that it is not in the WAL (diskhold.h)
@@ -301,7 +302,8 @@ punch_hole(void *arg, BlockNumber start, uint32 nblocks)
 		rc = fallocate(hole->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 					   (off_t) (start % RELSEG_SIZE) * BLCKSZ, (off_t) nblocks * BLCKSZ);
 	} while (rc != 0 && errno == EINTR);
-	hole->error = rc == 0 ? 0 : errno;
+	if (rc != 0)
+		hole->error = errno;
 }
 
 /* Does a VACUUM run? */
@@ -418,7 +420,7 @@ drop_chunk(const MapFork *fork, BlockNumber start)
 	hole.fd = files_open_segment(fork, start);
 	if (hole.fd < 0)
 		return 0;
-	/* what of that kind is written after this look has a dirty_lsn that is too new */
+	/* what of that kind is written after this look has a dirty_lsn that is too new, and counts as changed */
 	if (pg_atomic_read_u64(&map_chunk(fork, start)->dirty_lsn) != 0 &&
 		has_unlogged_marks(fork, hole.fd, start))
 	{

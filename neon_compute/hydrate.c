@@ -283,10 +283,8 @@ install(const Range *range, const char *pages)
 	/* dropped since we asked: we may hold an older version than was dropped */
 	if ((map_generation(chunk) == range->gen || NEON_TEST_BUG("no_generation")) &&
 		RelFileNodeEquals(range->fork->rnode, range->rnode))
-	{
 		install_absent_blocks(fd, range, chunk, pages);
-		map_forget_asked(chunk);
-	}
+	map_forget_asked(chunk);
 	LWLockRelease(lock);
 	CloseTransientFile(fd);
 }
@@ -633,7 +631,8 @@ send_prefetches(TimestampTz deadline)
 	{
 		Range		range;
 
-		if (!too_much_is_queued(1) &&
+		if (!too_much_is_queued(1) && !disk_is_short() &&
+			RelFileNodeEquals(prefetches[i].fork->rnode, prefetches[i].rnode) &&
 			make_range(&range, prefetches[i].fork, prefetches[i].start, prefetches[i].nblocks) &&
 			!send_range(&range, deadline))
 			return false;
@@ -703,15 +702,16 @@ hydrate_prefetch(MapFork *fork, BlockNumber blkno)
 		is_put_aside(fork, blkno) || extend_prefetch(fork, blkno) ||
 		!stream_open_if_easy(deadline))
 		return;
-	if (queue_count + nprefetches == 0)
+	if (queue_count == 0)
 	{
-		if (ask_for_block(fork, blkno, deadline))
+		if (send_prefetches(deadline) && ask_for_block(fork, blkno, deadline))
 			(void) flush_requests(deadline);
 		return;
 	}
 	if (nprefetches == PREFETCH_BATCH && !make_place_for_prefetch(deadline))
 		return;
 	prefetches[nprefetches].fork = fork;
+	prefetches[nprefetches].rnode = fork->rnode;
 	prefetches[nprefetches].start = blkno;
 	prefetches[nprefetches].nblocks = 1;
 	nprefetches++;
@@ -871,7 +871,11 @@ hydrate_run(MapFork *fork, BlockNumber start, uint32 nblocks)
 		if (!receive_range(NULL, 0, deadline))
 			return false;
 	}
-	return send_range(&range, deadline) && flush_requests(deadline);
+	if (!send_range(&range, deadline) || !flush_requests(deadline))
+		return false;
+	/* it is installed when place is needed: nobody is to wait for that */
+	map_forget_asked(map_chunk(fork, range.start));
+	return true;
 }
 
 bool

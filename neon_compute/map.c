@@ -379,7 +379,7 @@ note_changed(MapChunk *chunk, BlockNumber blkno)
 	pg_atomic_uint64 *word = &chunk->changed[blkno % MAP_CHUNK_BLOCKS / 64];
 	uint64		bit = UINT64CONST(1) << (blkno % 64);
 
-	pg_read_barrier();
+	pg_memory_barrier();
 	if (!(pg_atomic_read_u64(word) & bit) && !NEON_TEST_BUG("no_changed"))
 		(void) pg_atomic_fetch_or_u64(word, bit);
 }
@@ -403,8 +403,11 @@ map_note_write(MapChunk *chunk, BlockNumber blkno, XLogRecPtr changed)
 void
 map_set_clean_before(XLogRecPtr lsn)
 {
-	if (map != NULL && pg_atomic_read_u64(&map->clean_before) < lsn)
-		pg_atomic_write_u64(&map->clean_before, lsn);
+	uint64		old = map == NULL ? PG_UINT64_MAX : pg_atomic_read_u64(&map->clean_before);
+
+	while (old < lsn &&
+		   !pg_atomic_compare_exchange_u64(&map->clean_before, &old, lsn))
+		;
 }
 
 /* ----------
@@ -444,15 +447,17 @@ mapped_blocks(const MapFork *fork, BlockNumber start)
 	return watermark <= start ? 0 : Min(watermark - start, MAP_CHUNK_BLOCKS);
 }
 
-/* Those of them that may be dropped, or *all; returns their number. */
+/*
+ * Those of the chunk's first nblocks that may be dropped, or *all, as those of a
+ * chunk that was never written; returns their number.
+ */
 static uint32
-droppable(const MapFork *fork, BlockNumber start, XLogRecPtr clean_before, uint64 *words, bool *all)
+droppable(MapChunk *chunk, uint32 nblocks, XLogRecPtr clean_before, uint64 *words, bool *all)
 {
-	MapChunk   *chunk = map_chunk(fork, start);
-	uint32		nblocks = mapped_blocks(fork, start);
+	uint64		dirty_lsn = pg_atomic_read_u64(&chunk->dirty_lsn);
 	uint32		n = 0;
 
-	*all = pg_atomic_read_u64(&chunk->dirty_lsn) < clean_before;
+	*all = dirty_lsn == 0 || dirty_lsn < clean_before;
 	for (int w = 0; w < lengthof(chunk->present); w++)
 	{
 		words[w] = present_word(chunk, w, nblocks);
@@ -469,7 +474,7 @@ map_chunk_droppable(const MapFork *fork, BlockNumber start, XLogRecPtr clean_bef
 	uint64		words[MAP_CHUNK_BLOCKS / 64];
 	bool		all;
 
-	return droppable(fork, start, clean_before, words, &all);
+	return droppable(map_chunk(fork, start), mapped_blocks(fork, start), clean_before, words, &all);
 }
 
 /*
@@ -542,6 +547,7 @@ map_drop_chunk(const MapFork *fork, RelFileNode rnode, BlockNumber start, XLogRe
 	LWLock	   *lock = map_chunk_lock(fork, start);
 	uint64		words[MAP_CHUNK_BLOCKS / 64];
 	MapChunk   *chunk;
+	uint32		nblocks;
 	uint32		dropped;
 	bool		all;
 
@@ -554,14 +560,16 @@ map_drop_chunk(const MapFork *fork, RelFileNode rnode, BlockNumber start, XLogRe
 	chunk = map_chunk(fork, start);
 	/* odd, before dirty_lsn and changed are looked at: a barrier on both sides */
 	(void) pg_atomic_fetch_add_u32(&chunk->gen, 1);
-	dropped = droppable(fork, start, clean_before, words, &all);
+	/* once: it may rise meanwhile */
+	nblocks = mapped_blocks(fork, start);
+	dropped = droppable(chunk, nblocks, clean_before, words, &all);
 	if (all || dropped > 0)
 	{
 		MAP_TEST_POINT(rnode, "drop_decided");
 		for (int w = 0; w < lengthof(chunk->present); w++)
 			(void) pg_atomic_fetch_and_u64(&chunk->present[w], ~words[w]);
 		if (all)
-			free_space(arg, start, mapped_blocks(fork, start));
+			free_space(arg, start, nblocks);
 		else
 			free_runs(start, words, free_space, arg);
 		forget_changed(chunk, rnode, clean_before);

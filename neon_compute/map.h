@@ -191,9 +191,9 @@ extern void map_forget_changed(const MapFork *fork, RelFileNode rnode, BlockNumb
 							   XLogRecPtr clean_before);
 
 /*
- * Makes those blocks absent, and has free_space() called meanwhile, with arg and
- * runs of blocks, which must not throw.  Returns how many blocks were here; 0
- * if the fork is not that relation's any more.
+ * Makes the blocks that map_chunk_droppable() counts absent, and has free_space()
+ * called meanwhile, with arg and runs of blocks, which must not throw.  Returns
+ * how many were dropped; 0 if the fork is not that relation's any more.
  */
 extern uint32 map_drop_chunk(const MapFork *fork, RelFileNode rnode, BlockNumber start,
 							 XLogRecPtr clean_before,

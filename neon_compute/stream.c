@@ -616,7 +616,12 @@ stream_has_answer(void)
 {
 	if (reference_is_used() || !streaming)
 		return true;
-	return take_message() || !PQconsumeInput(conn) || take_message();
+	if (take_message())
+		return true;
+	/* who receives hears of it; libpq may have closed the socket, so nobody may wait for it */
+	if (!PQconsumeInput(conn))
+		return !fail(PQerrorMessage(conn));
+	return take_message();
 }
 
 bool

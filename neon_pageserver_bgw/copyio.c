@@ -38,6 +38,9 @@
 /* A client that says nothing for so long is idle. */
 #define IDLE_MS		10000
 
+/* As the server itself writes: libpq has room for such a record as a whole. */
+#define TLS_WRITE_MAX	8192
+
 /* Lives as long as the process, which serves one connection. */
 static bool output_made = false;
 static StringInfoData output;
@@ -227,11 +230,15 @@ copyio_flush(void)
 
 	while (sent < output.len)
 	{
+		size_t		len = output.len - sent;
 		ssize_t		n;
 
+		/* libpq waits for the rest of a larger TLS record that it has read already */
+		if (MyProcPort->ssl_in_use)
+			len = Min(len, TLS_WRITE_MAX);
 		errno = 0;
 		MyProcPort->noblock = true;
-		n = secure_write(MyProcPort, output.data + sent, output.len - sent);
+		n = secure_write(MyProcPort, output.data + sent, len);
 		MyProcPort->noblock = false;
 		if (n > 0)
 		{

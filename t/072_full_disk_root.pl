@@ -135,7 +135,7 @@ $t->psql_fails('pageserver', $checkpoint, qr{53100: could not write file.*No spa
 	'a layer cannot be written', args => [ '-v', 'VERBOSITY=verbose' ]);
 is(scalar(() = glob "$neon/tenants/$tenant/timelines/$timeline/layers/*"), $layers, 'nothing of it stays');
 fill(0);
-my $error = $t->neon_fails([ 'timeline', 'branch', '--branch-name', 'b' ], qr/No space left on device/, qr/Free space/, 'no branch without space');
+my $error = $t->neon_fails([ 'timeline', 'branch', '--branch-name', 'b', '--ancestor-start-lsn', $early ], qr/No space left on device/, qr/Free space/, 'no branch without space');
 unlink $filler or die;
 is($t->psql('pageserver', "$checkpoint > '$early'"), 't', 'a layer is written when there is space');
 $t->neon('timeline', 'branch', '--branch-name', 'b');
