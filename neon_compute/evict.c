@@ -420,7 +420,10 @@ drop_chunk(const MapFork *fork, BlockNumber start)
 	hole.fd = files_open_segment(fork, start);
 	if (hole.fd < 0)
 		return 0;
-	/* what of that kind is written after this look has a dirty_lsn that is too new, and counts as changed */
+	/*
+	 * What of that kind is written after this look has a dirty_lsn that is too
+	 * new, and counts as changed.
+	 */
 	if (pg_atomic_read_u64(&map_chunk(fork, start)->dirty_lsn) != 0 &&
 		has_unlogged_marks(fork, hole.fd, start))
 	{

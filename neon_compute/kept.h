@@ -5,7 +5,8 @@
  *	  boot's LSN.
  *
  * keptstop.c writes which blocks are here, at a clean stop; kept.c takes the
- * files over, if they still are where they were (keptplace.c).  README.md has the proof that what is kept is right.
+ * files over, if they still are where they were (keptplace.c).  README.md has
+ * the proof that what is kept is right.
  *
  *-------------------------------------------------------------------------
  */

@@ -151,7 +151,7 @@ sub without_directory
 	$t->neon('endpoint', 'destroy', 'thief');
 	$t->neon_ok([ 'endpoint', 'destroy', 'main' ], 'destroy of one without its directory');
 	$t->neon('endpoint', 'create', 'main', '--port', $t->port('main'));
-	$t->neon('endpoint', 'start', 'main');
+	like($t->neon('--json', 'endpoint', 'start', 'main'), qr/"kept_chunks": ?0, .*"kept_complete": ?true, ?"not_kept": ?"[^"]+"/, 'that nothing is kept is final');
 	$t->psql('main', q{ALTER SYSTEM SET work_mem = '5MB'});
 	$t->psql('main', 'SELECT pg_reload_conf()');
 	return;

@@ -443,7 +443,7 @@ boot_endpoint(PGconn *conn, Endpoint *ep, const TimelineInfo *tl, const BootPlan
 	test_point("started");
 	session = wait_admission(ep, plan, pgdata, mark);
 	if (ep->kind == ENDPOINT_PRIMARY)
-		keep_ask(session, kept);
+		keep_ask(session, kept, keep);
 	PQfinish(session);
 	discard_remove(ep);
 }

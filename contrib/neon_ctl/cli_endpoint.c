@@ -296,7 +296,7 @@ join_or_refuse(const Invocation *inv, const Endpoint *ep, bool starting)
 			"endpoint \"%s\" is already running", ep->name);
 	session = endpoint_connect(ep, 60);
 	if (ep->kind == ENDPOINT_PRIMARY)
-		keep_ask(session, &kept);
+		keep_ask(session, &kept, true);
 	PQfinish(session);
 	say("Endpoint %s has been started by another command", ep->name);
 	say_started(ep, &kept);

@@ -160,10 +160,8 @@ parse_answer(const char *text, KeptPages *kept)
 }
 
 void
-keep_ask(PGconn *endpoint, KeptPages *kept)
+keep_ask(PGconn *endpoint, KeptPages *kept, bool offered)
 {
-	/* where nothing can have been kept there is nothing to wait for */
-	bool		wait = kept->offered && kept->reason[0] == '\0';
 	int64		deadline = now_ms() + COMPLETE_TIMEOUT_MS;
 
 	for (;;)
@@ -173,7 +171,8 @@ keep_ask(PGconn *endpoint, KeptPages *kept)
 
 		kept->known = ok && parse_answer(PQgetvalue(res, 0, 0), kept);
 		PQclear(res);
-		if (!kept->known || kept->complete || !wait || now_ms() > deadline)
+		kept->complete = kept->known && (kept->complete || !offered);
+		if (!kept->known || kept->complete || now_ms() > deadline)
 			return;
 		sleep_ms(20);
 	}

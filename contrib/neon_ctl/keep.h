@@ -36,8 +36,11 @@ extern bool keep_prepare(PGconn *conn, const TimelineInfo *tl, XLogRecPtr lsn, c
 /* Moves them there; the old directory is not used any more. */
 extern void keep_move(const char *pgdata, const char *built);
 
-/* Asks the compute that was started; waits, not long, until its answer is final. */
-extern void keep_ask(PGconn *endpoint, KeptPages *kept);
+/*
+ * Asks the compute that was started; waits, not long, until its answer is final,
+ * as the first one is if it was offered nothing.
+ */
+extern void keep_ask(PGconn *endpoint, KeptPages *kept, bool offered);
 
 /* One line for people, none if there was nothing to keep; members of a JSON object. */
 extern void keep_say(const KeptPages *kept);
