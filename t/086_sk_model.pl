@@ -41,8 +41,8 @@ sub walk
 	my ($text, $error) = @_;
 	my ($trace, $step) = $error =~ /trace (\d+), step (\d+)/ or return '';
 	my @lines = split /\n/, $text;
-	shift @lines while @lines && $lines[0] ne "trace $trace";
-	return join "\n", @lines[ 0 .. $step - 1 ];
+	shift @lines while @lines && $lines[0] !~ /^trace $trace /;
+	return join "\n", grep { defined } @lines[ 0 .. $step ];
 }
 
 my (%seen, %generation);
