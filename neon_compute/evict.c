@@ -287,6 +287,8 @@ describe_blocker(char *buf, size_t size)
 /* Where space is given back; nothing here may throw. */
 typedef struct Hole
 {
+	const MapFork *fork;
+	BlockNumber start;			/* of the chunk */
 	int			fd;
 	int			error;			/* errno, or 0 */
 } Hole;
@@ -369,14 +371,25 @@ has_logged_ahead(int fd)
 	return data.log_cnt != 0;
 }
 
-/* Has the chunk, which was written here, something that is in no WAL record? */
+/* Has the chunk something that was written here and is in no WAL record? */
 static bool
-has_unlogged_marks(const MapFork *fork, int fd, BlockNumber start)
+has_unlogged_marks(const Hole *hole)
 {
-	if (hand.vacuum_runs && !NEON_TEST_BUG("no_cycle_ids") && has_cycle_ids(fd, start))
+	const MapFork *fork = hole->fork;
+
+	if (pg_atomic_read_u64(&map_chunk(fork, hole->start)->dirty_lsn) == 0)
+		return false;
+	if (hand.vacuum_runs && !NEON_TEST_BUG("no_cycle_ids") &&
+		has_cycle_ids(hole->fd, hole->start))
 		return true;
 	return fork->forknum == MAIN_FORKNUM && map_watermark(fork) == 1 &&
-		!NEON_TEST_BUG("no_log_cnt") && has_logged_ahead(fd);
+		!NEON_TEST_BUG("no_log_cnt") && has_logged_ahead(hole->fd);
+}
+
+static bool
+must_stay(void *arg)
+{
+	return !NEON_TEST_BUG("early_look") && has_unlogged_marks(arg);
 }
 
 /* Keeps away who copies the files of the database; false if somebody does. */
@@ -412,25 +425,20 @@ drop_chunk(const MapFork *fork, BlockNumber start)
 {
 	static bool told = false;
 	RelFileNode rnode = fork->rnode;
-	Hole		hole = {.fd = -1};
-	uint32		blocks;
+	Hole		hole = {fork, start, -1, 0};
+	const MapDropper dropper = {must_stay, punch_hole, &hole};
+	uint32		blocks = 0;
 
 	if (!lock_database(rnode.dbNode))
 		return 0;
 	hole.fd = files_open_segment(fork, start);
 	if (hole.fd < 0)
 		return 0;
-	/*
-	 * What of that kind is written after this look has a dirty_lsn that is too
-	 * new, and counts as changed.
-	 */
-	if (pg_atomic_read_u64(&map_chunk(fork, start)->dirty_lsn) != 0 &&
-		has_unlogged_marks(fork, hole.fd, start))
+	if (!NEON_TEST_BUG("early_look") || !has_unlogged_marks(&hole))
 	{
-		CloseTransientFile(hole.fd);
-		return 0;
+		MAP_TEST_POINT(rnode, "drop_begins");
+		blocks = map_drop_chunk(fork, rnode, start, rule.clean_before, &dropper);
 	}
-	blocks = map_drop_chunk(fork, rnode, start, rule.clean_before, punch_hole, &hole);
 	CloseTransientFile(hole.fd);
 	if (hole.error != 0 && !told)
 	{

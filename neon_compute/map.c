@@ -522,8 +522,7 @@ map_forget_changed(const MapFork *fork, RelFileNode rnode, BlockNumber start, XL
 
 /* Has each run of these blocks of the chunk given back. */
 static void
-free_runs(BlockNumber start, const uint64 *words,
-		  void (*free_space) (void *arg, BlockNumber start, uint32 nblocks), void *arg)
+free_runs(BlockNumber start, const uint64 *words, const MapDropper *dropper)
 {
 	uint32		n = 0;
 
@@ -533,7 +532,7 @@ free_runs(BlockNumber start, const uint64 *words,
 			n++;
 		else if (n > 0)
 		{
-			free_space(arg, start + i - n, n);
+			dropper->free_space(dropper->arg, start + i - n, n);
 			n = 0;
 		}
 	}
@@ -541,8 +540,7 @@ free_runs(BlockNumber start, const uint64 *words,
 
 uint32
 map_drop_chunk(const MapFork *fork, RelFileNode rnode, BlockNumber start, XLogRecPtr clean_before,
-			   void (*free_space) (void *arg, BlockNumber start, uint32 nblocks),
-			   void *arg)
+			   const MapDropper *dropper)
 {
 	LWLock	   *lock = map_chunk_lock(fork, start);
 	uint64		words[MAP_CHUNK_BLOCKS / 64];
@@ -563,15 +561,18 @@ map_drop_chunk(const MapFork *fork, RelFileNode rnode, BlockNumber start, XLogRe
 	/* once: it may rise meanwhile */
 	nblocks = mapped_blocks(fork, start);
 	dropped = droppable(chunk, nblocks, clean_before, words, &all);
-	if (all || dropped > 0)
+	/* as late: what is written after this look sees the generation, and is written again */
+	if ((all || dropped > 0) && dropper->must_stay(dropper->arg))
+		dropped = 0;
+	else if (all || dropped > 0)
 	{
 		MAP_TEST_POINT(rnode, "drop_decided");
 		for (int w = 0; w < lengthof(chunk->present); w++)
 			(void) pg_atomic_fetch_and_u64(&chunk->present[w], ~words[w]);
 		if (all)
-			free_space(arg, start, nblocks);
+			dropper->free_space(dropper->arg, start, nblocks);
 		else
-			free_runs(start, words, free_space, arg);
+			free_runs(start, words, dropper);
 		forget_changed(chunk, rnode, clean_before);
 	}
 	(void) pg_atomic_fetch_add_u32(&chunk->gen, 1);

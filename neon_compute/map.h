@@ -191,14 +191,24 @@ extern void map_forget_changed(const MapFork *fork, RelFileNode rnode, BlockNumb
 							   XLogRecPtr clean_before);
 
 /*
- * Makes the blocks that map_chunk_droppable() counts absent, and has free_space()
- * called meanwhile, with arg and runs of blocks, which must not throw.  Returns
- * how many were dropped; 0 if the fork is not that relation's any more.
+ * What is done to the file of a chunk that is being dropped: under its lock, while
+ * its generation is odd.  These must not throw.
+ */
+typedef struct MapDropper
+{
+	/* has the file something that cannot be fetched again? */
+	bool		(*must_stay) (void *arg);
+	void		(*free_space) (void *arg, BlockNumber start, uint32 nblocks);
+	void	   *arg;
+} MapDropper;
+
+/*
+ * Makes the blocks that map_chunk_droppable() counts absent, and has their space
+ * given back meanwhile.  Returns how many were dropped; 0 if they must stay, or if
+ * the fork is not that relation's any more.
  */
 extern uint32 map_drop_chunk(const MapFork *fork, RelFileNode rnode, BlockNumber start,
-							 XLogRecPtr clean_before,
-							 void (*free_space) (void *arg, BlockNumber start, uint32 nblocks),
-							 void *arg);
+							 XLogRecPtr clean_before, const MapDropper *dropper);
 
 /*
  * Blocks from nblocks on are local for ever.  Returns after the last hydrator

@@ -136,6 +136,13 @@ $t->psql_fails('pageserver', $checkpoint, qr{53100: could not write file.*No spa
 is(scalar(() = glob "$neon/tenants/$tenant/timelines/$timeline/layers/*"), $layers, 'nothing of it stays');
 fill(0);
 my $error = $t->neon_fails([ 'timeline', 'branch', '--branch-name', 'b', '--ancestor-start-lsn', $early ], qr/No space left on device/, qr/Free space/, 'no branch without space');
+if ($ENV{NEON_TEST_LONG})
+{
+	new_log();
+	$t->wait_for('WAL that has no room', sub { insert(); new_log() =~ m{could not write file "[^"]*/wal/.*No space left} });
+	$t->neon_fails([ 'timeline', 'branch', '--branch-name', 'b' ], qr/has not reached .*last error: .*No space left on device/, qr/neon pageserver logs/,
+		'who waits for the pageserver in vain is told why', timeout => 200);
+}
 unlink $filler or die;
 is($t->psql('pageserver', "$checkpoint > '$early'"), 't', 'a layer is written when there is space');
 $t->neon('timeline', 'branch', '--branch-name', 'b');

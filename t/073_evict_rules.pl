@@ -330,6 +330,23 @@ rule watermark_first => '48|0', qr/^47\|0$/, sub {
 	return content();
 };
 
+rule early_look => '2', '34', sub {
+	# whether the file has what is in no WAL is looked at when nobody can write it: here by
+	# a writer who was held up so long that his dirty_lsn counts as old
+	run('writer', 'DROP SEQUENCE IF EXISTS q; CREATE SEQUENCE q');
+	flush('writer');
+	run('writer', "SELECT nextval('q')");
+	run_until('writer', 'write_present', "SELECT test_flush('q', 0, 0)");
+	run('evictor', "SELECT pg_logical_emit_message(false, 'test', '')");
+	run_until('evictor', 'drop_begins', 'SELECT test_evict(' . evict_args('q', 20000) . ')');
+	$t->signal('STOP', @stopped = $s{evictor}{backend});
+	go_on('writer');
+	$t->signal('CONT', splice @stopped);
+	finish('evictor');
+	flush('writer');
+	return run('writer', "SELECT nextval('q')");
+};
+
 rule local_only => '100', qr/^0$|could not fetch/, sub {
 	# a relation that is not in the WAL is never dropped
 	run('writer', 'DROP TABLE IF EXISTS u; CREATE UNLOGGED TABLE u AS SELECT generate_series(1, 100)');

@@ -276,6 +276,37 @@ ps_feed(PGconn *conn, const TimelineInfo *tl, const WriterInfo *writer,
 	return end;
 }
 
+/* Why the pageserver could not take the timeline's WAL, within the last seconds, or NULL. */
+static const char *
+source_error(PGconn *conn, const TimelineInfo *tl, int seconds)
+{
+	PGresult   *res = db_exec(conn, STATEMENT_TIMEOUT, NULL,
+							  "SELECT last_error FROM neon_pageserver.sources "
+							  "WHERE tenant_id = $1 AND timeline_id = $2 "
+							  "AND last_error_time > now() - $3::interval", 3,
+							  tl->tenant, tl->id, strf("%d seconds", seconds));
+	const char *error = PQntuples(res) > 0 ? db_value(res, 0, "last_error") : NULL;
+
+	if (error != NULL)
+		error = strf("%s", error);
+	PQclear(res);
+	return error;
+}
+
+static void pg_attribute_noreturn()
+die_behind(PGconn *conn, const TimelineInfo *tl, XLogRecPtr lsn, int timeout_s)
+{
+	const char *error = source_error(conn, tl, timeout_s);
+
+	if (error != NULL)
+		die(EXIT_TIMEOUT, "The pageserver's log, \"neon pageserver logs\", says more of it.",
+			"the pageserver has not reached %s of branch \"%s\" within %d s; its last error: %s",
+			lsn_text(lsn), tl->name, timeout_s, error);
+	die(EXIT_TIMEOUT,
+		"Look into the logs of the pageserver and of the endpoint that writes the branch.",
+		"the pageserver has not reached %s of branch \"%s\" within %d s", lsn_text(lsn), tl->name, timeout_s);
+}
+
 void
 ps_wait_lsn(PGconn *conn, const TimelineInfo *tl, XLogRecPtr lsn, int timeout_s)
 {
@@ -286,9 +317,7 @@ ps_wait_lsn(PGconn *conn, const TimelineInfo *tl, XLogRecPtr lsn, int timeout_s)
 	const char *reached = db_value(res, 0, "reached");
 
 	if (reached != NULL && strcmp(reached, "t") != 0)
-		die(EXIT_TIMEOUT,
-			"Look into the logs of the pageserver and of the endpoint that writes the branch.",
-			"the pageserver has not reached %s of branch \"%s\" within %d s", lsn_text(lsn), tl->name, timeout_s);
+		die_behind(conn, tl, lsn, timeout_s);
 	PQclear(res);
 }
 
