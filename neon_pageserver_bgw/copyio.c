@@ -233,7 +233,7 @@ copyio_flush(void)
 		size_t		len = output.len - sent;
 		ssize_t		n;
 
-		/* libpq waits for the rest of a larger TLS record that it has read already */
+		/* libpq (15.15, not 15.20) waits for the rest of a larger TLS record that it has read already */
 		if (MyProcPort->ssl_in_use)
 			len = Min(len, TLS_WRITE_MAX);
 		errno = 0;

@@ -26,6 +26,7 @@ $ref->safe_psql('postgres', q{CREATE TABLE long AS SELECT i AS id, repeat('p', 9
 CREATE INDEX long_id ON long (id);
 CREATE TABLE chaos AS SELECT i AS id, repeat(chr(97 + i % 26), 700) AS pad FROM generate_series(1, 60000) i;
 CREATE INDEX chaos_id ON chaos (id); CREATE TABLE wide AS SELECT i AS id, repeat('p', 900) AS pad FROM generate_series(1, 20000) i;
+CREATE TABLE lost AS SELECT i AS id, repeat('p', 900) AS pad FROM generate_series(1, 4000) i;
 CREATE TABLE far AS SELECT i AS id, i % 72 = 0 AS odd, repeat('p', 900) AS pad FROM generate_series(1, 12000) i;
 CREATE INDEX far_odd ON far (odd); VACUUM (FREEZE, ANALYZE)});
 my @small = map { "small_$_" } 1 .. 17;
@@ -144,6 +145,30 @@ survives('delay 20', 'slow answers');
 	$fake->start;
 	ok($query->finish, 'and ends well when it is back');
 	is($out, "$whole\n", 'with the right result');
+}
+
+# A connection that is gone is noticed while another process's answer is waited for.
+{
+	my $t = $tables[ $table++ ];
+	my $far = 200;	# of its 250 blocks of 8 rows
+	$node->safe_psql('postgres', 'CREATE EXTENSION dblink');
+	$fake->mode('drop 300');
+	$node->psql('postgres', <<"SQL", stdout => \my $out, stderr => \my $err);
+SET neon.fetch_timeout = '10s';
+-- the other process, which is going to ask for blocks 128 to 249
+SELECT FROM dblink_connect('other', 'host=@{[ $node->host ]} port=@{[ $node->port ]} dbname=postgres'), dblink_open('other', 'c', 'SELECT id FROM $t'), dblink_exec('other', 'MOVE 680 IN c');
+-- asks for blocks 128 to 255, then for 256 to 383, for which there is no answer but the end of the connection
+BEGIN;
+DECLARE c CURSOR FOR SELECT id FROM lost;
+MOVE 1025 IN c;
+-- here the other has just asked (not 200 ms ago), and does not store what it gets, so this one waits
+SELECT dblink_exec('other', 'MOVE 1 IN c'), (SELECT id FROM $t WHERE ctid = '($far,1)');
+SELECT dblink_exec('other', 'MOVE ALL IN c');
+@{[ $count->($t) ]};
+SQL
+	$fake->mode('ok');
+	is($out, "MOVE 1|@{[ 8 * $far + 1 ]}\nMOVE 1319\n$whole", 'a connection that ends while the answer to another process is waited for') or diag($err);
+	is($node->safe_psql('postgres', $count->('lost')), '4000|8002000', 'and the table that it was reading');
 }
 
 # ---------------------------------------- many wait for its return --

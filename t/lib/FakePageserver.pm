@@ -6,9 +6,10 @@
 #   $fake->mode('retry');       # from the next request on, for all connections
 #   my @requests = $fake->requests;
 #
-# Modes: ok, delay MS, retry, final BLOCK, superseded, drop, garbage, wrong_id,
-# short, hang, refuse, starting, call_error, truncated.  A number and a colon before a
-# mode limit it to so many requests ("2:drop").
+# Modes: ok, delay MS, retry, final BLOCK, superseded, drop, drop BLOCK, garbage,
+# wrong_id, short, hang, refuse, starting, call_error, truncated.  A number and a colon
+# before a mode limit it to so many requests ("2:drop"); with a block only requests
+# that have it are meant.
 package FakePageserver;
 
 use strict;
@@ -240,7 +241,7 @@ sub answer
 	syswrite($log, "$n $reqid $lsn $nms $term $spc $db $rel $fork $blk\n");
 	close $log;
 
-	die 'drop' if $mode eq 'drop';
+	die 'drop' if $mode =~ /^drop(?: (\d+))?$/ && (!defined $1 || $1 >= $blk && $1 < $blk + $n);
 	if ($mode eq 'hang')
 	{
 		sleep 1 while $self->current_mode eq 'hang';

@@ -64,11 +64,9 @@ sub write_boot_files
 		catalog_version => $c->{'Catalog version number'},
 		max_prepared_xacts => $c->{'max_prepared_xacts setting'},
 		%{ $o{boot} || {} });
-	my %ticket = (%same, endpoint => $name, boot_id => '33' x 16, %{ $o{ticket} || {} });
-	my $ticket = "neon-boot-ticket 1\n" . join '', map { "$_=$ticket{$_}\n" } sort keys %ticket;
 	NeonOverlay::write_file("$dir/neon.boot", join '', map { "$_=$boot{$_}\n" } sort keys %boot);
 	NeonOverlay::write_file("$dir/neon.relsizes", pack('a4 V Q< V V', 'NRS1', 1, ($hi << 32) | $lo, 0, 0));
-	NeonOverlay::write_file("$dir/neon.ticket", $ticket . sprintf("crc=%08x\n", NeonOverlay::crc32c($ticket)));
+	NeonOverlay::write_ticket($dir, %same, endpoint => $name, boot_id => '33' x 16, %{ $o{ticket} || {} });
 	NeonOverlay::write_file("$dir/standby.signal", '') if $kind eq 'static';
 	return;
 }

@@ -53,6 +53,15 @@ sub write_file
 	return;
 }
 
+# What a compute starts with, once.
+sub write_ticket
+{
+	my ($pgdata, %fields) = @_;
+	my $ticket = "neon-boot-ticket 1\n" . join '', map { "$_=$fields{$_}\n" } sort keys %fields;
+	write_file("$pgdata/neon.ticket", $ticket . sprintf("crc=%08x\n", crc32c($ticket)));
+	return;
+}
+
 sub control_data
 {
 	my ($pgdata) = @_;
@@ -189,10 +198,7 @@ sub boot
 		track_commit_timestamp => $c->{'track_commit_timestamp setting'} eq 'on' ? 1 : 0,
 		branched_at => '0/0');
 	write_file("$to/neon.boot", join '', map { "$_=$boot{$_}\n" } sort keys %boot);
-	my $ticket = "neon-boot-ticket 1\n"
-	  . join('', map { "$_=$same{$_}\n" } sort keys %same)
-	  . "endpoint=$name\nboot_id=$boot_id\n";
-	write_file("$to/neon.ticket", $ticket . sprintf("crc=%08x\n", crc32c($ticket)));
+	write_ticket($to, %same, endpoint => $name, boot_id => $boot_id);
 	write_file("$to/standby.signal", '') if $kind eq 'static';
 
 	write_file("$to/postgresql.conf", <<CONF . LocalLimit::settings() . ($o{conf} // ''));

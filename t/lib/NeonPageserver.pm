@@ -14,6 +14,7 @@ use File::Path qw(make_path);
 use IO::Select;
 use IO::Socket::UNIX;
 use IPC::Run;
+use NeonOverlay;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Socket;
@@ -112,7 +113,7 @@ sub connect
 	my ($self, %o) = @_;
 	my $user = $o{user} // 'cloud_admin';
 	my $path = $self->{node}->host . '/.s.PGSQL.' . $self->{node}->port;
-	my $sock = $o{ssl} ? ssl_socket($self->{node}->port) : IO::Socket::UNIX->new(Type => SOCK_STREAM, Peer => $path)
+	my $sock = $o{ssl} ? ssl_socket($self->{node}->port, $o{ssl_log}) : IO::Socket::UNIX->new(Type => SOCK_STREAM, Peer => $path)
 	  or croak "could not connect to $path: $!";
 	my $c = bless { sock => $sock, buf => '' }, 'NeonPageserver::Connection';
 	my $body = pack('N', 196608) . "user\0$user\0database\0postgres\0client_min_messages\0warning\0\0";
@@ -121,10 +122,11 @@ sub connect
 	return $c;
 }
 
-# One end of a socket pair whose other end "openssl s_client" encrypts.
+# One end of a socket pair whose other end "openssl s_client" encrypts; what it says
+# of each record of the encryption goes to the file log, if there is one.
 sub ssl_socket
 {
-	my ($port) = @_;
+	my ($port, $log) = @_;
 	socketpair(my $ours, my $theirs, AF_UNIX, SOCK_STREAM, PF_UNSPEC) or croak $!;
 	my $pid = fork() // croak $!;
 	if ($pid == 0)
@@ -132,7 +134,8 @@ sub ssl_socket
 		open(STDIN, '<&', $theirs);
 		open(STDOUT, '>&', $theirs);
 		open(STDERR, '>', '/dev/null');
-		exec('openssl', 's_client', '-quiet', '-starttls', 'postgres', '-connect', "127.0.0.1:$port");
+		exec('openssl', 's_client', '-quiet', '-starttls', 'postgres', '-connect', "127.0.0.1:$port",
+			defined $log ? ('-msg', '-msgfile', $log) : ());
 		exit 1;
 	}
 	close $theirs;
@@ -227,18 +230,17 @@ sub hydrate
 	return $n;
 }
 
-# A stopped vanilla node over a hydrated directory.
-sub vanilla
+# A node over an unpacked base backup, without relation files, stopped.
+sub unpacked
 {
-	my ($self, $name, $t, $lsn, $term, $kind, %o) = @_;
+	my ($self, $name, $t, $lsn, $term, $kind, $conf) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 	my $dir = $node->data_dir;
 	make_path($node->basedir, $node->backup_dir, $node->archive_dir);
 	$self->basebackup($t, $lsn, $term, $kind, $dir);
-	$self->hydrate($t, $lsn, $dir);
 	append_to_file("$dir/pg_hba.conf", "local all all trust\nlocal replication all trust\n");
 	append_to_file("$dir/pg_ident.conf", '');
-	append_to_file("$dir/postgresql.conf", <<CONF . ($o{conf} // ''));
+	append_to_file("$dir/postgresql.conf", <<CONF . $conf);
 listen_addresses = ''
 unix_socket_directories = '@{[ $node->host ]}'
 port = @{[ $node->port ]}
@@ -251,6 +253,34 @@ max_prepared_transactions = 10
 fsync = off
 CONF
 	chmod 0600, "$dir/postgresql.conf", "$dir/pg_hba.conf", "$dir/pg_ident.conf";
+	return $node;
+}
+
+# A stopped vanilla node over a hydrated directory.
+sub vanilla
+{
+	my ($self, $name, $t, $lsn, $term, $kind, %o) = @_;
+	my $node = $self->unpacked($name, $t, $lsn, $term, $kind, $o{conf} // '');
+	$self->hydrate($t, $lsn, $node->data_dir);
+	return $node;
+}
+
+# A stopped ephemeral compute, which gets its pages by the connection string.
+sub compute
+{
+	my ($self, $name, $t, $connstring) = @_;
+	my $node = $self->unpacked($name, $t, $t->{lsn}, 0, 'ephemeral', <<CONF);
+fsync = on
+shared_preload_libraries = 'neon'
+neon.tenant_id = '$t->{tenant}'
+neon.timeline_id = '$t->{timeline}'
+neon.endpoint_id = '$name'
+neon.pageserver_connstring = '$connstring'
+neon.prewarm_rate = 0
+CONF
+	my %boot = slurp_file($node->data_dir . '/neon.boot') =~ /^(\w+)=(.*)$/mg;
+	NeonOverlay::write_ticket($node->data_dir, endpoint => $name, boot_id => '33' x 16,
+		map { $_ => $boot{$_} } qw(tenant_id timeline_id kind term boot_lsn));
 	return $node;
 }
 
