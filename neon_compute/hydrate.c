@@ -5,32 +5,24 @@
  *
  * A process that needs an absent block asks for a range of blocks that begins
  * with it, and if it reads forward, for the next range too, so that one is on
- * its way while the other is being read.  Requests that were sent and not yet
- * answered are kept in a queue; answers are installed in its order, whoever
- * waits for which of them.
- *
- * A range never crosses a chunk, so it is installed under one lock.
+ * its way while the other is being read.  What is asked for and what is
+ * answered goes through fetchqueue.c.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
-#include "coordinator.h"
 #include "diskhold.h"
 #include "fetchlog.h"
-#include "files.h"
+#include "fetchqueue.h"
 #include "hydrate.h"
 #include "localstat.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
 #include "pageserver.h"
-#include "reference.h"
-#include "storage/fd.h"
 #include "stream.h"
-#include "utils/timestamp.h"
 
-/* Requests that may be on their way; prefetches leave some for reads. */
-#define QUEUE_SIZE			64
+/* Requests that may be on their way when one more is prefetched: some are left for reads. */
 #define QUEUE_PREFETCH		48
 
 /* Ranges of the largest size that prefetches, and hydrate_run(), may have on their way. */
@@ -60,16 +52,6 @@
 #define BACKOFF_FIRST_MS	10
 #define BACKOFF_MAX_MS		1000
 
-typedef struct Range
-{
-	MapFork    *fork;
-	RelFileNode rnode;			/* the fork's when it was asked for */
-	BlockNumber start;
-	uint16		nblocks;
-	uint32		gen;			/* of the chunk when it was asked for */
-	uint64		reqid;
-} Range;
-
 /* Where this process's last miss in a fork leads us to expect the next. */
 typedef struct Scan
 {
@@ -78,307 +60,11 @@ typedef struct Scan
 	uint32		window;
 } Scan;
 
-static Range queue[QUEUE_SIZE];
-static int	queue_first = 0;
-static int	queue_count = 0;
-static uint64 queue_generation = 0; /* of the stream that it was sent to */
-static uint64 next_reqid = 1;
-
 static Scan scans[SCAN_SLOTS];
 
 /* Prefetches that are to be sent with the next request, or when they are enough. */
-static Range prefetches[PREFETCH_BATCH];
+static FetchRange prefetches[PREFETCH_BATCH];
 static int	nprefetches = 0;
-
-/*
- * A block that was wanted from a range for which an error was answered.  One
- * bad page spoils the answer of its range, so this block is asked for alone.
- */
-static const MapFork *single_fork = NULL;
-static BlockNumber single_blkno = 0;
-
-/* Why the last attempt failed, an error answer or that of the stream; or "". */
-static char problem[1024];
-
-/* What the last request of a primary may not be older than. */
-static XLogRecPtr asked_since = InvalidXLogRecPtr;
-
-/* Blocks that this process has written to files. */
-static uint64 installed_blocks = 0;
-
-/* The deadline itself, which comes at last, is not worth noting. */
-static void
-note_problem(const char *text, TimestampTz deadline)
-{
-	if (problem[0] == '\0' || neon_clock() < deadline)
-		strlcpy(problem, text, sizeof(problem));
-}
-
-/* ----------
- * The queue
- * ----------
- */
-
-/* Forgets what will not be answered any more. */
-static void
-check_queue(void)
-{
-	uint64		generation = stream_check();
-
-	if (generation != queue_generation)
-	{
-		queue_generation = generation;
-		queue_first = 0;
-		queue_count = 0;
-	}
-}
-
-static bool
-has_block(const Range *range, const MapFork *fork, BlockNumber blkno)
-{
-	return range->fork == fork && blkno >= range->start &&
-		blkno - range->start < range->nblocks;
-}
-
-/* The range that was asked for and has this block, or NULL. */
-static const Range *
-queued_range(const MapFork *fork, BlockNumber blkno)
-{
-	for (int i = 0; i < queue_count; i++)
-	{
-		const Range *range = &queue[(queue_first + i) % QUEUE_SIZE];
-
-		if (has_block(range, fork, blkno))
-			return range;
-	}
-	return NULL;
-}
-
-/* Is an answer on its way that has this block? */
-static bool
-is_queued(const MapFork *fork, BlockNumber blkno)
-{
-	return queued_range(fork, blkno) != NULL;
-}
-
-static uint32
-queued_blocks(void)
-{
-	uint32		nblocks = 0;
-
-	for (int i = 0; i < queue_count; i++)
-		nblocks += queue[(queue_first + i) % QUEUE_SIZE].nblocks;
-	return nblocks;
-}
-
-/*
- * A primary has not modified the blocks that it does not hold since they were
- * dropped, if they were, so the newest version within its term is the right
- * one.  The generation is read first: what is dropped later is not installed.
- */
-static bool
-send_range(Range *range, TimestampTz deadline)
-{
-	NeonRequest req;
-
-	Assert(queue_count < QUEUE_SIZE);
-	range->rnode = range->fork->rnode;
-	range->gen = map_generation(map_chunk(range->fork, range->start));
-	range->reqid = next_reqid++;
-	pg_read_barrier();
-
-	memset(&req, 0, sizeof(req));
-	req.reqid = range->reqid;
-	req.not_modified_since = asked_since = disk_request_lsn();
-	req.lsn = neon_boot.kind == NEON_PRIMARY ? NEON_LSN_MAX : neon_boot.boot_lsn;
-	req.term = neon_boot.kind == NEON_PRIMARY ? neon_boot.term : 0;
-	req.rnode = range->fork->rnode;
-	req.fork = range->fork->forknum;
-	req.blkno = range->start;
-	req.nblocks = range->nblocks;
-	if (!stream_put(&req, deadline))
-	{
-		note_problem(stream_last_error(), deadline);
-		return false;
-	}
-	map_note_asked(map_chunk(range->fork, range->start), range->start, range->nblocks);
-
-	/* connecting makes a new generation, of which this is the first request */
-	check_queue();
-	queue[(queue_first + queue_count) % QUEUE_SIZE] = *range;
-	queue_count++;
-	return true;
-}
-
-/* ----------
- * Installing
- * ----------
- */
-
-/* Was the block written, or fetched by somebody else, since it was asked for? */
-static bool
-is_here(const MapChunk *chunk, BlockNumber blkno)
-{
-	return map_present(chunk, blkno) && !NEON_TEST_BUG("no_recheck");
-}
-
-static void
-set_present_run(MapChunk *chunk, BlockNumber start, BlockNumber end)
-{
-	for (BlockNumber blkno = start; blkno < end; blkno++)
-		map_set_present(chunk, blkno);
-}
-
-/*
- * Writes the fetched blocks that are still absent.  The chunk lock keeps out
- * writers of absent blocks, and truncation passes through it after lowering
- * the watermark.  Bits are set after the data is there.
- */
-static void
-install_absent_blocks(int fd, const Range *range, MapChunk *chunk, const char *pages)
-{
-	BlockNumber end = Min(range->start + range->nblocks, map_watermark(range->fork));
-	BlockNumber blkno = range->start;
-
-	while (blkno < end)
-	{
-		BlockNumber run = blkno;
-
-		while (run < end && !is_here(chunk, run))
-			run++;
-		if (run > blkno)
-		{
-			if (NEON_TEST_BUG("bits_first"))
-				set_present_run(chunk, blkno, run);
-			MAP_TEST_POINT(range->rnode, "install_writes");
-			files_write(fd, range->fork, blkno,
-						pages + (size_t) (blkno - range->start) * BLCKSZ, run - blkno);
-			installed_blocks += run - blkno;
-			disk_note_allocated((uint64) (run - blkno) * BLCKSZ);
-		}
-		set_present_run(chunk, blkno, run);
-		blkno = run;
-		while (blkno < end && is_here(chunk, blkno))
-			blkno++;
-	}
-}
-
-static void
-install(const Range *range, const char *pages)
-{
-	MapChunk   *chunk = map_chunk(range->fork, range->start);
-	LWLock	   *lock = map_chunk_lock(range->fork, range->start);
-	int			fd;
-
-	reference_pause();
-	MAP_TEST_POINT(range->rnode, "install_received");
-	fd = files_open_segment(range->fork, range->start);
-	if (fd < 0)
-	{
-		/* a relation that is gone needs no pages */
-		strlcpy(problem, "the relation's file is missing", sizeof(problem));
-		return;
-	}
-	LWLockAcquire(lock, LW_EXCLUSIVE);
-	/* dropped since we asked: we may hold an older version than was dropped */
-	if ((map_generation(chunk) == range->gen || NEON_TEST_BUG("no_generation")) &&
-		RelFileNodeEquals(range->fork->rnode, range->rnode))
-		install_absent_blocks(fd, range, chunk, pages);
-	map_forget_asked(chunk);
-	LWLockRelease(lock);
-	CloseTransientFile(fd);
-}
-
-/* ----------
- * Answers
- * ----------
- */
-
-static void
-report_superseded(const NeonResponse *resp)
-{
-	unsigned int term = 0;
-
-	(void) sscanf(resp->message, "superseded by term %u", &term);
-	neon_superseded(term);
-	ereport(FATAL,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg_internal("%s", resp->message),
-			 errdetail("Another compute writes this timeline now."),
-			 resp->hint[0] ? errhint("%s", resp->hint) : 0));
-}
-
-/* An answer that trying again would not change, to a request that mattered. */
-static void
-report_final(const Range *range, const NeonResponse *resp)
-{
-	ereport(ERROR,
-			(errcode(MAKE_SQLSTATE(resp->sqlstate[0], resp->sqlstate[1], resp->sqlstate[2],
-								   resp->sqlstate[3], resp->sqlstate[4])),
-			 errmsg("could not fetch block %u of relation %s from pageserver %s",
-					range->start, relpathperm(range->fork->rnode, range->fork->forknum),
-					pageserver_address()),
-			 resp->detail[0] ? errdetail("%s (%s)", resp->message, resp->detail) :
-			 errdetail("%s", resp->message),
-			 resp->hint[0] ? errhint("%s", resp->hint) : 0));
-}
-
-/* fork and blkno: the block that is waited for. */
-static void
-handle_error(const Range *range, const NeonResponse *resp, const MapFork *fork, BlockNumber blkno)
-{
-	bool		wanted = has_block(range, fork, blkno);
-
-	strlcpy(problem, resp->message, sizeof(problem));
-	if (resp->error_class == NEON_ERROR_SUPERSEDED)
-		report_superseded(resp);
-	if (wanted && resp->error_class == NEON_ERROR_FINAL)
-	{
-		if (range->nblocks == 1)
-			report_final(range, resp);
-		single_fork = fork;
-		single_blkno = blkno;
-	}
-}
-
-/*
- * Takes the next answer.  False if the stream broke.  An error answer is
- * remembered as the problem; what it means for blocks that nobody waits for
- * is found out when somebody does.
- */
-static bool
-receive_range(const MapFork *fork, BlockNumber blkno, TimestampTz deadline)
-{
-	NeonResponse resp;
-	Range		range = queue[queue_first];
-
-	Assert(queue_count > 0);
-	if (!stream_flush(deadline) || !stream_receive(&resp, deadline))
-	{
-		note_problem(stream_last_error(), deadline);
-		return false;
-	}
-	if (resp.reqid != range.reqid ||
-		(resp.tag == NEON_TAG_PAGES && resp.nblocks != range.nblocks))
-	{
-		stream_fail("it is not the answer to the oldest request");
-		note_problem(stream_last_error(), deadline);
-		return false;
-	}
-	queue_first = (queue_first + 1) % QUEUE_SIZE;
-	queue_count--;
-
-	if (resp.tag == NEON_TAG_PAGES)
-	{
-		local_count(LOCAL_FETCHES, 1);
-		local_count(LOCAL_FETCHED_PAGES, resp.nblocks);
-		local_count(LOCAL_FETCHED_BYTES, NEON_RESPONSE_SIZE + (uint64) resp.nblocks * BLCKSZ);
-		install(&range, resp.pages);
-	}
-	else
-		handle_error(&range, &resp, fork, blkno);
-	return true;
-}
 
 /* ----------
  * What to ask for
@@ -428,7 +114,7 @@ range_end(const MapFork *fork, BlockNumber start, uint32 nblocks)
  * present; few blocks end at the first one that is.  False if none is left.
  */
 static bool
-make_range(Range *range, MapFork *fork, BlockNumber start, uint32 nblocks)
+make_range(FetchRange *range, MapFork *fork, BlockNumber start, uint32 nblocks)
 {
 	const MapChunk *chunk;
 	BlockNumber end;
@@ -470,7 +156,7 @@ larger_window(const Scan *scan)
 static uint32
 next_window(const Scan *scan, const MapFork *fork, BlockNumber blkno)
 {
-	if (fork == single_fork && blkno == single_blkno)
+	if (queue_has_failed(fork, blkno))
 		return 1;
 	if (goes_forward(scan, fork, blkno, scan->window / 2))
 		return larger_window(scan);
@@ -479,22 +165,13 @@ next_window(const Scan *scan, const MapFork *fork, BlockNumber blkno)
 	return 1;
 }
 
-static bool
-flush_requests(TimestampTz deadline)
-{
-	if (stream_flush(deadline))
-		return true;
-	note_problem(stream_last_error(), deadline);
-	return false;
-}
-
 /* Waits, if need be, until one more request may be on its way. */
 static bool
 make_place(const MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 {
-	while (queue_count == QUEUE_SIZE)
+	while (queue_length() == QUEUE_SIZE)
 	{
-		if (!receive_range(fork, blkno, deadline))
+		if (!queue_receive(fork, blkno, deadline))
 			return false;
 	}
 	return true;
@@ -506,11 +183,11 @@ ask_for_block(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 {
 	Scan	   *scan = scan_of(fork);
 	uint32		window = next_window(scan, fork, blkno);
-	Range		range;
+	FetchRange	range;
 
 	if (!make_range(&range, fork, blkno, window))
 		return true;
-	if (!make_place(fork, blkno, deadline) || !send_range(&range, deadline))
+	if (!make_place(fork, blkno, deadline) || !queue_send(&range, deadline))
 		return false;
 	scan->fork = fork;
 	scan->window = window;
@@ -528,13 +205,13 @@ next_absent(const MapFork *fork, BlockNumber start, BlockNumber end)
 	while (start < end)
 	{
 		const MapChunk *chunk = map_chunk(fork, start);
-		const Range *mine;
+		const FetchRange *mine;
 		uint32		first_asked;
 		uint32		end_asked;
 
 		if (map_asked_by_other(chunk, &first_asked, &end_asked))
 			start = (start / MAP_CHUNK_BLOCKS + 1) * MAP_CHUNK_BLOCKS;
-		else if ((mine = queued_range(fork, start)) != NULL)
+		else if ((mine = queue_find(fork, start)) != NULL)
 			start = mine->start + mine->nblocks;
 		else if (map_present(chunk, start))
 			start++;
@@ -550,10 +227,10 @@ read_ahead(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 {
 	Scan	   *scan = scan_of(fork);
 	BlockNumber start;
-	Range		range;
+	FetchRange	range;
 
 	if (scan->fork != fork || scan->window < WINDOW_READ_AHEAD ||
-		queue_count >= QUEUE_PREFETCH || queued_blocks() >= READ_AHEAD_RANGES * disk_max_range())
+		queue_length() >= QUEUE_PREFETCH || queue_blocks() >= READ_AHEAD_RANGES * disk_max_range())
 		return;
 	start = next_absent(fork, Max(scan->next, blkno + 1),
 						Min(map_watermark(fork), blkno + READ_AHEAD_REACH));
@@ -561,7 +238,7 @@ read_ahead(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 		!make_range(&range, fork, start, larger_window(scan)))
 		return;
 	/* if it fails, so does the read that waits for the range before */
-	if (!send_range(&range, deadline))
+	if (!queue_send(&range, deadline))
 		return;
 	scan->window = larger_window(scan);
 	scan->next = range.start + range.nblocks;
@@ -590,20 +267,22 @@ wait_for_other(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 		scan->next = blkno + 1;
 	}
 	read_ahead(fork, blkno, deadline);
-	if (!flush_requests(deadline))
+	if (!queue_flush(deadline))
 		return false;
-	local_wait_for(LOCAL_WAIT_FETCH);
 	while (map_absent(fork, map_chunk(fork, blkno), blkno) && map_block_asked_by_other(fork, blkno) &&
 		   neon_clock() < end)
 	{
 		CHECK_FOR_INTERRUPTS();
-		check_queue();
-		if (queue_count == 0 || !stream_has_answer())
+		queue_check();
+		if (queue_length() == 0 || !stream_has_answer())
+		{
+			local_wait_for(LOCAL_WAIT_FETCH);
 			pg_usleep(OTHER_POLL_US);
-		else if (!receive_range(fork, blkno, deadline))
+			local_wait_for(LOCAL_WAIT_NONE);
+		}
+		else if (!queue_receive(fork, blkno, deadline))
 			return false;
 	}
-	local_wait_for(LOCAL_WAIT_NONE);
 	return true;
 }
 
@@ -616,8 +295,8 @@ wait_for_other(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 static bool
 too_much_is_queued(int more)
 {
-	return queue_count + more > QUEUE_PREFETCH ||
-		queued_blocks() >= QUEUE_RANGES * disk_max_range();
+	return queue_length() + more > QUEUE_PREFETCH ||
+		queue_blocks() >= QUEUE_RANGES * disk_max_range();
 }
 
 /* Sends what was put aside; what came meanwhile is left out. */
@@ -629,12 +308,12 @@ send_prefetches(TimestampTz deadline)
 	nprefetches = 0;
 	for (int i = 0; i < n; i++)
 	{
-		Range		range;
+		FetchRange	range;
 
 		if (!too_much_is_queued(1) && !disk_is_short() &&
 			RelFileNodeEquals(prefetches[i].fork->rnode, prefetches[i].rnode) &&
 			make_range(&range, prefetches[i].fork, prefetches[i].start, prefetches[i].nblocks) &&
-			!send_range(&range, deadline))
+			!queue_send(&range, deadline))
 			return false;
 	}
 	return true;
@@ -644,9 +323,9 @@ send_prefetches(TimestampTz deadline)
 static bool
 receive_what_is_here(TimestampTz deadline)
 {
-	while (queue_count > 0 && stream_has_answer())
+	while (queue_length() > 0 && stream_has_answer())
 	{
-		if (!receive_range(NULL, 0, deadline))
+		if (!queue_receive(NULL, 0, deadline))
 			return false;
 	}
 	return true;
@@ -657,14 +336,14 @@ make_place_for_prefetch(TimestampTz deadline)
 {
 	if (too_much_is_queued(nprefetches) && !receive_what_is_here(deadline))
 		return false;
-	return send_prefetches(deadline) && flush_requests(deadline);
+	return send_prefetches(deadline) && queue_flush(deadline);
 }
 
 /* Adds the block to the last range that was put aside, if it is the next one. */
 static bool
 extend_prefetch(const MapFork *fork, BlockNumber blkno)
 {
-	Range	   *last;
+	FetchRange *last;
 
 	if (nprefetches == 0)
 		return false;
@@ -681,7 +360,7 @@ is_put_aside(const MapFork *fork, BlockNumber blkno)
 {
 	for (int i = 0; i < nprefetches; i++)
 	{
-		if (has_block(&prefetches[i], fork, blkno))
+		if (range_has(&prefetches[i], fork, blkno))
 			return true;
 	}
 	return false;
@@ -697,15 +376,15 @@ hydrate_prefetch(MapFork *fork, BlockNumber blkno)
 	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(),
 													   neon_fetch_timeout);
 
-	check_queue();
-	if (disk_is_short() || is_queued(fork, blkno) || map_block_asked_by_other(fork, blkno) ||
+	queue_check();
+	if (disk_is_short() || queue_has(fork, blkno) || map_block_asked_by_other(fork, blkno) ||
 		is_put_aside(fork, blkno) || extend_prefetch(fork, blkno) ||
 		!stream_open_if_easy(deadline))
 		return;
-	if (queue_count == 0)
+	if (queue_length() == 0)
 	{
 		if (send_prefetches(deadline) && ask_for_block(fork, blkno, deadline))
-			(void) flush_requests(deadline);
+			(void) queue_flush(deadline);
 		return;
 	}
 	if (nprefetches == PREFETCH_BATCH && !make_place_for_prefetch(deadline))
@@ -731,31 +410,31 @@ ask(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 {
 	if (is_put_aside(fork, blkno) && !send_prefetches(deadline))
 		return false;
-	check_queue();
-	if (!is_queued(fork, blkno) && !ask_for_block(fork, blkno, deadline))
+	queue_check();
+	if (!queue_has(fork, blkno) && !ask_for_block(fork, blkno, deadline))
 		return false;
-	if (2 * nprefetches >= queue_count && !send_prefetches(deadline))
+	if (2 * nprefetches >= queue_length() && !send_prefetches(deadline))
 		return false;
 	read_ahead(fork, blkno, deadline);
-	return flush_requests(deadline);
+	return queue_flush(deadline);
 }
 
 /* One attempt; false, with the problem noted, if the block was not got. */
 static bool
 try_block(MapFork *fork, BlockNumber blkno, TimestampTz deadline)
 {
-	check_queue();
-	if (!is_queued(fork, blkno) && map_block_asked_by_other(fork, blkno) &&
+	queue_check();
+	if (!queue_has(fork, blkno) && map_block_asked_by_other(fork, blkno) &&
 		!wait_for_other(fork, blkno, deadline))
 		return false;
 	if (!map_absent(fork, map_chunk(fork, blkno), blkno))
 		return true;
 	if (!ask(fork, blkno, deadline))
 		return false;
-	check_queue();
-	while (is_queued(fork, blkno))
+	queue_check();
+	while (queue_has(fork, blkno))
 	{
-		if (!receive_range(fork, blkno, deadline))
+		if (!queue_receive(fork, blkno, deadline))
 			return false;
 	}
 	return !map_absent(fork, map_chunk(fork, blkno), blkno);
@@ -768,7 +447,7 @@ report_timeout(const MapFork *fork, BlockNumber blkno)
 			(errcode(ERRCODE_CONNECTION_FAILURE),
 			 errmsg("could not fetch block %u of relation %s from pageserver %s",
 					blkno, relpathperm(fork->rnode, fork->forknum), pageserver_address()),
-			 errdetail("Gave up after %d ms: %s", neon_fetch_timeout, problem),
+			 errdetail("Gave up after %d ms: %s", neon_fetch_timeout, queue_problem()),
 			 errhint("Check that the pageserver runs and can be reached. How long to try is set by \"neon.fetch_timeout\".")));
 }
 
@@ -782,7 +461,7 @@ fetch_block(MapFork *fork, BlockNumber blkno)
 	long		backoff = BACKOFF_FIRST_MS;
 	int			tries = 0;
 
-	problem[0] = '\0';
+	queue_forget_problem();
 	while (map_absent(fork, chunk, blkno))
 	{
 		long		left;
@@ -823,8 +502,8 @@ hydrate_block(MapFork *fork, BlockNumber blkno)
 	bool		on_its_way;
 
 	start = neon_clock();
-	check_queue();
-	on_its_way = is_queued(fork, blkno);
+	queue_check();
+	on_its_way = queue_has(fork, blkno);
 	local_wait_begin(fork->rnode, fork->forknum, blkno);
 	PG_TRY();
 	{
@@ -836,15 +515,16 @@ hydrate_block(MapFork *fork, BlockNumber blkno)
 	}
 	PG_END_TRY();
 
-	fetchlog_block(fork, blkno, neon_clock() - start, tries, asked_since, problem);
+	fetchlog_block(fork, blkno, neon_clock() - start, tries, queue_asked_since(),
+				   queue_problem());
 	return on_its_way;
 }
 
 void
 hydrate_forward(MapFork *fork, BlockNumber blkno)
 {
-	check_queue();
-	if (!is_queued(fork, blkno))
+	queue_check();
+	if (!queue_has(fork, blkno))
 	{
 		Scan	   *scan = scan_of(fork);
 
@@ -861,17 +541,17 @@ hydrate_run(MapFork *fork, BlockNumber start, uint32 nblocks)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(),
 													   neon_fetch_timeout);
-	Range		range;
+	FetchRange	range;
 
-	check_queue();
-	if (is_queued(fork, start) || !make_range(&range, fork, start, nblocks))
+	queue_check();
+	if (queue_has(fork, start) || !make_range(&range, fork, start, nblocks))
 		return true;
-	while (queue_count >= QUEUE_RANGES)
+	while (queue_length() >= QUEUE_RANGES)
 	{
-		if (!receive_range(NULL, 0, deadline))
+		if (!queue_receive(NULL, 0, deadline))
 			return false;
 	}
-	if (!send_range(&range, deadline) || !flush_requests(deadline))
+	if (!queue_send(&range, deadline) || !queue_flush(deadline))
 		return false;
 	/* it is installed when place is needed: nobody is to wait for that */
 	map_forget_asked(map_chunk(fork, range.start));
@@ -884,17 +564,11 @@ hydrate_finish(void)
 	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(),
 													   neon_fetch_timeout);
 
-	check_queue();
-	while (queue_count > 0)
+	queue_check();
+	while (queue_length() > 0)
 	{
-		if (!receive_range(NULL, 0, deadline))
+		if (!queue_receive(NULL, 0, deadline))
 			return false;
 	}
 	return true;
-}
-
-uint64
-hydrate_installed(void)
-{
-	return installed_blocks;
 }

@@ -29,9 +29,6 @@ extern void hydrate_forward(MapFork *fork, BlockNumber blkno);
 extern bool hydrate_run(MapFork *fork, BlockNumber start, uint32 nblocks);
 extern bool hydrate_finish(void);
 
-/* Blocks that this process has written to files so far. */
-extern uint64 hydrate_installed(void);
-
 /* Asks for the block without waiting, if that is possible now. */
 extern void hydrate_prefetch(MapFork *fork, BlockNumber blkno);
 

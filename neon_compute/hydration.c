@@ -16,6 +16,7 @@
 #include "catalog/pg_class.h"
 #include "catalogs.h"
 #include "diskhold.h"
+#include "fetchqueue.h"
 #include "files.h"
 #include "hydrate.h"
 #include "hydration.h"
@@ -439,12 +440,12 @@ hydrate_fork(MapFork *fork)
 	while (!turned_off() && (blkno = first_absent(fork, blkno)) != InvalidBlockNumber)
 	{
 		TimestampTz start = neon_clock();
-		uint64		before = hydrate_installed();
+		uint64		before = queue_installed();
 		uint64		came;
 
 		CHECK_FOR_INTERRUPTS();
 		hydrate_forward(fork, blkno);
-		came = hydrate_installed() - before;
+		came = queue_installed() - before;
 		pg_atomic_fetch_add_u64(&my_slot()->fetched, came);
 		keep_pace(start, came, &hydrate_rate);
 	}
@@ -484,7 +485,7 @@ finish_all(void)
 static uint64
 hydrate(HydrationKind kind, const ForkList *list)
 {
-	uint64		before = hydrate_installed();
+	uint64		before = queue_installed();
 
 	progress_begin(kind, list->total);
 	PG_TRY();
@@ -498,7 +499,7 @@ hydrate(HydrationKind kind, const ForkList *list)
 		progress_end();
 	}
 	PG_END_TRY();
-	return hydrate_installed() - before;
+	return queue_installed() - before;
 }
 
 uint64
@@ -639,13 +640,13 @@ prewarm_chunks(const WarmChunk *chunks, uint32 n)
 	for (uint32 i = 0; i < n && prewarm_rate > 0 && disk_used() < disk_evict_from(); i++)
 	{
 		TimestampTz start = neon_clock();
-		uint64		before = hydrate_installed();
+		uint64		before = queue_installed();
 		uint64		listed = count_warm_chunk(&chunks[i]);
 		uint64		came;
 
 		CHECK_FOR_INTERRUPTS();
 		prewarm_chunk(&chunks[i]);
-		came = hydrate_installed() - before;
+		came = queue_installed() - before;
 		pg_atomic_fetch_add_u64(&my_slot()->fetched, came);
 		pg_atomic_fetch_sub_u64(&my_slot()->later, Min(listed, pg_atomic_read_u64(&my_slot()->later)));
 		keep_pace(start, came, &prewarm_rate);
@@ -657,7 +658,7 @@ static void
 prewarm_list(const WarmChunk *chunks, uint32 n, const char *what)
 {
 	TimestampTz start = neon_clock();
-	uint64		before = hydrate_installed();
+	uint64		before = queue_installed();
 	uint64		total = 0;
 
 	for (uint32 i = 0; i < n; i++)
@@ -670,7 +671,7 @@ prewarm_list(const WarmChunk *chunks, uint32 n, const char *what)
 	ereport(LOG,
 			(errmsg("of %llu absent blocks %s, %llu were fetched in the background in %.1f s",
 					(unsigned long long) total, what,
-					(unsigned long long) (hydrate_installed() - before),
+					(unsigned long long) (queue_installed() - before),
 					(neon_clock() - start) / 1000000.0)));
 }
 
