@@ -6,7 +6,7 @@
 #   make deps         the packages needed (apt)
 #   make all install  build; install below pg_config's directories
 #   make check-long   larger sizes, more seeds
-#   make soak HOURS=n crashes of all kinds under load
+#   make soak HOURS=n crashes of all kinds under load, all of it at once
 #   make check-pgsrc PGSRC=dir    PostgreSQL's own tests on an endpoint (SUITES=, LIMIT=)
 #   make bench        a table against stock PostgreSQL; ONLY=part,... of contrib/bench/bench --list
 #   TESTING=1         with injection points (never install that)
@@ -72,7 +72,7 @@ check: install build-clang build-testing
 check-long: install build-clang build-testing
 	@NEON_TEST_LONG=1 .ci/run-tests --jobs $(JOBS) $(TESTS)
 soak: install build-testing
-	@NEON_TEST_SOAK_HOURS=$(HOURS) .ci/run-tests --jobs 2 t/soak_model.pl t/soak.pl t/soak_volume.pl t/073_evict_big.pl t/064_storage_kills.pl t/090_faults_root.pl
+	@NEON_TEST_SOAK_HOURS=$(HOURS) .ci/run-tests --jobs 7 t/soak_model.pl t/086_sk_model.pl t/soak.pl t/soak_volume.pl t/073_evict_big.pl t/064_storage_kills.pl t/090_faults_root.pl
 check-pgsrc: install
 	@test -f "$(PGSRC)/src/test/regress/parallel_schedule" || \
 		{ echo "error: PGSRC=\"$(PGSRC)\" is no PostgreSQL source tree" >&2; \

@@ -13,8 +13,9 @@ use WalModel;
 my $lib = $ENV{NEON_TESTING_LIBDIR};
 plan skip_all => 'no build with test points' if !$lib || !-e "$lib/neon_safekeeper.so";
 
-my $long = $ENV{NEON_TEST_LONG};
-my $batches = $long ? 100 : 1;
+my $soak = $ENV{NEON_TEST_SOAK_HOURS};
+my $long = $ENV{NEON_TEST_LONG} || $soak;
+my $batches = $soak ? 100 : $long ? 20 : 1;
 my $traces = $long ? 100 : 20;
 my $seed = $ENV{NEON_TEST_SEED} || (time ^ $$) & 0xffffff;
 note("seed $seed");
@@ -78,7 +79,7 @@ is_deeply([ grep { !$seen{$_} } qw(promise elected stream write copy commit goss
 
 # ---- while WAL is removed, a segment for each record, and members that lack it jump ----
 my $jump = WalModel->new(LAUNCHERS => 2, LENGTH => 5, JUMP => '', TRACE => '', -PRINTF => '', -T_RAND => '');
-my $jumps = $long ? 20 : 1;
+my $jumps = $soak ? 20 : $long ? 5 : 1;
 ($good, $steps) = agreeing($jump, $jumps, $long ? 50 : 20, 100);
 is($good, $jumps, "walks with retention in each of $jumps batches agree with the model, $steps steps");
 note(join ', ', map { "$_ $seen{$_}" } sort keys %seen);
@@ -86,7 +87,7 @@ is_deeply([ grep { !$seen{$_} } (qw(promise elected stream commit crash retain j
 
 # ---- while the members change: reconf.pml ----
 my $change = WalModel->new(model => 'reconf.pml', LAUNCHERS => 4, LENGTH => 4, TRACE => '', -PRINTF => '', -T_RAND => '');
-my $changes = $long ? 20 : 1;
+my $changes = $soak ? 20 : $long ? 5 : 1;
 ($good, $steps) = agreeing($change, $changes, $long ? 100 : 16);
 is($good, $changes, "walks while the members change in each of $changes batches agree with the model, $steps steps");
 note(join ', ', map { "$_ $seen{$_}" } sort keys %seen);
@@ -120,7 +121,7 @@ sub start_again
 }
 
 my $kills = 0;
-for my $n (1 .. $long ? 20 : 1)
+for my $n (1 .. $soak ? 20 : $long ? 6 : 1)
 {
 	my $text = ($n % 3 == 0 ? $jump : $model)->traces(seed => $seed + 1000 + $n, traces => 1, steps => 60, all_crash => 1);
 	my @lines = split /\n/, $text;
