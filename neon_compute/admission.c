@@ -6,7 +6,8 @@
  * The storage's own role connects at once.  Others wait until the storage has
  * the boot record, because what they commit before that might be discarded
  * by the next boot.  Connections for physical replication read the files of
- * this data directory or its WAL, so they are for hydrated computes.
+ * this data directory or its WAL, so they are for hydrated computes, and take no
+ * base backup that would lack tablespaces.
  *
  * In quorum mode what counts for the quorum is a WAL sender with a member's
  * name, so these names are for the storage's role only.
@@ -16,6 +17,7 @@
 #include "postgres.h"
 
 #include <signal.h>
+#include <sys/stat.h>
 
 #include "access/parallel.h"
 #include "coordinator.h"
@@ -33,8 +35,10 @@
 #include "replication/slot.h"
 #include "replication/walsender.h"
 #include "settings.h"
+#include "storage/fd.h"
 #include "storage/latch.h"
 #include "storage/spin.h"
+#include "tcop/tcopprot.h"
 #include "utils/guc.h"
 
 /* So long may a stalled storage hold up a shutdown, and its dead stream the next. */
@@ -46,7 +50,12 @@
 
 static GucStringCheckHook prev_check_application_name = NULL;
 
+/* What a WAL sender logs of each command before it runs it. */
+#define COMMAND_MESSAGE			"received replication command: %s"
+
 static ClientAuthentication_hook_type prev_client_authentication = NULL;
+static emit_log_hook_type prev_emit_log = NULL;
+static bool commands_are_logged;
 
 static void
 check_walsender(void)
@@ -63,6 +72,79 @@ check_walsender(void)
 				 errmsg("physical replication is not possible before this compute is hydrated"),
 				 errdetail("Part of its data is only in the pageserver."),
 				 errhint("%s", disk_hydration_hint())));
+}
+
+/* ----------
+ * Base backups in tar format
+ * ----------
+ */
+
+/* Tablespaces are directories here, but for one made in this life at a LOCATION. */
+static bool
+has_inner_tablespaces(void)
+{
+	DIR		   *dir = AllocateDir("pg_tblspc");
+	struct dirent *de;
+	bool		found = false;
+
+	while (!found && (de = ReadDir(dir, "pg_tblspc")) != NULL)
+	{
+		char		path[MAXPGPATH];
+		struct stat st;
+
+		snprintf(path, sizeof(path), "pg_tblspc/%s", de->d_name);
+		found = de->d_name[0] != '.' && lstat(path, &st) == 0 && S_ISDIR(st.st_mode);
+	}
+	FreeDir(dir);
+	return found;
+}
+
+/* pg_basebackup -Ft asks for this option, and -Fp does not. */
+static bool
+is_tar_backup(const char *command)
+{
+	static const char option[] = "TABLESPACE_MAP";
+
+	if (pg_strncasecmp(command, "BASE_BACKUP", strlen("BASE_BACKUP")) != 0)
+		return false;
+	for (; *command; command++)
+		if (pg_strncasecmp(command, option, strlen(option)) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * With that option PostgreSQL sends the tablespaces that pg_tblspc has links
+ * to, each by itself, and leaves out the directories that it has, without a word.
+ * A WAL sender's commands pass no hook but this one.
+ */
+static void
+refuse_tar_backup(ErrorData *edata)
+{
+	if (edata->message_id != NULL && strcmp(edata->message_id, COMMAND_MESSAGE) == 0)
+	{
+		if (debug_query_string != NULL && is_tar_backup(debug_query_string) && has_inner_tablespaces())
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("a base backup in tar format is not possible, as there are tablespaces"),
+					 errdetail("They are directories in the data directory, which PostgreSQL would leave out of it."),
+					 errhint("Use the plain format (pg_basebackup -Fp).")));
+		edata->output_to_server = commands_are_logged;
+	}
+	if (prev_emit_log && edata->output_to_server)
+		prev_emit_log(edata);
+}
+
+/* This session logs its commands, for the hook to see them. */
+static void
+watch_backups(void)
+{
+	commands_are_logged = log_replication_commands;
+	SetConfigOption("log_replication_commands", "on", PGC_SUSET, PGC_S_OVERRIDE);
+	if (log_min_messages > ERROR)
+		SetConfigOption("log_min_messages", "error", PGC_SUSET, PGC_S_OVERRIDE);
+	prev_emit_log = emit_log_hook;
+	emit_log_hook = refuse_tar_backup;
 }
 
 static void
@@ -232,7 +314,10 @@ admit_client(Port *port, int status)
 	wait_for_admission();
 	lease_check_connection();
 	if (am_walsender)
+	{
 		check_walsender();
+		watch_backups();
+	}
 }
 
 void

@@ -151,6 +151,9 @@ prepare_checkpoint(BootPlan *plan)
 	checkpoint->PrevTimeLineID = BOOT_TLI;
 	checkpoint->time = (pg_time_t) time(NULL);
 	checkpoint->oldestActiveXid = InvalidTransactionId;
+	/* it replays nothing after this record, so a base backup of it misses no image */
+	if (plan->kind == BOOT_STATIC)
+		checkpoint->fullPageWrites = true;
 }
 
 static void

@@ -18,6 +18,7 @@ CREATE INDEX ON in_ts(v);
 SQL
 my $sums = 'SELECT count(*), sum(hashtext(x::text)) FROM t x UNION ALL SELECT count(*), sum(hashtext(x::text)) FROM in_ts x';
 my $then = $t->psql('main', $sums);
+$t->psql('main', 'CHECKPOINT');	# says that the WAL before has no page images
 my $lsn = $t->wait_ingest('main');
 $t->psql('main', "UPDATE t SET v = upper(v); UPDATE in_ts SET v = ''");
 my $now = $t->psql('main', $sums);
@@ -32,6 +33,16 @@ sub backup
 	cmp_ok($t->psql($ep, 'SELECT neon.hydrate()'), '>', 500, "$ep: hydrated");
 	($rc, $out, $err) = $t->command(\@command);
 	is($rc, 0, "$ep: pg_basebackup") or diag($err);
+	my ($tar_rc, undef, $tar_err) = $t->command([ @command[ 0 .. $#command - 1 - @options ], "$copy.tar", '-Ft' ]);
+	if (@options)
+	{
+		is($tar_rc, 0, "$ep: in tar format") or diag($tar_err);
+		ok(-s (glob("$copy.tar/[0-9]*.tar"))[0], "$ep: with the tablespace");
+	}
+	else
+	{
+		like($tar_err, qr/ERROR:  a base backup in tar format is not possible, as there are tablespaces\nDETAIL:  .*\nHINT:  Use the plain format/, "$ep: not in tar format, which would lack the tablespace");
+	}
 	($rc, $out, $err) = $t->command([ 'pg_verifybackup', $copy ]);
 	is($rc, 0, "$ep: pg_verifybackup") or diag("$out$err");
 	for (['postgresql.conf', "allow_in_place_tablespaces = on\n"], ['pg_hba.conf', "host all all 127.0.0.1/32 trust\n"], ['pg_ident.conf', ''])
