@@ -195,14 +195,25 @@ local_wait_end(void)
  * ----------
  */
 
+/* Since a value that was the counter's before: looked at first, so this is never negative. */
+static uint64
+counted_since(LocalSlot *slot, LocalCounter counter, uint64 before)
+{
+	pg_read_barrier();
+	return pg_atomic_read_u64(&slot->counter[counter]) - before;
+}
+
 uint64
 local_total(LocalCounter counter)
 {
 	uint64		total = 0;
 
 	for (int i = 0; i < local_nslots(); i++)
-		total += pg_atomic_read_u64(&slot_at(i)->counter[counter]) -
-			pg_atomic_read_u64(&slot_at(i)->at_reset[counter]);
+	{
+		LocalSlot  *slot = slot_at(i);
+
+		total += counted_since(slot, counter, pg_atomic_read_u64(&slot->at_reset[counter]));
+	}
 	return total;
 }
 
@@ -224,8 +235,12 @@ local_process(int i, LocalProcess *process)
 		return false;
 	pg_read_barrier();
 	for (int c = 0; c < LOCAL_COUNTERS; c++)
-		process->counter[c] = pg_atomic_read_u64(&slot->counter[c]) -
-			Max(pg_atomic_read_u64(&slot->at_start[c]), pg_atomic_read_u64(&slot->at_reset[c]));
+	{
+		uint64		start = pg_atomic_read_u64(&slot->at_start[c]);
+		uint64		reset = pg_atomic_read_u64(&slot->at_reset[c]);
+
+		process->counter[c] = counted_since(slot, c, Max(start, reset));
+	}
 	process->wait = pg_atomic_read_u32(&slot->wait);
 
 	since = pg_atomic_read_u64(&slot->since);
