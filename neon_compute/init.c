@@ -104,9 +104,12 @@ override_settings(void)
 {
 	SetConfigOption("restart_after_crash", "off", PGC_POSTMASTER, PGC_S_OVERRIDE);
 	SetConfigOption("max_slot_wal_keep_size", "-1", PGC_POSTMASTER, PGC_S_OVERRIDE);
+	if (neon_boot.kind != NEON_STATIC)
+		return;
 	/* recovery looks at pg_tblspc and wants no directories there; ours are */
-	if (neon_boot.kind == NEON_STATIC)
-		SetConfigOption("allow_in_place_tablespaces", "on", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("allow_in_place_tablespaces", "on", PGC_SUSET, PGC_S_OVERRIDE);
+	/* no WAL will come: recovery, which looks for it again and again, logs that each time */
+	SetConfigOption("wal_retrieve_retry_interval", "1d", PGC_SIGHUP, PGC_S_OVERRIDE);
 }
 
 static void

@@ -531,7 +531,7 @@ disk_hydration_hint(void)
 {
 	if (disk_is_limited)
 		return "Start the endpoint with \"neon.local_size_limit\" set to 0, and run SELECT neon.hydrate().";
-	return "Run SELECT neon.hydrate() first.";
+	return "Run SELECT neon.hydrate() first (CREATE EXTENSION neon has it), or set neon.hydrate_rate and wait.";
 }
 
 void

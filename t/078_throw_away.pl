@@ -32,6 +32,7 @@ my $before = stored();
 cmp_ok(scalar(keys %$before), '>', 4, 'WAL and layers');
 my $end = $t->timeline_field('main', 'last_record_lsn');
 
+$t->neon_fails([ 'endpoint', 'start', 'static', '--lsn', $lsn, '--take-over' ], qr/--take-over is for primaries, and static endpoints run beside them/, qr/Leave it out/, 'there is nothing to take over');
 $t->endpoint_start('static', lsn => $lsn);
 $t->endpoint_start('static_time', time => $time);
 $t->endpoint_start('eph', lsn => $lsn, ephemeral => 1);
@@ -54,6 +55,7 @@ for my $ep (qw(eph eph_time))
 $t->psql_fails('eph', "CREATE EXTENSION neon; SELECT neon.branch_create('b')", qr/not stored and cannot be branched/, 'a branch of that is refused');
 is($t->psql('eph', 'SELECT count(*) FROM pg_replication_slots'), '0', 'nothing streams from it');
 is($t->psql('static', 'SELECT min(t) FROM a'), 'old', 'nobody else sees it');
+is($t->psql('static', 'SHOW wal_retrieve_retry_interval'), '1d', 'recovery does not log each few seconds that no WAL comes');
 
 my %list = map { $_->{endpoint} => $_ } @{ decode_json($t->neon('--json', 'endpoint', 'list')) };
 is_deeply({ map { $_ => $list{$_}{kind} } keys %list },
@@ -79,5 +81,18 @@ is($t->psql('eph2', 'SELECT count(*), min(t) FROM a'), '1000|new', 'one of now s
 is($text->{lsn}, $boot, 'as the list says');
 is($boot, $t->boot_lsn('eph2'), 'and as it is');
 is($t->psql('main', "SELECT count(*), min(t), to_regclass('mine') IS NULL FROM a"), '10|new|t', 'the primary has its own data');
+
+# a name stays what it was, which is said where it becomes something else
+$t->endpoint_stop('main');
+my $said = $t->endpoint_start('main', ephemeral => 1);
+like($said, qr/^Endpoint main was primary and is ephemeral from now on, until it is started with --branch-name alone$/m, 'a primary becomes an ephemeral one');
+like($said, qr/^What is written to it is not stored, and gone when it stops$/m, 'which stores nothing');
+$t->endpoint_stop('main');
+$said = $t->endpoint_start('main');
+like($said, qr/existing ephemeral endpoint main .*\nWhat is written to it is not stored/, 'it stays one');
+unlike($said, qr/from now on/, 'and is not made one again');
+$t->endpoint_stop('main');
+unlike($t->endpoint_start('main', branch => 'main'), qr/ephemeral|not stored/, 'and is a primary again');
+is($t->psql('main', 'SELECT count(*) > 0 FROM pg_replication_slots; SELECT count(*) FROM a'), "t\n10", 'with its data, and safekeepers that stream');
 $t->neon('stop');
 done_testing();

@@ -62,6 +62,10 @@ choose_kind(const Invocation *inv, Endpoint *ep)
 		ep->kind = ENDPOINT_STATIC;
 	else if (option_given(inv, OPT_BRANCH_NAME) || !ep->exists)
 		ep->kind = ENDPOINT_PRIMARY;
+	if (ep->kind != ENDPOINT_PRIMARY && option_given(inv, OPT_TAKE_OVER))
+		die(EXIT_USAGE, "Leave it out, or name the branch by --branch-name alone.",
+			"--take-over is for primaries, and %s endpoints run beside them",
+			endpoint_kind_name(ep->kind));
 	if (ep->kind == ENDPOINT_PRIMARY || option_given(inv, OPT_BRANCH_NAME))
 		ep->lsn = InvalidXLogRecPtr;
 	if (option_given(inv, OPT_LSN))
@@ -252,11 +256,16 @@ make_plan(const Invocation *inv, PGconn *conn, Endpoint *ep, TimelineInfo *tl,
 		plan->lsn = ps_round_lsn(conn, tl, branch_sync(conn, tl, &insert_lsn));
 }
 
+/* before: what an existing endpoint was until now. */
 static void
-say_starting(const Endpoint *ep, const TimelineInfo *tl, bool is_new, const char *moved)
+say_starting(const Endpoint *ep, const TimelineInfo *tl, bool is_new, EndpointKind before,
+			 const char *moved)
 {
 	if (moved[0] != '\0')
 		say("Moving endpoint %s from timeline %s to branch '%s'", ep->name, moved, tl->name);
+	if (!is_new && ep->kind != before && ep->kind != ENDPOINT_PRIMARY)
+		say("Endpoint %s was %s and is %s from now on, until it is started with --branch-name alone",
+			ep->name, endpoint_kind_name(before), endpoint_kind_name(ep->kind));
 	if (ep->kind == ENDPOINT_STATIC)
 		say("Starting %s static endpoint %s (PostgreSQL v%s) on timeline %s at %s ...",
 			is_new ? "new" : "existing", ep->name, PG_MAJORVERSION, tl->id, lsn_text(ep->lsn));
@@ -264,6 +273,8 @@ say_starting(const Endpoint *ep, const TimelineInfo *tl, bool is_new, const char
 		say("Starting %s %sendpoint %s (PostgreSQL v%s) on timeline %s ...",
 			is_new ? "new" : "existing", ep->kind == ENDPOINT_EPHEMERAL ? "ephemeral " : "",
 			ep->name, PG_MAJORVERSION, tl->id);
+	if (ep->kind == ENDPOINT_EPHEMERAL)
+		say("What is written to it is not stored, and gone when it stops");
 }
 
 static void
@@ -355,6 +366,7 @@ start_endpoint(const Invocation *inv, const char *name, const char *reboot_of, b
 	Endpoint	ep;
 	TimelineInfo tl;
 	ServerInfo	info;
+	EndpointKind before;
 	bool		waited;
 	bool		is_new;
 	PGconn	   *conn;
@@ -366,6 +378,7 @@ start_endpoint(const Invocation *inv, const char *name, const char *reboot_of, b
 		accept_loss = option_lsn(inv, OPT_ACCEPT_DATA_LOSS);
 	endpoint_load(&ep, name);
 	is_new = !ep.exists;
+	before = ep.kind;
 	server_info(endpoint_path(&ep, "pgdata"), &info);
 	if (reboot_of != NULL && !reboot_is_due(&ep, &info, reboot_of))
 		return EXIT_SUPERSEDED;
@@ -391,7 +404,7 @@ start_endpoint(const Invocation *inv, const char *name, const char *reboot_of, b
 		prepare_endpoint(inv, &ep);
 	else
 		make_endpoint(inv, &ep, true);
-	say_starting(&ep, &tl, is_new, moved);
+	say_starting(&ep, &tl, is_new, before, moved);
 	boot_endpoint(conn, &ep, &tl, &plan, &kept);
 	endpoint_release_port();
 	lock_release(tl_lock);
