@@ -10,6 +10,7 @@ $t->quickstart(tenant => ['--data-checksums']);
 my $location = $t->tmp . '/location';
 mkdir $location or die "$location: $!";
 $t->psql('main', "CREATE TABLESPACE ts LOCATION '$location'");
+$t->psql('main', 'CHECKPOINT');	# whose record says that the WAL has no page images
 $t->psql('main', <<'SQL');
 CREATE EXTENSION neon;
 CREATE TABLE t AS SELECT g AS id, md5(g::text) AS v FROM generate_series(1, 20000) g;
@@ -18,7 +19,6 @@ CREATE INDEX ON in_ts(v);
 SQL
 my $sums = 'SELECT count(*), sum(hashtext(x::text)) FROM t x UNION ALL SELECT count(*), sum(hashtext(x::text)) FROM in_ts x';
 my $then = $t->psql('main', $sums);
-$t->psql('main', 'CHECKPOINT');	# says that the WAL before has no page images
 my $lsn = $t->wait_ingest('main');
 $t->psql('main', "UPDATE t SET v = upper(v); UPDATE in_ts SET v = ''");
 my $now = $t->psql('main', $sums);
