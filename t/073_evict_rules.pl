@@ -431,6 +431,13 @@ rule visible_is_hint => '0', '1', sub {
 	return content("SELECT count(*) FROM pg_check_visible('t')");
 };
 
+# Returns when an index build has got to its first row.
+sub wait_for_build
+{
+	return $t->wait_for('the function', sub { run('monitor', "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") });
+}
+
+my $by_index = 'SET enable_seqscan = off; SELECT count(*) FROM t WHERE held(id) && held(6)';
 rule not_strict => '1', qr/ERROR/, sub {
 	# dirty_lsn = H1 does not tell what was first: the page, or the sample
 	make_table();
@@ -442,7 +449,7 @@ rule not_strict => '1', qr/ERROR/, sub {
 		run_until('writer', 'committed', 'CREATE INDEX CONCURRENTLY t_held ON t USING gist (held(id))');
 		my $h1 = run('evictor', 'SELECT test_sample()');
 		unlink $hold;
-		$t->wait_for('the function', sub { run('monitor', "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") });
+		wait_for_build();
 		flush('holder');
 		last if run('holder', 'SELECT pg_current_wal_insert_lsn()') eq $h1;
 		run('holder', "SELECT pg_cancel_backend($s{writer}{backend})");
@@ -450,8 +457,43 @@ rule not_strict => '1', qr/ERROR/, sub {
 	}
 	run('evictor', 'SELECT test_evict(' . evict_args('t_held', 20000) . ')');
 	run('holder', 'SELECT pg_advisory_unlock(42)');
-	my $built = finish('writer');
-	return $built || content('SET enable_seqscan = off; SELECT count(*) FROM t WHERE held(id) && held(6)');
+	return finish('writer') || content($by_index);
+};
+
+rule no_builds => '1', qr/ERROR/, sub {
+	# who builds an index CONCURRENTLY has no transaction number, and logs pages at the end
+	make_table();
+	run('writer', 'DROP INDEX IF EXISTS t_held');
+	run('holder', 'SELECT pg_advisory_lock(42)');
+	session('writer')->send('CREATE INDEX CONCURRENTLY t_held ON t USING gist (held(id))');
+	wait_for_build();
+	flush('holder');
+	evict_if_bug('t_held');
+	run('holder', 'SELECT pg_advisory_unlock(42)');
+	return finish('writer') || content($by_index);
+};
+
+rule waits_build => 'dropped', 'kept', sub {
+	# but not while he waits until others have ended: who is held for space may be one of them
+	make_table();
+	run('reader', 'BEGIN ISOLATION LEVEL REPEATABLE READ');
+	run('reader', 'SELECT 1');
+	session('writer')->send('CREATE INDEX CONCURRENTLY t_id ON t (id)');
+	$t->wait_for('the end of the build', sub { run('monitor', "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'virtualxid'") });
+	# the evictor itself goes by the same rule
+	$t->psql('main', $_) for "ALTER SYSTEM SET neon.test_bug = '$bug'", 'SELECT pg_reload_conf()';
+	my $dropped = sub {
+		run('holder', $_) for 'DROP TABLE IF EXISTS w', 'CREATE TABLE w AS SELECT * FROM other', 'UPDATE w SET repeat = repeat';
+		flush('holder');
+		return evict('w', $bug ? 300 : 20000);
+	};
+	$t->wait_for('the evictor to know', sub { $dropped->() == 0 }) if $bug;
+	my $seen = $dropped->() ? 'dropped' : 'kept';
+	$t->psql('main', $_) for 'ALTER SYSTEM RESET neon.test_bug', 'SELECT pg_reload_conf()';
+	run('reader', 'COMMIT');
+	finish('writer');
+	run('holder', 'DROP TABLE w');
+	return $seen;
 };
 
 rule not_ingested => '48|1', qr/could not fetch/, sub {
