@@ -24,7 +24,7 @@ neon_pageserver.pitr_interval = 0
 restart_after_crash = on
 CONF
 $ps->sql('CREATE EXTENSION neon_pageserver_test');
-my $steps = $long ? 40000 : 8000;
+my $steps = $long ? 24000 : 8000;
 
 sub gc { return $ps->sql("SELECT neon_test.store_gc($_[0], $_[1], @{[ $_[2] // 2000 ]})") }
 
@@ -98,7 +98,7 @@ is(join("\n", @said), '', "verified $rounds times meanwhile: in order");
 is(finished($_), "t\n", 'a run, and a reader beside it') for @jobs;
 
 # kills
-for my $round (1 .. ($long ? 20 : 3))
+for my $round (1 .. ($long ? 8 : 3))
 {
 	my $n = $round * ($long ? 4000 : 2500);
 	my $job = background("SELECT neon_test.store_gc(@{[ $seed + 2 ]}, $n, 10)");

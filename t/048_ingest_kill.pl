@@ -11,7 +11,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
 
-my $kills = $ENV{NEON_TEST_LONG} ? 20 : 4;
+my $kills = $ENV{NEON_TEST_LONG} ? 8 : 4;
 my $seed = $ENV{NEON_TEST_SEED} // int(rand(2**31));
 srand($seed);
 note("seed $seed");

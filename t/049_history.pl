@@ -180,7 +180,7 @@ sub pages
 my ($made, $refused) = (0, 0);
 ps("SELECT $f.lease_lsn('$tenant', '$main', last_record_lsn, '1 second') FROM $f.timelines WHERE timeline_id = '$main'");
 is(points('lease'), 1, 'a short lease, which will have ended by the end of this part');
-for my $round (1 .. ($NeonTest::long ? 8 : 1))
+for my $round (1 .. ($NeonTest::long ? 3 : 1))
 {
 	my @want;
 	for my $n (1 .. 6)

@@ -5,8 +5,8 @@ use File::Path qw(remove_tree);
 use NeonTest;
 use Test::More;
 
-my $scale = $NeonTest::long ? 20 : 2;
-my $run = $NeonTest::long ? 3000 : 300;
+my $scale = $NeonTest::long ? 8 : 2;
+my $run = $NeonTest::long ? 1500 : 300;
 my $t = NeonTest->new;
 $t->quickstart;
 $t->psql('main', 'CREATE EXTENSION amcheck; CREATE EXTENSION neon');

@@ -6,8 +6,8 @@ use NeonTest;
 use RichWorkload;
 use Test::More;
 
-my $points = $NeonTest::long ? 5 : 2;
-my $seconds = $NeonTest::long ? 90 : 10;
+my $points = $NeonTest::long ? 4 : 2;
+my $seconds = $NeonTest::long ? 30 : 10;
 my $t = NeonTest->new;
 $t->quickstart(no_endpoint => 1);
 $t->keep_wal;

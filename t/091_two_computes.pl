@@ -9,7 +9,7 @@ use NeonTest;
 use Test::More;
 use Time::HiRes qw(sleep);
 
-my $rounds = $ENV{NEON_TEST_ROUNDS} || ($NeonTest::long ? 50 : 2);
+my $rounds = $ENV{NEON_TEST_ROUNDS} || ($NeonTest::long ? 15 : 2);
 my $t = NeonTest->new(safekeepers => 3);
 $t->quickstart;
 $t->psql('main', 'CREATE EXTENSION IF NOT EXISTS neon; CREATE TABLE t(n int, who text)');
