@@ -228,12 +228,28 @@ neon_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffe
 	write_is_done(fork, chunk, blkno);
 }
 
+/*
+ * Bytes that this takes.  Whoever extends by an empty page beyond the end, as
+ * CREATE DATABASE does, is about to write what lies between, as blocks that are
+ * here already; a hash index fills what it skips over time.
+ */
+static uint64
+growth(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, Page page)
+{
+	BlockNumber nblocks = blkno;
+
+	if (disk_is_limited && reln->smgr_cached_nblocks[forknum] != blkno && PageIsNew(page))
+		nblocks = Min(mdnblocks(reln, forknum), blkno);
+	return ((uint64) (blkno - nblocks) + 1) * BLCKSZ;
+}
+
 /* Beyond the watermark all is local, until it is raised. */
 static void
 neon_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer,
 			bool skip_fsync)
 {
 	MapFork    *fork;
+	uint64		bytes;
 
 	if (self_test_reaches(SLOT_EXTEND))
 		return;
@@ -250,8 +266,9 @@ neon_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buff
 		write_absent_block(reln, fork, blkno, buffer, skip_fsync, mdextend);
 		return;
 	}
+	bytes = growth(reln, forknum, blkno, buffer);
 	mdextend(reln, forknum, blkno, buffer, skip_fsync);
-	disk_note_allocated(BLCKSZ);
+	disk_note_allocated(bytes);
 	if (fork != NULL)
 		map_extended(fork, blkno);
 }

@@ -138,6 +138,19 @@ $t->psql('main', "CREATE TABLESPACE space LOCATION '$t->{tmp}/space'");
 $t->psql('main', 'ALTER DATABASE moved SET TABLESPACE space');
 is($t->psql('main', 'SELECT count(*) FROM m', db => 'moved'), '50000', 'a database that is moved');
 $t->psql('main', 'DROP DATABASE moved');
+
+# CREATE DATABASE makes files of their full size first, and writes their pages then
+$most = 0;
+$t->psql('main', 'SELECT sum(abalance) FROM pgbench_accounts; SELECT count(*) FROM whole');
+for my $i (1 .. 4)
+{
+	$t->psql('main', "CREATE DATABASE copy$i");
+	my $now = du();
+	$most = $now if $now > $most;
+}
+note("du: largest $most kB");
+cmp_ok($most, '<=', $limit_kb, 'databases that are created do not pass the limit');
+$t->psql('main', "DROP DATABASE copy$_") for 1 .. 4;
 $t->psql('main', 'DROP TABLE made');
 $t->amcheck('main', 'amcheck is clean once more');
 

@@ -26,6 +26,8 @@ CREATE TABLE m AS SELECT id, pad, to_tsvector('simple', id::text) v, point(id, i
 CREATE INDEX m_id ON m (id);
 CREATE INDEX m_v ON m USING gin (v);
 CREATE INDEX m_p ON m USING gist (p);
+CREATE INDEX m_s ON m USING spgist (p);
+CREATE INDEX CONCURRENTLY m_b ON m USING gist (p) WITH (buffering = on);
 REINDEX INDEX CONCURRENTLY m_id;
 UPDATE m SET pad = pad WHERE id % 3 = 0;
 VACUUM FULL m;
@@ -41,6 +43,7 @@ like($out, qr/failed transactions: 0 /, 'no transaction failed') or diag($out);
 unlike($_->errors, qr/PANIC|FATAL|zero page|invalid|unexpected|server closed/, 'no error of the storage') for @loops;
 note($t->psql('main', 'SELECT * FROM neon.local_disk', args => ['-x']));
 cmp_ok($t->psql('main', 'SELECT evicted_chunks FROM neon.local_disk'), '>', 50, 'chunks were dropped');
+cmp_ok($t->psql('main', 'SELECT evicted_bytes / limit_bytes FROM neon.local_disk'), '>=', $NeonTest::long ? 10 : 1, 'and many times the limit');
 $t->balances_agree('main');
 $t->amcheck('main');
 is($t->psql('main', 'SELECT count(*), sum(length(pad)) FROM whole'), '20000|14000000', 'a table that was only read');
