@@ -615,7 +615,7 @@ neon_evictor_main(Datum arg)
 	TimestampTz measure_due = 0;
 	MemoryContext context;
 
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	make_buffers();
@@ -629,6 +629,9 @@ neon_evictor_main(Datum arg)
 		bool		busy;
 
 		CHECK_FOR_INTERRUPTS();
+		/* started again, unless the server stops */
+		if (ShutdownRequestPending)
+			proc_exit(1);
 		if (ConfigReloadPending)
 		{
 			ConfigReloadPending = false;

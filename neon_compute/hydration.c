@@ -14,6 +14,7 @@
 
 #include "access/relation.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_inherits.h"
 #include "catalogs.h"
 #include "diskhold.h"
 #include "fetchqueue.h"
@@ -237,15 +238,32 @@ list_database(ForkList *list, Oid db, Oid spc)
 	}
 }
 
+static void list_relation(ForkList *list, Oid relid);
+
+static void
+list_partitions(ForkList *list, Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_inheritance_children(relid, AccessShareLock))
+		list_relation(list, lfirst_oid(lc));
+}
+
 /*
- * The relation, its indexes and its TOAST table.  The locks keep their files;
- * they are released with the transaction's.
+ * The relation, its indexes and its TOAST table, or its partitions.  The locks
+ * keep their files; they are released with the transaction's.
  */
 static void
 list_relation(ForkList *list, Oid relid)
 {
 	Relation	rel = relation_open(relid, AccessShareLock);
 
+	if (RELKIND_HAS_PARTITIONS(rel->rd_rel->relkind))
+	{
+		relation_close(rel, NoLock);
+		list_partitions(list, relid);
+		return;
+	}
 	if (!RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),

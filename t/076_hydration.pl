@@ -20,7 +20,12 @@ $ref->safe_psql('postgres', q{CREATE TABLE docs (id int PRIMARY KEY, body text);
 ALTER TABLE docs ALTER body SET STORAGE external;
 INSERT INTO docs SELECT i, repeat('d', 4000) FROM generate_series(1, 1000) i;
 CREATE INDEX docs_by_length ON docs (length(body), id);
-CREATE VIEW look AS SELECT 1;});
+CREATE VIEW look AS SELECT 1;
+CREATE TABLE parts (id int PRIMARY KEY, pad text) PARTITION BY RANGE (id);
+CREATE TABLE part1 PARTITION OF parts FOR VALUES FROM (0) TO (500);
+CREATE TABLE part2 PARTITION OF parts FOR VALUES FROM (500) TO (2000) PARTITION BY RANGE (id);
+CREATE TABLE part2a PARTITION OF part2 FOR VALUES FROM (500) TO (2000);
+INSERT INTO parts SELECT i, repeat('p', 500) FROM generate_series(1, 1000) i;});
 $ref->safe_psql('postgres', "CREATE TABLE big$_ AS SELECT i AS id, repeat('p', 900) AS pad FROM generate_series(1, 12000) i") for 1 .. 4;
 $ref->safe_psql('postgres', 'VACUUM (FREEZE, ANALYZE)');
 $ref->stop;
@@ -53,6 +58,10 @@ is(absent('docs'), '0 in 5', 'with its indexes and TOAST table');
 is(sql(q{SELECT neon.hydrate('docs')}), '0', 'once');
 my ($rc, $out, $err) = $node->psql('postgres', q{SELECT neon.hydrate('look')});
 like($err, qr/relation "look" does not have storage/, 'not a view');
+my $parts = 0;
+/^(\d+) in 4$/ and $parts += $1 for map { absent($_) } qw(part1 part2a);
+is(sql(q{SELECT neon.hydrate('parts')}), $parts, 'of a partitioned table its partitions');
+is(join(' ', map { absent($_) } qw(part1 part2a)), '0 in 4 0 in 4', 'with their indexes');
 
 # ------------------------------------------- progress, cancel, error --
 
