@@ -344,8 +344,8 @@ sub bytes_at
 	return $bytes;
 }
 
-# Below what was committed some seconds ago, in the segment where that ended:
-# zeros from some point on, or some bits that are others (more than the padding
+# Below what was committed some seconds ago, in the segment where that ended, if
+# nothing came into the next one meanwhile (a start reads the last): zeros from some point on, or some bits that are others (more than the padding
 # between two records).
 sub damaged_wal
 {
@@ -353,9 +353,9 @@ sub damaged_wal
 	return damage_member($self, sub {
 			my ($dir, $commit) = @_;
 			my $segsize = 16 * 1024 * 1024;
-			my $file = sprintf '%s/wal/%08X%08X%08X', $dir, 1, int($commit / 2**32), int(($commit % 2**32) / $segsize);
+			my ($file, $next) = map { sprintf '%s/wal/%08X%08X%08X', $dir, 1, int($_ / 2**32), int(($_ % 2**32) / $segsize) } $commit, $commit + $segsize;
 			my $used = $commit % $segsize;
-			return if $used < 20000 || !-f $file;
+			return if $used < 20000 || !-f $file || (-f $next && bytes_at($next, 0, 8) ne "\0" x 8);
 			my $at = $used - 8192 - int rand($used < 100000 ? $used - 16384 : 80000);
 			if (rand() < 0.5)
 			{
