@@ -191,8 +191,8 @@ for my $round (1 .. ($NeonTest::long ? 3 : 1))
 		push @want, { lsn => $lsn, pages => pages($main, $lsn) };
 	}
 	my ($collector, $brancher) = map { $t->session('pageserver') } 1 .. 2;
-	$collector->send("SELECT $f.timeline_gc('$tenant', '$main')");
 	$brancher->send(join(";\nDO 'BEGIN PERFORM pg_sleep(random() * 0.2); END';\n", map { "SELECT lsn, timeline_id FROM $f.branch_create('$tenant', 'r${round}_$_', 'main', '$want[$_]{lsn}')" } reverse 0 .. 5));
+	$collector->send("SELECT $f.timeline_gc('$tenant', '$main')");
 	my %got = map { split /\|/ } split /\n/, $brancher->answer;
 	my @errors = split /\n/, $brancher->error;
 	$collector->answer;
