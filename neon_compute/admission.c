@@ -103,14 +103,9 @@ has_inner_tablespaces(void)
 static bool
 is_tar_backup(const char *command)
 {
-	static const char option[] = "TABLESPACE_MAP";
-
-	if (pg_strncasecmp(command, "BASE_BACKUP", strlen("BASE_BACKUP")) != 0)
-		return false;
-	for (; *command; command++)
-		if (pg_strncasecmp(command, option, strlen(option)) == 0)
-			return true;
-	return false;
+	command += strspn(command, " \t\n\r\f\v");
+	return strncmp(command, "BASE_BACKUP", strlen("BASE_BACKUP")) == 0 &&
+		strcasestr(command, "TABLESPACE_MAP") != NULL;
 }
 
 /*

@@ -36,6 +36,7 @@
 #include "storage/shmem.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -246,7 +247,11 @@ list_partitions(ForkList *list, Oid relid)
 	ListCell   *lc;
 
 	foreach(lc, find_inheritance_children(relid, AccessShareLock))
-		list_relation(list, lfirst_oid(lc));
+	{
+		/* what a foreign server has is not ours */
+		if (get_rel_relkind(lfirst_oid(lc)) != RELKIND_FOREIGN_TABLE)
+			list_relation(list, lfirst_oid(lc));
+	}
 }
 
 /*

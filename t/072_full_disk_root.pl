@@ -145,6 +145,7 @@ if ($ENV{NEON_TEST_LONG})
 }
 unlink $filler or die;
 is($t->psql('pageserver', "$checkpoint > '$early'"), 't', 'a layer is written when there is space');
+resize(used_mb() + 60);
 $t->neon('timeline', 'branch', '--branch-name', 'b');
 $t->endpoint_start('b', branch => 'b');
 all_is_there('the branch has everything', 'b');

@@ -8,7 +8,7 @@ use Test::More;
 use Time::HiRes qw(time sleep);
 
 my $limit_kb = 40960;
-my $seconds = $NeonTest::long ? 12 : 6;
+my $seconds = $NeonTest::long ? 20 : 6;
 my $scale = $NeonTest::long ? 20 : 6;
 my $t = NeonTest->new;
 $t->quickstart(no_endpoint => 1);

@@ -21,13 +21,16 @@ ALTER TABLE docs ALTER body SET STORAGE external;
 INSERT INTO docs SELECT i, repeat('d', 4000) FROM generate_series(1, 1000) i;
 CREATE INDEX docs_by_length ON docs (length(body), id);
 CREATE VIEW look AS SELECT 1;
-CREATE TABLE parts (id int PRIMARY KEY, pad text) PARTITION BY RANGE (id);
+CREATE TABLE parts (id int, pad text) PARTITION BY RANGE (id);
+CREATE INDEX ON parts (id);
 CREATE TABLE part1 PARTITION OF parts FOR VALUES FROM (0) TO (500);
 CREATE TABLE part2 PARTITION OF parts FOR VALUES FROM (500) TO (2000) PARTITION BY RANGE (id);
 CREATE TABLE part2a PARTITION OF part2 FOR VALUES FROM (500) TO (2000);
 INSERT INTO parts SELECT i, repeat('p', 500) FROM generate_series(1, 1000) i;});
 $ref->safe_psql('postgres', "CREATE TABLE big$_ AS SELECT i AS id, repeat('p', 900) AS pad FROM generate_series(1, 12000) i") for 1 .. 4;
 $ref->safe_psql('postgres', 'VACUUM (FREEZE, ANALYZE)');
+$ref->safe_psql('postgres', 'CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w;
+CREATE FOREIGN TABLE part3 PARTITION OF parts FOR VALUES FROM (2000) TO (3000) SERVER s');
 $ref->stop;
 
 my $fake = FakePageserver->new($ref->data_dir);

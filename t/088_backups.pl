@@ -42,6 +42,8 @@ sub backup
 	else
 	{
 		like($tar_err, qr/ERROR:  a base backup in tar format is not possible, as there are tablespaces\nDETAIL:  .*\nHINT:  Use the plain format/, "$ep: not in tar format, which would lack the tablespace");
+		($rc, $out, $err) = $t->command([ 'psql', '-XAtw', '-d', $t->connstr($ep) . ' replication=true', '-c', " BASE_BACKUP (Tablespace_map)" ]);
+		like($err, qr/in tar format is not possible/, "$ep: nor when the command is written otherwise");
 	}
 	($rc, $out, $err) = $t->command([ 'pg_verifybackup', $copy ]);
 	is($rc, 0, "$ep: pg_verifybackup") or diag("$out$err");

@@ -85,10 +85,12 @@ sub traces
 	return $out;
 }
 
-# The whole state space without an error; bounded: as far as the time goes.
+# The whole state space without an error; bounded: as far as the time goes, so
+# many seconds for each hour of the soak.
 sub holds
 {
 	my ($self, %o) = @_;
+	$o{seconds} *= $ENV{NEON_TEST_SOAK_HOURS} || 1 if $o{bounded};
 	my $r = $self->search(%o);
 	my $good = $r->{errors} == 0 && ($r->{complete} || $o{bounded}) && $r->{states} > 100;
 	my $idle = $o{without} ? " without $o{without}, which others imply" : '';
