@@ -67,6 +67,13 @@ extern void coordinator_notice_commit(void);
  */
 extern void neon_throttle(void);
 
+/*
+ * Where a page is about to be read: a pause of 100 ms at most, as others may
+ * wait for that page, and none for a process that has written no WAL since it
+ * was here last.  Returns at once where waiting is not possible.
+ */
+extern void neon_throttle_read(void);
+
 /* May this process wait, and fail, here? */
 extern bool throttle_may_wait(void);
 

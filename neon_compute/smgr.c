@@ -97,6 +97,8 @@ neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer
 
 	if (self_test_reaches(SLOT_READ))
 		return;
+	if (!SmgrIsTemp(reln) && !is_catalog(reln))
+		neon_throttle_read();
 	fork = mapped_fork(reln, forknum);
 	if (fork == NULL || blkno >= map_watermark(fork))
 	{

@@ -6,7 +6,9 @@
  * What the storage does not have exists only in this compute's pg_wal, so its
  * size is bounded: by neon.max_unflushed_wal.  Writers are held where they
  * extend a relation, begin a statement that modifies data, and commit.  All
- * these places may wait and fail; none is inside a critical section.
+ * these places may wait and fail; none is inside a critical section.  A
+ * statement that changes many pages and adds none, as DELETE and VACUUM do, is
+ * slowed down where it reads the next one.
  *
  * The pageserver may be behind without that: then reads of what it lacks wait,
  * and the safekeepers keep the WAL for it.  neon.max_ingest_lag bounds this by
@@ -198,6 +200,17 @@ ingest_delay_ms(double lag, double limit)
 	return Min(MAX_DELAY_MS, 1 + (long) ((lag - limit) / limit * MAX_DELAY_MS));
 }
 
+static void
+pause_once(long ms)
+{
+	if (XactLastRecEnd != InvalidXLogRecPtr)
+		XLogFlush(XactLastRecEnd);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 ms, PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
 /*
  * A writer pauses once while the pageserver is beyond the limit, and for as
  * long as it is beyond twice of it: that is no error, for all is durable.
@@ -210,12 +223,7 @@ pause_for_ingest(void)
 
 	while (limit > 0 && (lag = ingest_lag()) > limit)
 	{
-		if (XactLastRecEnd != InvalidXLogRecPtr)
-			XLogFlush(XactLastRecEnd);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 ingest_delay_ms(lag, limit), PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		pause_once(ingest_delay_ms(lag, limit));
 		if (lag < 2 * limit)
 			break;
 		limit = ingest_limit();
@@ -230,6 +238,26 @@ neon_throttle(void)
 	if (unflushed_bytes(storage_known_flush_lsn()) > limit_bytes())
 		wait_for_storage();
 	pause_for_ingest();
+}
+
+void
+neon_throttle_read(void)
+{
+	static XLogRecPtr paid = InvalidXLogRecPtr;
+	double		limit;
+	double		lag;
+
+	if (XactLastRecEnd == paid)
+		return;
+	paid = XactLastRecEnd;
+	if (paid == InvalidXLogRecPtr || !storage_needed() || !throttle_may_wait())
+		return;
+	limit = ingest_limit();
+	if (unflushed_bytes(storage_known_flush_lsn()) > limit_bytes())
+		pause_once(MAX_DELAY_MS);
+	else if (limit > 0 && (lag = ingest_lag()) > limit)
+		pause_once(ingest_delay_ms(lag, limit));
+	pace_wait(PACE_EXTEND_MS);
 }
 
 /* ---- what is told of it ---- */
