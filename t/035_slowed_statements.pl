@@ -38,10 +38,9 @@ sub slowed
 	$t->poll('main', "SELECT pg_current_wal_insert_lsn() > pg_lsn '$from' + $limit", 't');
 	sleep 2;
 	my $written = $t->psql('main', "SELECT pg_current_wal_insert_lsn() - pg_lsn '$from'");
-	my $event = $t->psql('main', "SELECT wait_event FROM pg_stat_activity WHERE query = '$sql;'");
 	is($s->answer(0.1), undef, "$sql goes on");
 	cmp_ok($written, '<', 3 * $limit, "but writes slowly: $written bytes");
-	is($event, 'Extension', 'which pg_stat_activity shows');
+	is($t->poll('main', "SELECT wait_event FROM pg_stat_activity WHERE query = '$sql;'", 'Extension'), 'Extension', 'which pg_stat_activity shows');
 	is($t->psql('main', "SET statement_timeout = '30s'; SELECT count(*) FROM read"), $pages * 36, 'who reads is not slowed');
 	return $s;
 }
