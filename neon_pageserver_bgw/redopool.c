@@ -395,10 +395,55 @@ note_death(RedoRequest *req, uint8 *attempts, bool *done)
 	req->error = pstrdup("the WAL redo process died while it worked on the page");
 }
 
+/* What becomes of the requests of a batch. */
+typedef struct Progress
+{
+	bool	   *done;			/* it has its result */
+	bool	   *alone;			/* it failed beside others, and has not been alone yet */
+	uint8	   *attempts;		/* so many children died of it */
+} Progress;
+
+/* Has the child said that it cannot do this page?  Time that was over is no such answer. */
+static bool
+was_refused(const RedoRequest *req, bool done)
+{
+	return done && !req->ok && req->sqlerrcode != ERRCODE_INSUFFICIENT_RESOURCES;
+}
+
+/*
+ * A wrong record may damage what a child has in memory, so that pages fail that
+ * are right.  Where more than one failed, each is tried again alone; true if
+ * this child should not do it.
+ */
+static bool
+suspect_failures(RedoRequest *requests, const int *todo, int ntodo, Progress *progress)
+{
+	int			failed = 0;
+
+	for (int i = 0; i < ntodo; i++)
+		failed += was_refused(&requests[todo[i]], progress->done[todo[i]]);
+	if (ntodo == 1)
+		return failed > 0 && progress->alone[todo[0]];
+	if (failed < 2)
+		return false;
+	for (int i = 0; i < ntodo; i++)
+	{
+		RedoRequest *req = &requests[todo[i]];
+
+		if (!was_refused(req, progress->done[todo[i]]))
+			continue;
+		progress->done[todo[i]] = false;
+		progress->alone[todo[i]] = true;
+		req->error = NULL;
+		req->sqlerrcode = 0;
+	}
+	return true;
+}
+
 /* One lease and what can be done with it. */
 static void
 run_round(const NeonId *tenant, uint32 wal_segment_size, RedoRequest *requests,
-		  int *todo, int ntodo, bool *done, uint8 *attempts)
+		  int *todo, int ntodo, Progress *progress)
 {
 	RedoLease	lease;
 
@@ -409,9 +454,11 @@ run_round(const NeonId *tenant, uint32 wal_segment_size, RedoRequest *requests,
 		bool		usable;
 
 		usable = redobatch_run(&lease, wal_segment_size, requests, todo, ntodo,
-							   done, &culprit);
+							   progress->done, &culprit);
 		if (culprit >= 0)
-			note_death(&requests[culprit], &attempts[culprit], &done[culprit]);
+			note_death(&requests[culprit], &progress->attempts[culprit], &progress->done[culprit]);
+		if (suspect_failures(requests, todo, ntodo, progress))
+			usable = false;
 		redopool_release(!usable);
 	}
 	PG_CATCH();
@@ -438,13 +485,36 @@ count_batch(const RedoRequest *requests, int n)
 	LWLockRelease(&redo_pool->lock);
 }
 
+/* All that have no result yet, but those that are tried alone; then one of these. */
+static int
+choose_work(const Progress *progress, int n, int *todo, int *left)
+{
+	int			ntodo = 0;
+	int			lonely = -1;
+
+	*left = 0;
+	for (int i = n - 1; i >= 0; i--)
+	{
+		*left += !progress->done[i];
+		if (!progress->done[i] && progress->alone[i])
+			lonely = i;
+	}
+	for (int i = 0; i < n; i++)
+	{
+		if (!progress->done[i] && !progress->alone[i])
+			todo[ntodo++] = i;
+	}
+	if (ntodo == 0 && lonely >= 0)
+		todo[ntodo++] = lonely;
+	return ntodo;
+}
+
 void
 redo_apply(const NeonId *tenant, uint32 wal_segment_size, RedoRequest *requests, int n)
 {
-	bool	   *done = palloc0(n * sizeof(bool));
-	uint8	   *attempts = palloc0(n * sizeof(uint8));
+	Progress	progress;
 	int		   *todo = palloc(n * sizeof(int));
-	int			last_ntodo = n + 1;
+	int			last_left = n + 1;
 	int			idle_rounds = 0;
 	int			i;
 
@@ -461,27 +531,27 @@ redo_apply(const NeonId *tenant, uint32 wal_segment_size, RedoRequest *requests,
 		requests[i].error = NULL;
 		requests[i].sqlerrcode = 0;
 	}
+	progress.done = palloc0(n * sizeof(bool));
+	progress.alone = palloc0(n * sizeof(bool));
+	progress.attempts = palloc0(n * sizeof(uint8));
 	for (;;)
 	{
-		int			ntodo = 0;
+		int			left;
+		int			ntodo = choose_work(&progress, n, todo, &left);
 
-		for (i = 0; i < n; i++)
-		{
-			if (!done[i])
-				todo[ntodo++] = i;
-		}
-		if (ntodo == 0)
+		if (left == 0)
 			break;
-		idle_rounds = ntodo < last_ntodo ? 0 : idle_rounds + 1;
+		idle_rounds = left < last_left ? 0 : idle_rounds + 1;
 		if (idle_rounds >= redo_pool->nslots + MAX_IDLE_ROUNDS)
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 					 errmsg("WAL redo processes end before they do anything")));
-		last_ntodo = ntodo;
-		run_round(tenant, wal_segment_size, requests, todo, ntodo, done, attempts);
+		last_left = left;
+		run_round(tenant, wal_segment_size, requests, todo, ntodo, &progress);
 	}
 	count_batch(requests, n);
 	pfree(todo);
-	pfree(attempts);
-	pfree(done);
+	pfree(progress.attempts);
+	pfree(progress.alone);
+	pfree(progress.done);
 }

@@ -127,6 +127,8 @@ SQL
 sub crash_and_compare
 {
 	my ($what, %o) = @_;
+	# all is flushed: after a record that is cut off vanilla writes another one first
+	$node->safe_psql('postgres', 'INSERT INTO s VALUES (0)');
 	$node->stop('immediate');
 	my $copy = recovered_copy($ps, $t, $node);
 	$node->start;			# its recovery goes on where the WAL ends; the rest is streamed

@@ -144,8 +144,9 @@ sub lose_directory
 	ok($sender, 'there is a walsender');
 	$t->signal('STOP', $sender) if $sender;
 	$c->wait_progress(20, 30);
+	# the other way round the postmaster may be faster
+	$t->kill9('main', nowait => 1);
 	$t->signal('KILL', $sender) if $sender;
-	$t->kill9('main');
 	$c->stop;
 	my $dir = $t->pgdata('main');
 	rename $dir, "$dir.away" or die;

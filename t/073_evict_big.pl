@@ -49,7 +49,7 @@ if (!$sampler)
 		open my $f, '>', "$measured.new" or POSIX::_exit(1);
 		print $f "$n $limited $all\n";
 		close $f and rename "$measured.new", $measured or POSIX::_exit(1);
-		sleep 0.1;
+		sleep($big ? 0.5 : 0.1);
 	}
 	POSIX::_exit(0);
 }
@@ -104,11 +104,12 @@ my $megabytes = $t->psql('main', "SELECT sum(pg_total_relation_size(oid)) / 1048
 cmp_ok($megabytes, '>', 6 * $limit_mb, 'the database is much larger than the limit');
 check_disk('load');
 
-# TPC-B
+# TPC-B; in the long form other tests run beside it
+my @rate = $big && !$hours ? ('-R', 120) : ();
 ($out, $err) = ('', '');
 my $run = do {
 	local %ENV = (%ENV, $t->env);
-	IPC::Run::start([ 'pgbench', '-n', '-c', '4', '-T', $seconds, '-P', $big ? 60 : 5, $t->connstr('main') ], '>', \$out, '2>', \$err, IPC::Run::timeout($seconds + 300));
+	IPC::Run::start([ 'pgbench', '-n', '-c', '4', '-T', $seconds, '-P', $big ? 60 : 5, @rate, $t->connstr('main') ], '>', \$out, '2>', \$err, IPC::Run::timeout($seconds + 300));
 };
 $run->finish;
 note("$err$out");

@@ -1,5 +1,5 @@
 # Local disk space with a limit, with TPC-B, index builds, rewrites, truncation
-# and databases at the same time.
+# and databases at the same time, with pauses that leave something to other tests.
 use strict;
 use warnings;
 use IPC::Run;
@@ -17,7 +17,7 @@ $t->neon('endpoint', 'restart', 'main');
 my $out = '';
 my $run = do {
 	local %ENV = (%ENV, $t->env);
-	IPC::Run::start([ 'pgbench', '-n', '-c', '3', '-T', $seconds, $t->connstr('main') ], '>&', \$out, IPC::Run::timeout($seconds + 150));
+	IPC::Run::start([ 'pgbench', '-n', '-c', '3', '-R', '60', '-T', $seconds, $t->connstr('main') ], '>&', \$out, IPC::Run::timeout($seconds + 150));
 };
 my @loops = (
 	$t->loop('main', <<'SQL'),
@@ -35,6 +35,7 @@ DELETE FROM m WHERE id > 1500;
 VACUUM (TRUNCATE) m;
 INSERT INTO m SELECT id, pad, to_tsvector('simple', 'x'), point(1, 1) FROM whole LIMIT 500;
 TRUNCATE m;
+SELECT pg_sleep(1);
 SQL
 	$t->loop('main', 'DROP DATABASE IF EXISTS dd; CREATE DATABASE dd; SELECT pg_sleep(0.5);'));
 $run->finish;

@@ -173,8 +173,14 @@ sub end_job
 	return if !defined $rc;
 	$self->say(sprintf 'start of %s: %s after %.1f s%s', $name, $rc == 0 ? 'done' : 'failed', $took, $rc == 0 ? '' : "\n$out");
 	my $doomed = $rc != 0 && $name eq ($self->{doomed} // '');
-	$self->count($rc == 0 ? 'starts' : $doomed ? 'launchers that died' : 'starts that failed');
 	$self->{doomed} = '' if $doomed;
+	if ($doomed && $out =~ /^neon: error/m)
+	{
+		# before it came to its step: the next one does
+		$self->{kill_at} //= $self->{doomed_at};
+		$doomed = 0;
+	}
+	$self->count($rc == 0 ? 'starts' : $doomed ? 'launchers that died' : 'starts that failed');
 	$self->note_promise("sk$1") if $rc == 0 && $name =~ /^safekeeper (\d)/;
 	$self->launcher_died($name) if $doomed;
 	return $rc == 0;
@@ -202,7 +208,7 @@ sub keep_primary
 	return if time < ($self->{next_start} // 0);
 	$self->{next_start} = time + 1;
 	my $step = delete $self->{kill_at};
-	$self->{doomed} = $step ? $ep : '';
+	@{$self}{qw(doomed doomed_at)} = $step ? ($ep, $step) : ('', undef);
 	$t->begin_job($ep, $m, 'endpoint', 'start', $ep, '--no-supervise', $self->{take_over} ? '--take-over' : (),
 		$step ? { kill_at => $step } : ());
 	return;

@@ -47,7 +47,9 @@ sub new
 	my ($class, %o) = @_;
 	my $base = $ENV{TESTDATADIR} || croak "TESTDATADIR is not set: run the tests by .ci/run-tests";
 	my $name = ($o{name} || basename($0, '.pl')) . ($count++ ? ".$count" : '');
-	$name .= '.q' if $ENV{NEON_TEST_SAFEKEEPERS};	# the file's other run is beside it
+	# the file's other runs are beside it
+	$name .= '.q' if $ENV{NEON_TEST_SAFEKEEPERS};
+	$name .= '.l' if $ENV{NEON_TEST_LOCAL_LIMIT};
 	my $tmp = "$base/$name";
 	make_path($tmp);
 	chmod 0755, $tmp;
