@@ -16,6 +16,8 @@
 
 #include "access/transam.h"
 #include "coordinator.h"
+#include "access/xact.h"
+#include "access/xlog.h"
 #include "diskhold.h"
 #include "miscadmin.h"
 #include "neon_clock.h"
@@ -35,13 +37,19 @@
 #define PAUSE_MS			1
 #define WRITER_PAUSE_US		5000
 
+/* What a process has changed, of which the evictor has to know. */
+typedef struct Changer
+{
+	pg_atomic_uint64 begin_lsn; /* a transaction without a number had begun no change then */
+	pg_atomic_uint32 lxid;		/* which one; stored after begin_lsn */
+	pg_atomic_uint32 builds;	/* runs a command that may build indexes without a number */
+} Changer;
+
 typedef struct HoldShared
 {
 	pg_atomic_uint64 holds;		/* how often somebody was held */
 	pg_atomic_uint32 waiting;	/* who is held now */
-
-	/* by process number: runs a command that may build indexes without a transaction number */
-	pg_atomic_uint32 builds[FLEXIBLE_ARRAY_MEMBER];
+	Changer		changers[FLEXIBLE_ARRAY_MEMBER];	/* by process number */
 } HoldShared;
 
 static HoldShared *shared = NULL;
@@ -57,7 +65,7 @@ max_procs(void)
 static Size
 shared_size(void)
 {
-	return MAXALIGN(offsetof(HoldShared, builds) + max_procs() * sizeof(pg_atomic_uint32));
+	return MAXALIGN(offsetof(HoldShared, changers) + max_procs() * sizeof(Changer));
 }
 
 void
@@ -78,7 +86,11 @@ diskhold_shmem_startup(void)
 		pg_atomic_init_u64(&shared->holds, 0);
 		pg_atomic_init_u32(&shared->waiting, 0);
 		for (uint32 i = 0; i < max_procs(); i++)
-			pg_atomic_init_u32(&shared->builds[i], 0);
+		{
+			pg_atomic_init_u64(&shared->changers[i].begin_lsn, InvalidXLogRecPtr);
+			pg_atomic_init_u32(&shared->changers[i].lxid, InvalidLocalTransactionId);
+			pg_atomic_init_u32(&shared->changers[i].builds, 0);
+		}
 	}
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -101,8 +113,37 @@ disk_may_have_unfinished(int procno)
 	const PGPROC *proc = &ProcGlobal->allProcs[procno];
 
 	return TransactionIdIsValid(proc->xid) ||
-		(pg_atomic_read_u32(&shared->builds[procno]) != 0 && !waits_for_transactions(proc) &&
+		(pg_atomic_read_u32(&shared->changers[procno].builds) != 0 && !waits_for_transactions(proc) &&
 		 !NEON_TEST_BUG("no_builds"));
+}
+
+/*
+ * Not while this process builds indexes: what it has built so far is not in the
+ * WAL, and it may have no number.
+ */
+void
+disk_store_begin(void)
+{
+	Changer    *me = &shared->changers[MyProc->pgprocno];
+
+	if (!NEON_TEST_BUG("late_begin") &&
+		(TransactionIdIsValid(GetTopTransactionIdIfAny()) || pg_atomic_read_u32(&me->builds) != 0))
+		return;
+	pg_atomic_write_u64(&me->begin_lsn, GetXLogInsertRecPtr());
+	pg_write_barrier();
+	pg_atomic_write_u32(&me->lxid, MyProc->lxid);
+}
+
+XLogRecPtr
+disk_begin_lsn(int procno, LocalTransactionId lxid)
+{
+	Changer    *changer = &shared->changers[procno];
+
+	if (pg_atomic_read_u32(&changer->lxid) != lxid || NEON_TEST_BUG("no_begin") ||
+		NEON_TEST_BUG("h1_only"))
+		return InvalidXLogRecPtr;
+	pg_read_barrier();
+	return pg_atomic_read_u64(&changer->begin_lsn);
 }
 
 uint32
@@ -223,7 +264,7 @@ disk_is_short(void)
 static void
 set_builds(int code, Datum value)
 {
-	pg_atomic_write_u32(&shared->builds[MyProc->pgprocno], DatumGetUInt32(value));
+	pg_atomic_write_u32(&shared->changers[MyProc->pgprocno].builds, DatumGetUInt32(value));
 	pg_memory_barrier();
 }
 
@@ -234,19 +275,23 @@ marked_process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tre
 					   QueryEnvironment *env, DestReceiver *dest, QueryCompletion *completion)
 {
 	ProcessUtility_hook_type run = prev_process_utility ? prev_process_utility : standard_ProcessUtility;
+	uint32		before;
 
+	disk_note_begin();
 	if (!IsA(pstmt->utilityStmt, IndexStmt) && !IsA(pstmt->utilityStmt, ReindexStmt))
 	{
 		run(pstmt, query, read_only_tree, context, params, env, dest, completion);
 		return;
 	}
+	/* a function of an index that is built may run such a command itself */
+	before = pg_atomic_read_u32(&shared->changers[MyProc->pgprocno].builds);
 	set_builds(0, UInt32GetDatum(1));
-	PG_ENSURE_ERROR_CLEANUP(set_builds, UInt32GetDatum(0));
+	PG_ENSURE_ERROR_CLEANUP(set_builds, UInt32GetDatum(before));
 	{
 		run(pstmt, query, read_only_tree, context, params, env, dest, completion);
 	}
-	PG_END_ENSURE_ERROR_CLEANUP(set_builds, UInt32GetDatum(0));
-	set_builds(0, UInt32GetDatum(0));
+	PG_END_ENSURE_ERROR_CLEANUP(set_builds, UInt32GetDatum(before));
+	set_builds(0, UInt32GetDatum(before));
 }
 
 void

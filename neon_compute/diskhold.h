@@ -45,6 +45,22 @@ extern bool disk_is_short(void);
  */
 extern bool disk_may_have_unfinished(int procno);
 
+/*
+ * Before a statement runs: what its transaction will change is newer than now, if
+ * it has no number yet.  Called in a transaction.
+ */
+extern void disk_store_begin(void);
+
+static inline void
+disk_note_begin(void)
+{
+	if (unlikely(disk_is_limited))
+		disk_store_begin();
+}
+
+/* An LSN before which the running transaction has changed nothing, or 0 if that is not known. */
+extern XLogRecPtr disk_begin_lsn(int procno, LocalTransactionId lxid);
+
 /* How many are held now, and how often somebody was. */
 extern uint32 disk_waiting(void);
 extern uint64 disk_holds(void);

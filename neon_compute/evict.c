@@ -68,6 +68,7 @@
 #define MEASURE_FACTOR		20	/* times as long as it took */
 #define REMINDER_US			60000000
 #define SETTLED_US			5000000
+#define LAG_US				1000000 /* so long without what is waited for the pageserver is to blame */
 #define FORGET_CHUNKS		4096	/* that are looked at each time */
 #define MEGABYTE			(1024 * 1024)
 
@@ -80,16 +81,19 @@ typedef struct Running
 {
 	int			procno;
 	LocalTransactionId lxid;
+	XLogRecPtr	begin;			/* 0: not known, so its end is awaited */
 } Running;
 
 static struct
 {
 	XLogRecPtr	h1;				/* 0: there is no sample */
-	XLogRecPtr	h2;				/* 0: transactions of the sample still run */
+	XLogRecPtr	h2;				/* 0: transactions that are awaited still run */
+	TimestampTz h2_at;			/* when h2 was set */
 	Running    *running;
 	int			nrunning;
-	XLogRecPtr	last_insert;	/* the last H1 */
-	XLogRecPtr	clean_before;	/* H1 of the last pair of samples that is complete */
+	XLogRecPtr	last_insert;	/* where the last sample was taken */
+	bool		limited;		/* its H1 was before that */
+	XLogRecPtr	clean_before;	/* the largest H1 of a pair of samples that is complete */
 }			rule;
 
 /* Where the hand is. */
@@ -137,13 +141,28 @@ runner_pid(const Running *r)
 	return proc->lxid == r->lxid && disk_may_have_unfinished(r->procno) ? proc->pid : 0;
 }
 
+/* A transaction of V, which H1 is to be before, or which is awaited. */
+static void
+add_running(int procno, LocalTransactionId lxid)
+{
+	XLogRecPtr	begin = disk_begin_lsn(procno, lxid);
+
+	rule.running[rule.nrunning++] = (Running)
+	{
+		.procno = procno,.lxid = lxid,.begin = begin
+	};
+	if (begin != InvalidXLogRecPtr && !NEON_TEST_BUG("one_sample"))
+		rule.h1 = Min(rule.h1, begin);
+}
+
 static void
 take_first_sample(void)
 {
 	rule.h2 = InvalidXLogRecPtr;
 	rule.nrunning = 0;
 	/* while nobody writes WAL, what was written now is not before now */
-	if (disk_used() >= disk_evict_from() && GetXLogInsertRecPtr() == rule.last_insert)
+	if (disk_used() >= disk_evict_from() && !rule.limited &&
+		GetXLogInsertRecPtr() == rule.last_insert)
 		(void) LogLogicalMessage("neon", "", 0, false);
 	rule.h1 = rule.last_insert = GetXLogInsertRecPtr();
 
@@ -151,28 +170,33 @@ take_first_sample(void)
 	for (int i = 0; i < ProcGlobal->allProcCount; i++)
 	{
 		const PGPROC *proc = &ProcGlobal->allProcs[i];
+		LocalTransactionId lxid = proc->lxid;
 
-		if (proc->pid != 0 && proc->lxid != InvalidLocalTransactionId &&
-			disk_may_have_unfinished(i))
-			rule.running[rule.nrunning++] = (Running)
-		{
-			.procno = i,.lxid = proc->lxid
-		};
+		if (proc->pid != 0 && lxid != InvalidLocalTransactionId && disk_may_have_unfinished(i))
+			add_running(i, lxid);
 	}
 	LWLockRelease(ProcArrayLock);
+	rule.limited = rule.h1 < rule.last_insert;
 }
 
-static void
-forget_ended(void)
+/* Is none left that is awaited? */
+static bool
+have_ended(void)
 {
 	int			left = 0;
+	bool		awaited = false;
 
 	LWLockAcquire(ProcArrayLock, LW_SHARED);
 	for (int i = 0; i < rule.nrunning; i++)
-		if (runner_pid(&rule.running[i]) != 0)
-			rule.running[left++] = rule.running[i];
+	{
+		if (runner_pid(&rule.running[i]) == 0)
+			continue;
+		awaited |= rule.running[i].begin == InvalidXLogRecPtr;
+		rule.running[left++] = rule.running[i];
+	}
 	LWLockRelease(ProcArrayLock);
 	rule.nrunning = left;
+	return !awaited;
 }
 
 /* What the pageserver has. */
@@ -199,12 +223,18 @@ advance_rule(void)
 		take_first_sample();
 	if (NEON_TEST_BUG("one_sample"))
 		rule.nrunning = 0;
-	forget_ended();
-	if (rule.nrunning > 0)
+	if (rule.h1 <= rule.clean_before)
+	{
+		/* because of those that had begun before; the next sample may be of use */
+		rule.h1 = InvalidXLogRecPtr;
+		return;
+	}
+	if (!have_ended())
 		return;
 	if (rule.h2 == InvalidXLogRecPtr)
 	{
 		rule.h2 = NEON_TEST_BUG("h1_only") ? rule.h1 : neon_end_of_wal();
+		rule.h2_at = neon_clock();
 		XLogFlush(rule.h2);
 	}
 	if (!NEON_TEST_BUG("no_second_sample"))
@@ -229,24 +259,49 @@ bytes_only_here(void)
 	return disk_used() - Min(disk_used(), present * BLCKSZ);
 }
 
+/*
+ * Transactions that hinder most: those that are awaited, else who began first; pid
+ * is of one of them.
+ */
+static int
+count_hindering(int *pid)
+{
+	XLogRecPtr	oldest = rule.last_insert - 1;
+	int			n = 0;
+
+	*pid = 0;
+	(void) have_ended();
+	for (int i = 0; i < rule.nrunning; i++)
+		oldest = Min(oldest, rule.running[i].begin);
+	for (int i = 0; i < rule.nrunning; i++)
+	{
+		if (rule.running[i].begin > oldest)
+			continue;
+		*pid = runner_pid(&rule.running[i]);
+		n++;
+	}
+	return n;
+}
+
 /* Why nothing that was written lately can be dropped; returns a pid or 0. */
 static int
 describe_running(char *buf, size_t size)
 {
+	bool		lags = rule.h1 != InvalidXLogRecPtr && rule.h2 != InvalidXLogRecPtr &&
+		neon_clock() - rule.h2_at > LAG_US;
 	int			pid = 0;
+	int			nhindering = lags ? 0 : count_hindering(&pid);
 
-	for (int i = 0; i < rule.nrunning && pid == 0; i++)
-		pid = runner_pid(&rule.running[i]);
 	if (OidIsValid(hand.pinned))
 		snprintf(buf, size, "the files of database %u are being copied", hand.pinned);
 	else if (neon_boot.kind == NEON_EPHEMERAL)
 		snprintf(buf, size, "what an ephemeral endpoint has written is nowhere else");
-	else if (pid != 0 && rule.nrunning > 1)
+	else if (pid != 0 && nhindering > 1)
 		snprintf(buf, size, "%d transactions have not ended, one of them of process %d",
-				 rule.nrunning, pid);
+				 nhindering, pid);
 	else if (pid != 0)
 		snprintf(buf, size, "a transaction of process %d has not ended", pid);
-	else if (rule.h2 != InvalidXLogRecPtr)
+	else if (lags)
 		snprintf(buf, size, "pageserver %s has the WAL up to %X/%X only, not to %X/%X",
 				 pageserver_address(), LSN_FORMAT_ARGS(pageserver_lsn()), LSN_FORMAT_ARGS(rule.h2));
 	else

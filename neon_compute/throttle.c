@@ -328,6 +328,7 @@ throttled_executor_run(QueryDesc *desc, ScanDirection direction, uint64 count, b
 		pace_wait(PACE_STEP_MS);
 		disk_make_room();
 	}
+	disk_note_begin();
 	if (prev_executor_run)
 		prev_executor_run(desc, direction, count, execute_once);
 	else

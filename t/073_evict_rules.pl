@@ -356,7 +356,7 @@ rule local_only => '100', qr/^0$|could not fetch/, sub {
 };
 
 rule one_sample => '49', '50', sub {
-	# transactions that ran at the first sample have to end: command ids are not in the WAL
+	# H1 is before transactions that run began, or they have to end: command ids are not in the WAL
 	make_table();
 	run('writer', 'BEGIN');
 	run('writer', "INSERT INTO t VALUES (100, 0, '')");
@@ -366,6 +366,43 @@ rule one_sample => '49', '50', sub {
 	evict_if_bug('t');
 	my $seen = run('writer', 'FETCH c');
 	run('writer', 'COMMIT');
+	return $seen;
+};
+
+rule late_begin => '49', '50', sub {
+	# when a transaction began is noted while it has no number
+	make_table();
+	run('writer', 'BEGIN');
+	run('writer', "INSERT INTO t VALUES (100, 0, '')");
+	run('writer', 'DECLARE c CURSOR FOR SELECT count(*) FROM t');
+	run('writer', "INSERT INTO t VALUES (101, 0, '')");
+	flush('writer');
+	run('writer', 'SELECT pg_switch_wal()');
+	run('writer', 'SELECT 1');
+	evict('t', 20000);
+	my $seen = run('writer', 'FETCH c');
+	run('writer', 'COMMIT');
+	return $seen;
+};
+
+rule no_begin => 'dropped', 'kept', sub {
+	# what was written before a transaction that is held for space may be dropped
+	make_table();
+	# the evictor itself goes by the same rule, and waits for this one
+	$t->psql('main', $_) for "ALTER SYSTEM SET neon.test_bug = '$bug'", 'SELECT pg_reload_conf()';
+	run('holder', $_) for 'BEGIN', 'SELECT pg_current_xact_id()';
+	sleep 1;
+	run('other', 'CREATE TABLE w AS SELECT * FROM other');
+	run('other', 'UPDATE w SET repeat = repeat');
+	flush('other');
+	run('writer', 'BEGIN');
+	run('writer', "INSERT INTO t VALUES (100, 0, '')");
+	run('holder', 'COMMIT') if !$bug;
+	my $seen = evict('w', $bug ? 300 : 20000) ? 'dropped' : 'kept';
+	run('holder', 'COMMIT') if $bug;
+	run('writer', 'COMMIT');
+	$t->psql('main', $_) for 'ALTER SYSTEM RESET neon.test_bug', 'SELECT pg_reload_conf()';
+	run('other', 'DROP TABLE w');
 	return $seen;
 };
 

@@ -273,17 +273,20 @@ sub connstr
 sub psql_raw
 {
 	my ($self, $ep, $sql, %o) = @_;
-	# not by a pipe: a psql that cannot connect does not read it
-	my $file = "$self->{tmp}/sql.$$";
+	# not by a pipe: a psql that cannot connect does not read it; in memory, as ext4
+	# writes a file that is truncated and written anew at once
+	my $file = (-w '/dev/shm' ? '/dev/shm/neon-check' : "$self->{tmp}/sql") . ".$$";
 	open my $f, '>', $file or croak "$file: $!";
 	print $f $sql;
 	close $f or croak "$file: $!";
-	return $self->command(
+	my @result = $self->command(
 		[
 			'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', @{ $o{args} || [] },
 			'-d', ($o{connstr} || $self->connstr($ep, $o{db})), '-f', $file
 		],
 		%o);
+	unlink $file;
+	return @result;
 }
 
 sub psql
