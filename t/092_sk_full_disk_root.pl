@@ -8,6 +8,7 @@ use warnings;
 BEGIN
 {
 	use Test::More;
+	plan skip_all => 'make check-long has it' if !$ENV{NEON_TEST_LONG};
 	plan skip_all => 'needs root, to mount a small file system' if $> != 0;
 	if (!$ENV{NEON_TEST_OWN_MOUNTS})
 	{
