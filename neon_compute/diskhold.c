@@ -15,9 +15,9 @@
 #include "postgres.h"
 
 #include "access/transam.h"
-#include "coordinator.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "coordinator.h"
 #include "diskhold.h"
 #include "miscadmin.h"
 #include "neon_clock.h"

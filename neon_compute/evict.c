@@ -8,12 +8,13 @@
  * pages that were not changed since such a sample.  They are taken like this:
  *
  *	H1 = insert position; V = transactions that run now and may have changed a
- *		page so that it is not in the WAL (diskhold.h)
- *	wait until all of V have ended
+ *		page so that it is not in the WAL (diskhold.h); H1 is at most where one of
+ *		V noted that it had changed nothing yet
+ *	wait until all of V have ended that noted nothing
  *	H2 = insert position
  *	wait until the pageserver has the WAL up to H2
  *
- * Then whatever changed the pages that were written before H1 has ended, all
+ * Then whatever changed the pages that were written before H1 has ended: all
  * of it is in the WAL below H2, and a page that is asked for as of H2 or later
  * has it.  README.md says why one sample is not enough.
  *

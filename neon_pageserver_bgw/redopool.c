@@ -399,11 +399,11 @@ note_death(RedoRequest *req, uint8 *attempts, bool *done)
 typedef struct Progress
 {
 	bool	   *done;			/* it has its result */
-	bool	   *alone;			/* it failed beside others, and has not been alone yet */
+	bool	   *alone;			/* it failed beside others, so it is tried alone */
 	uint8	   *attempts;		/* so many children died of it */
 } Progress;
 
-/* Has the child said that it cannot do this page?  Time that was over is no such answer. */
+/* Did the page fail by itself?  Where a child died, or the time was over, it is not known. */
 static bool
 was_refused(const RedoRequest *req, bool done)
 {
@@ -493,16 +493,15 @@ choose_work(const Progress *progress, int n, int *todo, int *left)
 	int			lonely = -1;
 
 	*left = 0;
-	for (int i = n - 1; i >= 0; i--)
-	{
-		*left += !progress->done[i];
-		if (!progress->done[i] && progress->alone[i])
-			lonely = i;
-	}
 	for (int i = 0; i < n; i++)
 	{
-		if (!progress->done[i] && !progress->alone[i])
+		if (progress->done[i])
+			continue;
+		(*left)++;
+		if (!progress->alone[i])
 			todo[ntodo++] = i;
+		else if (lonely < 0)
+			lonely = i;
 	}
 	if (ntodo == 0 && lonely >= 0)
 		todo[ntodo++] = lonely;

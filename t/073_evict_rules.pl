@@ -153,6 +153,17 @@ sub make_table
 sub row { return "SELECT id FROM t WHERE ctid = '($_[0],1)'" }
 sub update { return run('writer', "UPDATE t SET v = 1 WHERE ctid = '(5,1)'") }
 
+# A transaction changes t, opens a cursor that sees that, and changes it again.
+sub change_twice
+{
+	run('writer', 'BEGIN');
+	run('writer', "INSERT INTO t VALUES (100, 0, '')");
+	run('writer', 'DECLARE c CURSOR FOR SELECT count(*) FROM t');
+	run('writer', "INSERT INTO t VALUES (101, 0, '')");
+	flush('writer');
+	return;
+}
+
 # Reading the fourth page, after the third, asks for this one and the next three.
 sub read_two { run('reader', row($_)) for 0, 2 }
 
@@ -358,11 +369,7 @@ rule local_only => '100', qr/^0$|could not fetch/, sub {
 rule one_sample => '49', '50', sub {
 	# H1 is before transactions that run began, or they have to end: command ids are not in the WAL
 	make_table();
-	run('writer', 'BEGIN');
-	run('writer', "INSERT INTO t VALUES (100, 0, '')");
-	run('writer', 'DECLARE c CURSOR FOR SELECT count(*) FROM t');
-	run('writer', "INSERT INTO t VALUES (101, 0, '')");
-	flush('writer');
+	change_twice();
 	evict_if_bug('t');
 	my $seen = run('writer', 'FETCH c');
 	run('writer', 'COMMIT');
@@ -372,11 +379,7 @@ rule one_sample => '49', '50', sub {
 rule late_begin => '49', '50', sub {
 	# when a transaction began is noted while it has no number
 	make_table();
-	run('writer', 'BEGIN');
-	run('writer', "INSERT INTO t VALUES (100, 0, '')");
-	run('writer', 'DECLARE c CURSOR FOR SELECT count(*) FROM t');
-	run('writer', "INSERT INTO t VALUES (101, 0, '')");
-	flush('writer');
+	change_twice();
 	run('writer', 'SELECT pg_switch_wal()');
 	run('writer', 'SELECT 1');
 	evict('t', 20000);
@@ -410,11 +413,7 @@ rule no_changed => '49', qr/^(?!49$)/, sub {
 	# of a chunk that was written lately what was not changed may be dropped, and nothing else
 	make_table();
 	run('writer', 'SELECT count(*) FROM t');
-	run('writer', 'BEGIN');
-	run('writer', "INSERT INTO t VALUES (100, 0, '')");
-	run('writer', 'DECLARE c CURSOR FOR SELECT count(*) FROM t');
-	run('writer', "INSERT INTO t VALUES (101, 0, '')");
-	flush('writer');
+	change_twice();
 	cmp_ok(evict('t', 300), '>=', $bug ? 48 : 40, 'most of it is dropped');
 	my $seen = run('writer', 'FETCH c');
 	run('writer', 'COMMIT');

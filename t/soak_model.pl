@@ -1,5 +1,5 @@
-# The models of the WAL service within large bounds, up to 6 GB: an hour and a half
-# on a core, and 40 minutes more for each further hour of the soak.
+# The models of the WAL service within large bounds, up to 6 GB.  What is bounded is
+# searched for five minutes for each hour of the soak.
 use strict;
 use warnings;
 use Test::More;

@@ -17,6 +17,7 @@ use Carp;
 use Fcntl;
 use File::Basename;
 use File::Path qw(make_path remove_tree);
+use File::Temp ();
 use IO::Socket::INET;
 use IPC::Run qw(run start timeout);
 use LocalLimit;
@@ -275,18 +276,15 @@ sub psql_raw
 	my ($self, $ep, $sql, %o) = @_;
 	# not by a pipe: a psql that cannot connect does not read it; in memory, as ext4
 	# writes a file that is truncated and written anew at once
-	my $file = (-w '/dev/shm' ? '/dev/shm/neon-check' : "$self->{tmp}/sql") . ".$$";
-	open my $f, '>', $file or croak "$file: $!";
-	print $f $sql;
-	close $f or croak "$file: $!";
-	my @result = $self->command(
+	my $file = File::Temp->new(TEMPLATE => 'neon-check-XXXXXX', DIR => -w '/dev/shm' ? '/dev/shm' : $self->{tmp});
+	print $file $sql;
+	close $file or croak "$file: $!";
+	return $self->command(
 		[
 			'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', @{ $o{args} || [] },
-			'-d', ($o{connstr} || $self->connstr($ep, $o{db})), '-f', $file
+			'-d', ($o{connstr} || $self->connstr($ep, $o{db})), '-f', "$file"
 		],
 		%o);
-	unlink $file;
-	return @result;
 }
 
 sub psql
