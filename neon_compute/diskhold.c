@@ -29,6 +29,7 @@
 #include "storage/lock.h"
 #include "storage/shmem.h"
 #include "tcop/utility.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
@@ -53,6 +54,19 @@ typedef struct HoldShared
 } HoldShared;
 
 static HoldShared *shared = NULL;
+
+/* What the evictor found of a process when it looked last. */
+typedef struct Watched
+{
+	LocalTransactionId lxid;
+	XLogRecPtr	begin;			/* this transaction had changed nothing before; 0: not known */
+} Watched;
+
+static struct
+{
+	Watched    *procs;			/* by process number; NULL before the first look */
+	XLogRecPtr	looked_at;		/* where WAL was inserted just before the last look */
+}			watch;
 
 static ProcessUtility_hook_type prev_process_utility = NULL;
 
@@ -134,16 +148,59 @@ disk_store_begin(void)
 	pg_atomic_write_u32(&me->lxid, MyProc->lxid);
 }
 
-XLogRecPtr
-disk_begin_lsn(int procno, LocalTransactionId lxid)
+static XLogRecPtr
+noted_begin(int procno, LocalTransactionId lxid)
 {
 	Changer    *changer = &shared->changers[procno];
 
-	if (pg_atomic_read_u32(&changer->lxid) != lxid || NEON_TEST_BUG("no_begin") ||
-		NEON_TEST_BUG("h1_only"))
+	if (pg_atomic_read_u32(&changer->lxid) != lxid)
 		return InvalidXLogRecPtr;
 	pg_read_barrier();
 	return pg_atomic_read_u64(&changer->begin_lsn);
+}
+
+/*
+ * The position is taken first: who has nothing unfinished after it, or another
+ * transaction than before it, changes nothing that is older.
+ */
+void
+disk_watch_begins(void)
+{
+	XLogRecPtr	now = GetXLogInsertRecPtr();
+
+	if (watch.procs == NULL)
+		watch.procs = MemoryContextAllocZero(TopMemoryContext,
+											 ProcGlobal->allProcCount * sizeof(Watched));
+	for (int i = 0; i < ProcGlobal->allProcCount; i++)
+	{
+		LocalTransactionId lxid = *(volatile const LocalTransactionId *) &ProcGlobal->allProcs[i].lxid;
+
+		pg_read_barrier();
+		if (NEON_TEST_BUG("late_look") || !disk_may_have_unfinished(i))
+			watch.procs[i] = (Watched) {lxid, now};
+		else if (lxid != watch.procs[i].lxid)
+			watch.procs[i] = (Watched) {lxid, watch.looked_at};
+	}
+	watch.looked_at = now;
+}
+
+static XLogRecPtr
+seen_begin(int procno, LocalTransactionId lxid)
+{
+	if (watch.procs == NULL || NEON_TEST_BUG("no_look"))
+		return InvalidXLogRecPtr;
+	return watch.procs[procno].lxid == lxid ? watch.procs[procno].begin : watch.looked_at;
+}
+
+XLogRecPtr
+disk_begin_lsn(int procno, LocalTransactionId lxid)
+{
+	XLogRecPtr	noted = noted_begin(procno, lxid);
+	XLogRecPtr	seen = seen_begin(procno, lxid);
+
+	if (NEON_TEST_BUG("no_begin") || NEON_TEST_BUG("h1_only"))
+		return InvalidXLogRecPtr;
+	return Max(noted, seen);
 }
 
 uint32

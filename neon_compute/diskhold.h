@@ -58,7 +58,16 @@ disk_note_begin(void)
 		disk_store_begin();
 }
 
-/* An LSN before which the running transaction has changed nothing, or 0 if that is not known. */
+/*
+ * For the evictor, now and then: who runs which transaction.  So it knows a begin also of
+ * those who noted none, or whose note is old, a little too early.
+ */
+extern void disk_watch_begins(void);
+
+/*
+ * An LSN before which the running transaction has changed nothing, or 0 if that is not
+ * known: what was noted or seen, whichever is later.
+ */
 extern XLogRecPtr disk_begin_lsn(int procno, LocalTransactionId lxid);
 
 /* How many are held now, and how often somebody was. */

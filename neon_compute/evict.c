@@ -8,9 +8,9 @@
  * pages that were not changed since such a sample.  They are taken like this:
  *
  *	H1 = insert position; V = transactions that run now and may have changed a
- *		page so that it is not in the WAL (diskhold.h); H1 is at most where one of
- *		V noted that it had changed nothing yet
- *	wait until all of V have ended that noted nothing
+ *		page so that it is not in the WAL (diskhold.h); H1 is at most where it is
+ *		known of one of V that it had changed nothing yet
+ *	wait until all of V have ended of which that is not known
  *	H2 = insert position
  *	wait until the pageserver has the WAL up to H2
  *
@@ -695,6 +695,7 @@ neon_evictor_main(Datum arg)
 		}
 		disk_publish_limit();
 		measure_if_due(&measure_due);
+		disk_watch_begins();
 		advance_rule();
 		forget_changes();
 		busy = make_room();
@@ -713,10 +714,20 @@ neon_evictor_main(Datum arg)
  * ----------
  */
 
+PG_FUNCTION_INFO_V1(neon_test_look);
 PG_FUNCTION_INFO_V1(neon_test_sample);
 PG_FUNCTION_INFO_V1(neon_test_evict);
+extern PGDLLEXPORT Datum neon_test_look(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum neon_test_sample(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum neon_test_evict(PG_FUNCTION_ARGS);
+
+/* Looks who runs which transaction. */
+Datum
+neon_test_look(PG_FUNCTION_ARGS)
+{
+	disk_watch_begins();
+	PG_RETURN_VOID();
+}
 
 /* Takes the first sample, for the next neon_test_evict(); returns its H1. */
 Datum

@@ -4,10 +4,11 @@
  *	  Local files of the relations in the map.
  *
  * A file is an md.c segment file with the size that it had at the boot LSN,
- * and nothing in it.  Up to FILES_EAGER forks the postmaster creates all of
- * them at start.  Beyond that a file is created when its relation is first
- * touched, and a worker creates the rest.  What looks at files without the
- * storage manager, as the size functions do, waits for the worker.
+ * and nothing in it.  It is created when its relation is first touched, and a
+ * worker creates the rest some time after the start: a short life needs few of
+ * them.  Who looks at files without the storage manager, as the size functions
+ * do, creates what is missing first.  Files of the life before are taken at
+ * the start, by the postmaster if there are not many forks.
  *
  * Fetched pages are written through descriptors of our own, not through those
  * of md.c, so no layout private to md.c is relied on.
@@ -21,9 +22,11 @@
 #include <unistd.h>
 
 #include "catalog/objectaccess.h"
+#include "catalog/pg_control.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_tablespace.h"
+#include "common/controldata_utils.h"
 #include "common/file_perm.h"
 #include "files.h"
 #include "kept.h"
@@ -41,13 +44,17 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
-/* As many forks cost the postmaster a few hundredths of a second. */
+/* As many forks cost the postmaster a few hundredths of a second at most. */
 #define FILES_EAGER			2000
+
+/* The first statements, and lives that are shorter, have the disk for themselves. */
+#define CREATOR_DELAY_MS	60000
+#define CREATOR_POLL_MS		1000
 
 #define WORKER_RESTART_SECONDS	1
 
-/* Nobody tells when the files are complete. */
-#define POLL_INTERVAL_MS	10
+/* In memory that children inherit: will the numbers of files that are missing be tried? */
+static bool number_meets_files = false;
 
 static object_access_hook_type prev_object_access = NULL;
 
@@ -137,6 +144,16 @@ files_create(MapFork *fork)
 }
 
 void
+files_create_all(void)
+{
+	for (uint64 i = 0; i < map_nforks() && map_missing_files() > 0; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		files_ensure(map_fork_at(i));
+	}
+}
+
+void
 files_forget(MapFork *fork)
 {
 	LWLock	   *lock = map_file_lock(fork);
@@ -149,7 +166,7 @@ files_forget(MapFork *fork)
 	LWLockRelease(lock);
 }
 
-/* So many forks at most are created here. */
+/* So many forks at most are created by the postmaster. */
 static uint64
 eager_limit(void)
 {
@@ -160,17 +177,50 @@ eager_limit(void)
 	return FILES_EAGER;
 }
 
+/*
+ * Whoever makes a relation asks the file system whether a number is in use.
+ * The counter meets numbers that are only when it has once gone round.
+ */
+static bool
+counter_meets_files(void)
+{
+	bool		crc_ok;
+	ControlFileData *control = get_controlfile(DataDir, &crc_ok);
+	Oid			next = control->checkPointCopy.nextOid;
+
+	pfree(control);
+	for (uint64 i = 0; i < map_nforks(); i++)
+	{
+		if (map_fork_at(i)->rnode.relNode >= next)
+			return true;
+	}
+	return false;
+}
+
+/* Is it of use before the relation is touched? */
+static bool
+is_needed_early(const MapFork *fork)
+{
+	char		path[MAXPGPATH];
+
+	if (pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &fork->file_state)) != MAP_FILE_MISSING)
+		return false;
+	segment_path(fork, 0, path);
+	return number_meets_files || kept_has_file(fork, path);
+}
+
 /* No other process exists yet, so errors end the start and no lock is needed. */
 void
 files_startup(void)
 {
+	number_meets_files = counter_meets_files();
 	if (map_nforks() > eager_limit())
 		return;
 	for (uint64 i = 0; i < map_nforks(); i++)
 	{
 		MapFork    *fork = map_fork_at(i);
 
-		if (pg_atomic_read_u32(&fork->file_state) == MAP_FILE_MISSING)
+		if (is_needed_early(fork))
 		{
 			create_segments(fork);
 			map_file_done(fork);
@@ -194,6 +244,22 @@ neon_files_register_worker(void)
 	RegisterBackgroundWorker(&worker);
 }
 
+static void
+wait_before_creating(void)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(neon_clock(), CREATOR_DELAY_MS);
+	long		left;
+
+	while (map_missing_files() > 0 &&
+		   (left = TimestampDifferenceMilliseconds(neon_clock(), until)) > 0)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(left, CREATOR_POLL_MS), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 /* Ends by itself, and for good, when all files exist. */
 void
 neon_file_creator_main(Datum arg)
@@ -205,20 +271,17 @@ neon_file_creator_main(Datum arg)
 	for (uint64 i = 0; i < map_nforks(); i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		files_ensure(map_fork_at(i));
+		if (is_needed_early(map_fork_at(i)))
+			files_create(map_fork_at(i));
 	}
 	kept_finish();
+	wait_before_creating();
+	files_create_all();
 	proc_exit(0);
 }
 
-bool
-neon_files_complete(void)
-{
-	return map_missing_files() == 0;
-}
-
 /* ----------
- * Waiting for it
+ * Who needs all of them
  * ----------
  */
 
@@ -251,33 +314,10 @@ looks_at_files(ObjectAccessType access, Oid class_id, Oid object_id)
 }
 
 static void
-wait_for_files(void)
-{
-	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(),
-													   neon_fetch_timeout);
-
-	while (!neon_files_complete())
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (neon_clock() >= deadline)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("the relation files of this compute are not complete yet"),
-					 errdetail("%llu of %llu are missing.",
-							   (unsigned long long) map_missing_files(),
-							   (unsigned long long) map_nforks()),
-					 errhint("Try again; if it does not change, the server's log says why.")));
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 POLL_INTERVAL_MS, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-	}
-}
-
-static void
 files_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
 {
-	if (unlikely(!neon_files_complete()) && looks_at_files(access, class_id, object_id))
-		wait_for_files();
+	if (unlikely(map_missing_files() > 0) && looks_at_files(access, class_id, object_id))
+		files_create_all();
 	if (prev_object_access)
 		prev_object_access(access, class_id, object_id, sub_id, arg);
 }

@@ -20,6 +20,9 @@ extern void files_startup(void);
 /* Creates the fork's files unless that was done; ERROR if it cannot be. */
 extern void files_create(MapFork *fork);
 
+/* All that are missing.  Can be cancelled; who does it at the same time helps. */
+extern void files_create_all(void);
+
 /* From now on the fork's files are not created any more. */
 extern void files_forget(MapFork *fork);
 

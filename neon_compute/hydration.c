@@ -45,7 +45,6 @@
 #define WORKER_RESTART_SECONDS	10
 
 #define PACE_STEP_MS			1000
-#define FILES_POLL_MS			50
 
 extern PGDLLEXPORT void neon_hydrator_main(Datum arg);
 
@@ -723,8 +722,7 @@ hydrate_in_background(void)
 	uint64		fetched;
 
 	/* a relation may be dropped whose files do not exist yet */
-	while (!neon_files_complete())
-		worker_wait(FILES_POLL_MS);
+	files_create_all();
 	fetched = hydrate_all(HYDRATION_BACKGROUND);
 	if (map_is_hydrated())
 		ereport(LOG,

@@ -332,23 +332,39 @@ fits(const struct stat *st)
 	return false;
 }
 
+/* Where the life before had what is to be at path, in old[MAXPGPATH]. */
+static bool
+find_old(const MapFork *fork, const char *path, char *old, struct stat *st)
+{
+	if (kept == NULL)
+		return false;
+	/* the directory of a user's tablespace is his */
+	if (fork->rnode.spcNode != DEFAULTTABLESPACE_OID && fork->rnode.spcNode != GLOBALTABLESPACE_OID)
+	{
+		snprintf(old, MAXPGPATH, "%s/pg_tblspc/%u", NEON_KEPT_DIR, fork->rnode.spcNode);
+		if (lstat(old, st) != 0 || !S_ISDIR(st->st_mode))
+			return false;
+	}
+	snprintf(old, MAXPGPATH, "%s/%s", NEON_KEPT_DIR, path);
+	return lstat(old, st) == 0 && S_ISREG(st->st_mode);
+}
+
+bool
+kept_has_file(const MapFork *fork, const char *path)
+{
+	char		old[MAXPGPATH];
+	struct stat st;
+
+	return find_old(fork, path, old, &st);
+}
+
 BlockNumber
 kept_take_segment(const MapFork *fork, BlockNumber segno, const char *path)
 {
 	char		old[MAXPGPATH];
 	struct stat st;
 
-	if (kept == NULL)
-		return 0;
-	/* the directory of a user's tablespace is his */
-	if (fork->rnode.spcNode != DEFAULTTABLESPACE_OID && fork->rnode.spcNode != GLOBALTABLESPACE_OID)
-	{
-		snprintf(old, sizeof(old), "%s/pg_tblspc/%u", NEON_KEPT_DIR, fork->rnode.spcNode);
-		if (lstat(old, &st) != 0 || !S_ISDIR(st.st_mode))
-			return 0;
-	}
-	snprintf(old, sizeof(old), "%s/%s", NEON_KEPT_DIR, path);
-	if (lstat(old, &st) != 0 || !S_ISREG(st.st_mode) || !is_untouched(&st) ||
+	if (!find_old(fork, path, old, &st) || !is_untouched(&st) ||
 		!fits(&st) || rename(old, path) != 0)
 		return 0;
 	return (BlockNumber) Min(st.st_size / BLCKSZ, RELSEG_SIZE);

@@ -33,6 +33,9 @@ extern void kept_request_shmem(void);
  */
 extern void kept_startup(void);
 
+/* Is there something to take, for a file at path? */
+extern bool kept_has_file(const MapFork *fork, const char *path);
+
 /*
  * Moves the segment that the life before had to path.  Returns its size in
  * blocks, 0 if there is none.  The caller holds the fork's file lock, and the
@@ -46,7 +49,7 @@ extern BlockNumber kept_take_segment(const MapFork *fork, BlockNumber segno, con
  */
 extern void kept_set_present(MapFork *fork, BlockNumber segno, BlockNumber nblocks, int fd);
 
-/* When all files are done: removes what is left of the life before, and logs what was kept. */
+/* When all that can be taken was: removes what is left of the life before, and logs what was kept. */
 extern void kept_finish(void);
 
 /* A file's time as NeonKeptHeader has it. */

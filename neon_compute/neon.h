@@ -93,13 +93,6 @@ extern void neon_smgr_shmem_startup(void);
  */
 
 /*
- * Do all relation files exist with their true sizes?  Usually from the start;
- * with very many relations a worker needs a while.  What looks at files
- * without the storage manager is made to wait for that.
- */
-extern bool neon_files_complete(void);
-
-/*
  * Fetch every absent block of a relation with its indexes and TOAST table, or
  * of everything; returns the number of blocks fetched by this call.  Need
  * interrupts to be allowed and no lock but a heavyweight one.  ERROR if the

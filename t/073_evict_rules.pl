@@ -20,6 +20,7 @@ $t->endpoint_start('main');
 $t->psql('main', <<'SQL');
 CREATE EXTENSION pg_prewarm;
 CREATE EXTENSION pg_visibility;
+CREATE FUNCTION test_look() RETURNS void AS 'neon', 'neon_test_look' LANGUAGE C;
 CREATE FUNCTION test_sample() RETURNS pg_lsn AS 'neon', 'neon_test_sample' LANGUAGE C;
 CREATE FUNCTION test_evict(oid, oid, int) RETURNS int8 AS 'neon', 'neon_test_evict' LANGUAGE C;
 CREATE FUNCTION test_flush(regclass, int, int) RETURNS void AS 'neon', 'neon_test_flush' LANGUAGE C;
@@ -388,25 +389,52 @@ rule late_begin => '49', '50', sub {
 	return $seen;
 };
 
-rule no_begin => 'dropped', 'kept', sub {
-	# what was written before a transaction that is held for space may be dropped
+rule late_look => '49', '50', sub {
+	# what the evictor sees of a transaction with a number is that it began earlier
 	make_table();
-	# the evictor itself goes by the same rule, and waits for this one
+	change_twice();
+	run('evictor', 'SELECT test_look()');
+	run('writer', 'SELECT pg_switch_wal()');
+	run('evictor', 'SELECT test_look()');
+	evict('t', 20000);
+	my $seen = run('writer', 'FETCH c');
+	run('writer', 'COMMIT');
+	return $seen;
+};
+
+# What another has written before a transaction began that runs may be dropped.  The
+# evictor itself goes by the same rule, and waits for somebody until that has begun.
+sub drop_what_is_older
+{
+	my ($begin, $end) = @_;
+	make_table();
 	$t->psql('main', $_) for "ALTER SYSTEM SET neon.test_bug = '$bug'", 'SELECT pg_reload_conf()';
 	run('holder', $_) for 'BEGIN', 'SELECT pg_current_xact_id()';
+	run('evictor', 'SELECT test_look()');
 	sleep 1;
-	run('other', 'CREATE TABLE w AS SELECT * FROM other');
-	run('other', 'UPDATE w SET repeat = repeat');
+	run('other', $_) for 'CREATE TABLE w AS SELECT * FROM other', 'UPDATE w SET repeat = repeat';
 	flush('other');
-	run('writer', 'BEGIN');
-	run('writer', "INSERT INTO t VALUES (100, 0, '')");
-	run('holder', 'COMMIT') if !$bug;
+	$begin->();
+	run('holder', 'COMMIT');
 	my $seen = evict('w', $bug ? 300 : 20000) ? 'dropped' : 'kept';
-	run('holder', 'COMMIT') if $bug;
-	run('writer', 'COMMIT');
+	$end->();
 	$t->psql('main', $_) for 'ALTER SYSTEM RESET neon.test_bug', 'SELECT pg_reload_conf()';
 	run('other', 'DROP TABLE w');
 	return $seen;
+}
+
+rule no_begin => 'dropped', 'kept', sub {
+	# who began is known by his own note
+	return drop_what_is_older(
+		sub { run('writer', $_) for 'BEGIN', "INSERT INTO t VALUES (100, 0, '')" },
+		sub { run('writer', 'COMMIT') });
+};
+
+rule no_look => 'dropped', 'kept', sub {
+	# or by the evictor's look, here a later transaction of one command
+	return drop_what_is_older(
+		sub { run('evictor', 'SELECT test_look()'); run_until('writer', 'map_extends', 'VACUUM FULL t') },
+		sub { go_on('writer') });
 };
 
 rule no_changed => '49', qr/^(?!49$)/, sub {

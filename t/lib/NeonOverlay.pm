@@ -225,6 +225,34 @@ CONF
 	return $node;
 }
 
+# Does the worker run that creates relation files?  It is in no view.
+sub creator_runs
+{
+	my ($node) = @_;
+	my ($pid) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+	return scalar NeonTest->children_of($pid, qr/neon file creator/);
+}
+
+# The relation files of a database that are there.
+sub relation_files
+{
+	my ($node, $db) = @_;
+	return scalar grep { m{/\d+(?:_vm)?$} } glob $node->data_dir . "/base/$db/*";
+}
+
+# The OID counter of a server that is stopped.
+sub set_next_oid
+{
+	my ($pgdata, $oid) = @_;
+	my $file = "$pgdata/global/pg_control";
+	my $bytes = slurp_file($file);
+	my ($crc_at) = grep { unpack("x$_ V", $bytes) == crc32c(substr($bytes, 0, $_)) } map { 4 * $_ } 40 .. 120;
+	substr($bytes, 72, 4) = pack('V', $oid);
+	substr($bytes, $crc_at, 4) = pack('V', crc32c(substr($bytes, 0, $crc_at)));
+	write_file($file, $bytes);
+	return;
+}
+
 # The extension's library is the installed one, which is not preloaded here: its
 # objects over the preloaded one.
 sub extension
