@@ -517,7 +517,7 @@ visit_chunk(const MapFork *fork, BlockNumber start)
 	MapChunk   *chunk = map_chunk(fork, start);
 
 	/* blocks may become present, under no lock, until the files are done */
-	if (pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &fork->file_state)) == MAP_FILE_MISSING)
+	if (files_missing(fork))
 		return 0;
 	pg_read_barrier();
 	if (map_chunk_droppable(fork, start, rule.clean_before) == 0)

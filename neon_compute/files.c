@@ -53,8 +53,6 @@
 
 #define WORKER_RESTART_SECONDS	1
 
-/* In memory that children inherit: will the numbers of files that are missing be tried? */
-static bool number_meets_files = false;
 
 static object_access_hook_type prev_object_access = NULL;
 
@@ -130,12 +128,18 @@ create_segments(MapFork *fork)
 }
 
 void
+neon_create_all_files(void)
+{
+	files_create_all();
+}
+
+void
 files_create(MapFork *fork)
 {
 	LWLock	   *lock = map_file_lock(fork);
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	if (pg_atomic_read_u32(&fork->file_state) == MAP_FILE_MISSING)
+	if (files_missing(fork))
 	{
 		create_segments(fork);
 		map_file_done(fork);
@@ -161,7 +165,7 @@ files_forget(MapFork *fork)
 	if (pg_atomic_read_u32(&fork->file_state) == MAP_FILE_DONE)
 		return;
 	LWLockAcquire(lock, LW_EXCLUSIVE);
-	if (pg_atomic_read_u32(&fork->file_state) == MAP_FILE_MISSING)
+	if (files_missing(fork))
 		map_file_done(fork);
 	LWLockRelease(lock);
 }
@@ -178,49 +182,42 @@ eager_limit(void)
 }
 
 /*
- * Whoever makes a relation asks the file system whether a number is in use.
- * The counter meets numbers that are only when it has once gone round.
+ * Whoever makes a relation asks the file system whether a number is in use.  The
+ * counter meets numbers that are only when it has once gone round: from this on.
  */
-static bool
-counter_meets_files(void)
+static Oid
+next_number(void)
 {
 	bool		crc_ok;
 	ControlFileData *control = get_controlfile(DataDir, &crc_ok);
 	Oid			next = control->checkPointCopy.nextOid;
 
 	pfree(control);
-	for (uint64 i = 0; i < map_nforks(); i++)
-	{
-		if (map_fork_at(i)->rnode.relNode >= next)
-			return true;
-	}
-	return false;
+	return next;
 }
 
-/* Is it of use before the relation is touched? */
+/* Has the life before left something for it? */
 static bool
-is_needed_early(const MapFork *fork)
+has_kept_file(const MapFork *fork)
 {
 	char		path[MAXPGPATH];
 
-	if (pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &fork->file_state)) != MAP_FILE_MISSING)
-		return false;
 	segment_path(fork, 0, path);
-	return number_meets_files || kept_has_file(fork, path);
+	return kept_has_file(fork, path);
 }
 
 /* No other process exists yet, so errors end the start and no lock is needed. */
 void
 files_startup(void)
 {
-	number_meets_files = counter_meets_files();
-	if (map_nforks() > eager_limit())
-		return;
+	Oid			next = next_number();
+	bool		few = map_nforks() <= eager_limit();
+
 	for (uint64 i = 0; i < map_nforks(); i++)
 	{
 		MapFork    *fork = map_fork_at(i);
 
-		if (is_needed_early(fork))
+		if (files_missing(fork) && (fork->rnode.relNode >= next || (few && has_kept_file(fork))))
 		{
 			create_segments(fork);
 			map_file_done(fork);
@@ -244,6 +241,29 @@ neon_files_register_worker(void)
 	RegisterBackgroundWorker(&worker);
 }
 
+/* Under the lock: who has begun to take a fork's files takes all of them. */
+static void
+take_kept_files(void)
+{
+	for (uint64 i = 0; i < map_nforks(); i++)
+	{
+		MapFork    *fork = map_fork_at(i);
+		LWLock	   *lock = map_file_lock(fork);
+
+		CHECK_FOR_INTERRUPTS();
+		if (!files_missing(fork))
+			continue;
+		LWLockAcquire(lock, LW_EXCLUSIVE);
+		if (files_missing(fork) && has_kept_file(fork))
+		{
+			create_segments(fork);
+			map_file_done(fork);
+		}
+		LWLockRelease(lock);
+	}
+}
+
+/* A stop meanwhile is no error. */
 static void
 wait_before_creating(void)
 {
@@ -256,6 +276,8 @@ wait_before_creating(void)
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 Min(left, CREATOR_POLL_MS), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
+		if (ProcDiePending)
+			proc_exit(0);
 		CHECK_FOR_INTERRUPTS();
 	}
 }
@@ -268,12 +290,7 @@ neon_file_creator_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 
-	for (uint64 i = 0; i < map_nforks(); i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (is_needed_early(map_fork_at(i)))
-			files_create(map_fork_at(i));
-	}
+	take_kept_files();
 	kept_finish();
 	wait_before_creating();
 	files_create_all();
@@ -287,8 +304,9 @@ neon_file_creator_main(Datum arg)
 
 /*
  * Does the server look at files, or directories, without the storage manager?
- * The size functions stat() files, DROP TABLESPACE takes a directory without
- * files for unused, and DROP DATABASE removes what is there.
+ * The size functions stat() files, DROP TABLESPACE and the function that lists
+ * databases in one take a directory without files for unused, and DROP DATABASE
+ * removes what is there.
  */
 static bool
 looks_at_files(ObjectAccessType access, Oid class_id, Oid object_id)
@@ -307,6 +325,11 @@ looks_at_files(ObjectAccessType access, Oid class_id, Oid object_id)
 		case F_PG_DATABASE_SIZE_OID:
 		case F_PG_TABLESPACE_SIZE_NAME:
 		case F_PG_TABLESPACE_SIZE_OID:
+		case F_PG_TABLESPACE_DATABASES:
+		case F_PG_STAT_FILE_TEXT:
+		case F_PG_STAT_FILE_TEXT_BOOL:
+		case F_PG_LS_DIR_TEXT:
+		case F_PG_LS_DIR_TEXT_BOOL_BOOL:
 			return true;
 		default:
 			return false;
@@ -355,8 +378,7 @@ files_blocks(RelFileNode rnode, ForkNumber forknum)
 	const MapFork *fork = map_lookup(rnode, forknum);
 	uint64		blocks = 0;
 
-	if (fork != NULL &&
-		pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &fork->file_state)) == MAP_FILE_MISSING)
+	if (files_missing(fork))
 		return fork->boot_blocks;
 	for (BlockNumber segno = 0;; segno++)
 	{

@@ -14,8 +14,16 @@
 /* In _PG_init: whatever looks at files by itself shall wait until all exist. */
 extern void files_install_hook(void);
 
-/* In the postmaster, after map_startup(): creates all files if they are not many. */
+/* In the postmaster, after kept_startup(): takes and creates those that cannot wait. */
 extern void files_startup(void);
+
+/* Is this a fork (NULL: none) of the boot whose files do not exist yet? */
+static inline bool
+files_missing(const MapFork *fork)
+{
+	return fork != NULL &&
+		pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &fork->file_state)) == MAP_FILE_MISSING;
+}
 
 /* Creates the fork's files unless that was done; ERROR if it cannot be. */
 extern void files_create(MapFork *fork);
@@ -29,7 +37,7 @@ extern void files_forget(MapFork *fork);
 static inline void
 files_ensure(MapFork *fork)
 {
-	if (unlikely(pg_atomic_read_u32(&fork->file_state) == MAP_FILE_MISSING))
+	if (unlikely(files_missing(fork)))
 		files_create(fork);
 }
 

@@ -389,6 +389,9 @@ guarded_process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tr
 	UtilityCall call = {query, read_only_tree, context, params, env, dest, completion};
 	Node	   *stmt = pstmt->utilityStmt;
 
+	/* it looks whether the template has files where the new one's are to be */
+	if (IsA(stmt, CreatedbStmt))
+		neon_create_all_files();
 	if (IsA(stmt, CreatedbStmt) && copies_files((CreatedbStmt *) stmt))
 		run_create_database(pstmt, &call);
 	else if (IsA(stmt, DropdbStmt))

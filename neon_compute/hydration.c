@@ -557,10 +557,10 @@ neon_begin_copy(Oid db, Oid from, Oid to)
 	ForkList	list;
 
 	disk_pin_database(db);
+	/* of other directories, too: that the target is empty is found by what it has */
+	files_create_all();
 	forks_init(&list);
 	list_database(&list, db, from);
-	for (uint64 i = 0; i < list.n; i++)
-		files_ensure(list.forks[i]);
 	if (disk_is_limited)
 		disk_reserve_copy(db, from, to);
 	(void) hydrate(HYDRATION_DATABASE, &list);

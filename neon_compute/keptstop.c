@@ -19,6 +19,7 @@
 #include "catalog/pg_control.h"
 #include "common/controldata_utils.h"
 #include "common/file_perm.h"
+#include "files.h"
 #include "kept.h"
 #include "miscadmin.h"
 #include "neon_durable.h"
@@ -82,7 +83,7 @@ word_at(const MapFork *fork, uint64 word)
 static bool
 has_words(const MapFork *fork)
 {
-	if (pg_atomic_read_u32(unconstify(pg_atomic_uint32 *, &fork->file_state)) == MAP_FILE_MISSING)
+	if (files_missing(fork))
 		return false;
 	for (uint64 word = 0; word < fork_words(fork); word++)
 		if (word_at(fork, word) != 0)

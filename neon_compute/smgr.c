@@ -318,8 +318,9 @@ neon_exists(SMgrRelation reln, ForkNumber forknum)
 		return false;
 	if (forknum == FSM_FORKNUM && !SmgrIsTemp(reln))
 		savedfsm_put_back(reln->smgr_rnode.node);
-	else
-		(void) mapped_fork(reln, forknum);
+	/* asked after a commit, too, of what was dropped, when nothing may fail */
+	else if (!SmgrIsTemp(reln) && files_missing(map_lookup(reln->smgr_rnode.node, forknum)))
+		return true;
 	return mdexists(reln, forknum);
 }
 

@@ -8,8 +8,8 @@ use JSON::PP;
 use NeonTest;
 use Test::More;
 
-my $t = NeonTest->new(subdir => 'state with blanks');
-my $u = NeonTest->new(name => 'cli_trust', auth => 'trust');
+my $t = NeonTest->new(subdir => 'state with blanks', auth => 'scram');
+my $u = NeonTest->new(name => 'cli_trust');
 
 sub mode { return sprintf('%04o', (stat($_[0]))[2] & 07777) }
 sub slurp { local (@ARGV, $/) = ($_[0]); return scalar <> }

@@ -8,7 +8,7 @@ use JSON::PP;
 use NeonTest;
 use Test::More;
 
-my $t = NeonTest->new(subdir => "it's a state");
+my $t = NeonTest->new(subdir => "it's a state", auth => 'scram');
 $t->quickstart(tenant => [ '--wal-segsize', '1' ]);
 
 sub slurp { local (@ARGV, $/) = ($_[0]); return scalar <> }

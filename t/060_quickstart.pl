@@ -5,7 +5,7 @@ use File::Path qw(remove_tree);
 use NeonTest;
 use Test::More;
 
-my $t = NeonTest->new(subdir => 'a path/with blanks');
+my $t = NeonTest->new(subdir => 'a path/with blanks', auth => 'scram');
 umask 0077;
 mkdir $t->tmp . '/a path';
 chmod 0755, $t->tmp . '/a path';
@@ -77,7 +77,7 @@ is($t->psql('main', 'SELECT string_agg(key::text, $$,$$ ORDER BY key) FROM t'),
 	'1,3,11,12,13,14,15', 'everything is there after stop, removal of the directory and start');
 
 # a second state directory beside the first
-my $u = NeonTest->new(name => 'second', auth => 'trust');
+my $u = NeonTest->new(name => 'second');
 $u->quickstart;
 $u->psql('main', 'CREATE TABLE mine(a int)');
 is($t->psql('main', 'SELECT to_regclass($$mine$$)'), '', 'two installations do not meet');

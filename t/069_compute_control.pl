@@ -49,10 +49,18 @@ SQL
 
 fill($_) for qw(moved template_one dropped);
 whole('moved', 'a database');
-$t->neon('endpoint', 'restart', 'main');
+$t->psql('main', "SET allow_in_place_tablespaces = on;\nCREATE TABLESPACE ts LOCATION '';\nCREATE TABLESPACE ts2 LOCATION '';\nCREATE DATABASE partly");
+$t->psql('main', 'CREATE TABLE elsewhere TABLESPACE ts2 AS SELECT 1', db => 'partly');
 
-# all of them are remote now
-$t->psql('main', "SET allow_in_place_tablespaces = on;\nCREATE TABLESPACE ts LOCATION ''");
+# all of them are remote now, and no file of them is there
+$t->cold;
+$t->neon('endpoint', 'restart', 'main');
+$t->psql_fails('main', 'ALTER DATABASE partly SET TABLESPACE ts2', qr/some relations of database "partly" are already in tablespace "ts2"/,
+	'a database is not moved to where it has relations, though nothing of them is here');
+$t->neon('endpoint', 'restart', 'main');
+$t->psql_fails('main', 'CREATE DATABASE whole TEMPLATE partly TABLESPACE ts2', qr/cannot assign new default tablespace "ts2"/, 'and not copied there');
+$t->psql('main', $_) for 'DROP DATABASE partly', 'DROP TABLESPACE ts2';
+$t->neon('endpoint', 'restart', 'main');
 $t->psql('main', 'ALTER DATABASE moved SET TABLESPACE ts');
 whole('moved', 'a database that was moved before anything of it was here');
 $t->psql_fails('main', 'DROP TABLESPACE ts', qr/not empty/, 'its tablespace cannot be dropped');

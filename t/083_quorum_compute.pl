@@ -34,7 +34,7 @@ use Time::HiRes qw(sleep);
 
 # ---- the system ----
 
-my $t = NeonTest->new(safekeepers => 3);
+my $t = NeonTest->new(safekeepers => 3, auth => 'scram');
 $t->init;
 $t->neon('start');
 $t->neon('tenant', 'create', '--set-default');

@@ -11,7 +11,7 @@ use NeonTest;
 use Test::More;
 use Time::HiRes qw(sleep);
 
-my $t = NeonTest->new(safekeepers => 3);
+my $t = NeonTest->new(safekeepers => 3, auth => 'scram');
 my $rounds = $NeonTest::long ? 6 : 1;
 $t->quickstart;
 $t->pgbench_init('main', 1);
@@ -261,7 +261,7 @@ is_deeply([ $t->left_running ], [], 'nothing is left running');
 
 # ---- no passwords; one that was away gets what it missed from the other, before it counts ----
 
-my $u = NeonTest->new(name => 'quorum_trust', auth => 'trust', safekeepers => 3);
+my $u = NeonTest->new(name => 'quorum_trust', safekeepers => 3);
 $u->quickstart;
 $u->psql('main', 'CREATE TABLE t(i int)');
 $u->neon('safekeeper', 'stop', '3');

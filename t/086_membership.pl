@@ -13,7 +13,7 @@ use Test::More;
 use Time::HiRes qw(sleep);
 
 my $testing = ($ENV{NEON_TESTING_LIBDIR} || '') . '/bin/neon';
-my $t = NeonTest->new(safekeepers => 1);
+my $t = NeonTest->new(safekeepers => 1, auth => 'scram');
 $t->neon_fails([ 'init', '--safekeepers', '2' ], qr/2 is no number of safekeepers/, qr/1, 3 or 5/, 'init with 2 safekeepers');
 $t->quickstart;
 $t->cold;

@@ -5,7 +5,7 @@ use warnings;
 use NeonTest;
 use Test::More;
 
-my $t = NeonTest->new;
+my $t = NeonTest->new(auth => 'scram');
 $t->quickstart(no_endpoint => 1);
 $t->neon('endpoint', 'create', 'main', '--port', $t->{ports}{main} = $t->free_port);
 $t->neon('endpoint', 'config', 'main', 'max_prepared_transactions=20', 'wal_level=logical', 'max_worker_processes=16', 'autovacuum=off');

@@ -21,7 +21,7 @@ $source->safe_psql('postgres', $_) for (
 	'CREATE DATABASE app OWNER owner');
 $source->safe_psql('app', "CREATE TABLE big AS SELECT g i, repeat('x', 200) a FROM generate_series(1, 30000) g; DELETE FROM big WHERE i % 3 = 0; VACUUM big");
 
-my $t = NeonTest->new(safekeepers => 3);
+my $t = NeonTest->new(safekeepers => 3, auth => 'scram');
 $t->init;
 $t->neon('start');
 sub refused { my ($dir, $error, $hint, $name) = @_; return $t->neon_fails([ 'tenant', 'create', '--pgdata', $dir ], $error, $hint, $name) }

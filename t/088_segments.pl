@@ -53,8 +53,8 @@ border('warm');
 
 # nothing of it is here
 $t->neon('endpoint', 'restart', 'main');
-is(files(), $files, 'two files after a boot');
 is($t->psql('main', q{SELECT pg_relation_size('big') / 8192}), $end, 'its size');
+is(files(), $files, 'two files after a boot');
 border('cold');
 cmp_ok($t->psql('main', 'SELECT fetched_pages FROM neon.stat_local'), '<', 8000, 'few pages were fetched');
 $t->psql('main', "UPDATE big SET v = upper(v) WHERE ctid >= '(" . ($segment - 10) . ",0)' AND ctid < '(" . ($segment + 10) . ",0)'");

@@ -22,7 +22,7 @@ use NeonQuorum;
 use NeonTest;
 use Time::HiRes qw(sleep);
 
-my $t = NeonTest->new(safekeepers => 3);
+my $t = NeonTest->new(safekeepers => 3, auth => 'scram');
 $t->init;
 my ($uid, $gid) = (getpwnam('postgres'))[ 2, 3 ];
 # of 1 and 2 what they keep, of 3 all

@@ -18,7 +18,7 @@ my $dir = "$src/src/test/regress";
 chomp(my $pkglibdir = `$ENV{PG_CONFIG} --pkglibdir`);
 chomp(my $sharedir = `$ENV{PG_CONFIG} --sharedir`);
 my $isolation = "$pkglibdir/pgxs/src/test/isolation/pg_isolation_regress";
-my $t = NeonTest->new(auth => 'trust');
+my $t = NeonTest->new;
 
 # regress.so holds C functions of the suite; it is built from that tree
 my $lib = $t->tmp . '/lib';

@@ -39,8 +39,8 @@ my $count = 0;
 
 # ---------------------------------------------------------------- life --
 
-# Options: name, subdir (of the state directory, may hold blanks), auth,
-# supervise (endpoints are started again after a crash), safekeepers (how many;
+# Options: name, subdir (of the state directory, may hold blanks), auth (default:
+# trust; a password costs both sides milliseconds at each connection), supervise (endpoints are started again after a crash), safekeepers (how many;
 # NEON_TEST_SAFEKEEPERS runs tests that do not say it with so many), within
 # (what to put before each command: another machine, see NeonMachine).
 sub new
@@ -57,7 +57,7 @@ sub new
 	my $self = bless {
 		tmp => $tmp,
 		dir => "$tmp/" . ($o{subdir} || 'state'),
-		auth => $o{auth},
+		auth => $o{auth} // 'trust',
 		supervise => $o{supervise},
 		within => $o{within} || [],
 		safekeepers => $o{safekeepers} // $ENV{NEON_TEST_SAFEKEEPERS} // 0,
@@ -179,8 +179,7 @@ sub init
 {
 	my ($self, %o) = @_;
 	$self->{ps_port} = $self->free_port;
-	my @auth = $self->{auth} ? ('--auth', $self->{auth}) : ();
-	return $self->neon('init', $self->init_safekeepers, '--pageserver-port', $self->{ps_port}, @auth, @{ $o{init} || [] });
+	return $self->neon('init', $self->init_safekeepers, '--pageserver-port', $self->{ps_port}, '--auth', $self->{auth}, @{ $o{init} || [] });
 }
 
 # Options: branch, lsn, time, ephemeral, args => [...].
