@@ -16,7 +16,7 @@ SHELL = /bin/bash
 PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
 export PG_CONFIG
 PARTS = common neon_walredo neon_pageserver_bgw neon_compute \
-	contrib/neon_ctl contrib/neon_test_utils contrib/powercut contrib/faultrun neon_pageserver_bgw/test \
+	contrib/neon_ctl contrib/neon_test_utils contrib/powercut contrib/faultrun contrib/testsql neon_pageserver_bgw/test \
 	neon_safekeeper_bgw neon_safekeeper_bgw/test
 TESTS ?=
 JOBS ?= $(shell echo $$(($$(nproc) + 3)))

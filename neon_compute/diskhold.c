@@ -140,8 +140,8 @@ disk_store_begin(void)
 {
 	Changer    *me = &shared->changers[MyProc->pgprocno];
 
-	if (!NEON_TEST_BUG("late_begin") &&
-		(TransactionIdIsValid(GetTopTransactionIdIfAny()) || pg_atomic_read_u32(&me->builds) != 0))
+	if ((TransactionIdIsValid(GetTopTransactionIdIfAny()) && !NEON_TEST_BUG("late_begin")) ||
+		(pg_atomic_read_u32(&me->builds) != 0 && !NEON_TEST_BUG("note_builds")))
 		return;
 	pg_atomic_write_u64(&me->begin_lsn, GetXLogInsertRecPtr());
 	pg_write_barrier();

@@ -8,7 +8,7 @@ use Test::More;
 my $top = $ENV{NEON_TEST_TOP};
 
 for my $d (qw(common neon_walredo neon_pageserver_bgw neon_compute contrib/neon_ctl contrib/neon_test_utils contrib/bench contrib/demo contrib/wal_model
-	contrib/powercut contrib/faultrun neon_safekeeper_bgw))
+	contrib/powercut contrib/faultrun contrib/testsql neon_safekeeper_bgw))
 {
 	ok(-s "$top/$d/README.md", "$d has a README.md");
 }

@@ -30,6 +30,9 @@ CREATE TABLE other AS SELECT repeat('o', 900) FROM generate_series(1, 80);
 VACUUM filler, other;
 CREATE FUNCTION held(i int) RETURNS box LANGUAGE plpgsql IMMUTABLE AS
  'BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN box(point(i, i), point(i, i)); END';
+CREATE FUNCTION held_late(i int) RETURNS box LANGUAGE plpgsql IMMUTABLE AS
+ 'BEGIN IF i > 1998 THEN PERFORM pg_advisory_xact_lock_shared(i); END IF; RETURN box(point(i, i), point(i, i)); END';
+CREATE TABLE many AS SELECT generate_series(1, 2000) AS id;
 SQL
 $t->psql('main', 'CHECKPOINT');
 mkdir "$t->{tmp}/space" or die;
@@ -545,6 +548,24 @@ rule no_builds => '1', qr/ERROR/, sub {
 	evict_if_bug('t_held');
 	run('holder', 'SELECT pg_advisory_unlock(42)');
 	return finish('writer') || content($by_index);
+};
+
+rule note_builds => '2000', qr/ERROR|^(?!2000$)/, sub {
+	# statements of functions of the index do not tell when he began, though he has no number
+	make_table();
+	my $waits = sub { my ($lock) = @_; $t->wait_for('the build', sub { run('monitor', "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = $lock AND NOT granted") }) };
+	run('writer', 'DROP INDEX IF EXISTS many_held');
+	run('holder', 'SELECT pg_advisory_lock(1999), pg_advisory_lock(2000)');
+	session('writer')->send('CREATE INDEX CONCURRENTLY many_held ON many USING gist (held_late(id))');
+	$waits->(1999);
+	flush('holder');
+	run('holder', 'SELECT pg_switch_wal()');
+	run('holder', 'SELECT pg_advisory_unlock(1999)');
+	$waits->(2000);
+	flush('holder');
+	evict_if_bug('many_held');
+	run('holder', 'SELECT pg_advisory_unlock(2000)');
+	return finish('writer') || content("SET enable_seqscan = off; SELECT count(*) FROM many WHERE held_late(id) <@ box '((0,0),(9999,9999))'");
 };
 
 rule waits_build => 'dropped', 'kept', sub {

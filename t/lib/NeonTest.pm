@@ -21,8 +21,13 @@ use File::Temp ();
 use IO::Socket::INET;
 use IPC::Run qw(run start timeout);
 use LocalLimit;
+use NeonTest::Clients;
+use NeonTest::Loop;
+use NeonTest::Session;
+use NeonTest::Vanilla;
 use POSIX qw(WNOHANG);
 use Test::More;
+use TestSql;
 use Time::HiRes qw(time sleep usleep);
 
 # Larger sizes in "make check-long".
@@ -273,6 +278,9 @@ sub connstr
 sub psql_raw
 {
 	my ($self, $ep, $sql, %o) = @_;
+	my $connstr = $o{connstr} || $self->connstr($ep, $o{db});
+	return $self->test_sql->run($connstr, $sql, $o{timeout} || $default_timeout)
+	  if TestSql::available() && TestSql::suits($sql) && !@{ $self->{within} } && !grep { !/^(?:connstr|db|timeout)$/ } keys %o;
 	# not by a pipe: a psql that cannot connect does not read it; in memory, as ext4
 	# writes a file that is truncated and written anew at once
 	my $file = File::Temp->new(TEMPLATE => 'neon-check-XXXXXX', DIR => -w '/dev/shm' ? '/dev/shm' : $self->{tmp});
@@ -281,9 +289,15 @@ sub psql_raw
 	return $self->command(
 		[
 			'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', @{ $o{args} || [] },
-			'-d', ($o{connstr} || $self->connstr($ep, $o{db})), '-f', "$file"
+			'-d', $connstr, '-f', "$file"
 		],
 		%o);
+}
+
+sub test_sql
+{
+	my ($self) = @_;
+	return $self->{test_sql} //= TestSql->new($self->env);
 }
 
 sub psql
@@ -731,377 +745,6 @@ sub vanilla_replay
 {
 	my ($self, $base, $lsn, @wal_dirs) = @_;
 	return NeonTest::Vanilla->new($self, $base, $lsn, @wal_dirs);
-}
-
-package NeonTest::Vanilla;
-use strict;
-use warnings;
-use Carp;
-use Fcntl;
-use File::Basename;
-use File::Path qw(remove_tree);
-
-my $vcount = 0;
-
-sub new
-{
-	my ($class, $t, $base, $lsn, @wal) = @_;
-	my $dir = "$t->{tmp}/vanilla" . ++$vcount;
-	my $sock = "$t->{tmp}";
-	system('cp', '-a', $base, $dir) == 0 or croak "cannot copy $base";
-	unlink glob("$dir/neon.*"), "$dir/postmaster.pid", "$dir/standby.signal",
-	  "$dir/postgresql.auto.conf", "$dir/postgresql.conf", "$dir/pg_hba.conf", "$dir/pg_ident.conf";
-	my $port = $t->free_port;
-	my $restore = join ' || ', map { "cp \"$_/%f\" \"%p\" 2>/dev/null" } @wal;
-	my $self = bless { t => $t, dir => $dir, port => $port }, $class;
-	$self->write('postgresql.conf', <<"CONF");
-listen_addresses = '127.0.0.1'
-port = $port
-unix_socket_directories = ''
-fsync = off
-autovacuum = off
-max_connections = 200
-max_worker_processes = 64
-max_prepared_transactions = 200
-max_wal_senders = 64
-max_locks_per_transaction = 256
-hot_standby = off
-allow_in_place_tablespaces = on
-restore_command = '$restore'
-recovery_target_lsn = '$lsn'
-recovery_target_inclusive = off
-recovery_target_action = 'promote'
-recovery_target_timeline = 'current'
-wal_retrieve_retry_interval = '100ms'
-log_min_messages = notice
-CONF
-	$self->write('pg_hba.conf', "local all all trust\nhost all all 127.0.0.1/32 trust\n");
-	$self->write('pg_ident.conf', '');
-	$self->write('recovery.signal', '');
-	my ($rc, $out, $err) = $t->command(
-		[ 'pg_ctl', '-D', $dir, '-l', "$dir.log", '-w', '-t', '300', 'start' ], timeout => 320);
-	croak "stock replay does not start: $out $err\n" . slurp("$dir.log") if $rc != 0;
-	my $ok = eval {
-		$t->poll('pageserver', 'SELECT pg_is_in_recovery()', 'f',
-			connstr => $self->connstr, timeout => 300);
-		1;
-	};
-	if (!$ok)
-	{
-		my $e = $@;
-		my $log = slurp("$dir.log");
-		$self->stop;
-		croak "stock replay did not reach $lsn: $e\n$log";
-	}
-	return $self;
-}
-
-sub connstr { "host=127.0.0.1 port=$_[0]{port} user=cloud_admin dbname=" . ($_[1] || 'postgres') }
-sub psql { my ($s, $sql, $db) = @_; return $s->{t}->psql('pageserver', $sql, connstr => $s->connstr($db)) }
-sub dump_all { my ($s) = @_; return $s->{t}->dump_all('vanilla', port => $s->{port}) }
-
-sub stop
-{
-	my ($self) = @_;
-	$self->{t}->command([ 'pg_ctl', '-D', $self->{dir}, '-m', 'immediate', '-w', 'stop' ]);
-	remove_tree($self->{dir}) unless $ENV{NEON_TEST_KEEP};
-	return;
-}
-
-sub write
-{
-	my ($self, $file, $text) = @_;
-	open my $f, '>', "$self->{dir}/$file" or croak "$file: $!";
-	print $f $text;
-	close $f or croak "$file: $!";
-}
-
-sub slurp
-{
-	my ($file) = @_;
-	open my $f, '<', $file or return '';
-	local $/;
-	my $x = <$f>;
-	return defined $x ? $x : '';
-}
-
-package NeonTest::Session;
-use strict;
-use warnings;
-use Carp;
-use IPC::Run qw(start);
-use Time::HiRes qw(time);
-
-sub new
-{
-	my ($class, $t, $ep, %o) = @_;
-	my $self = bless { in => '', out => '', err => '', n => 0, t => $t }, $class;
-	local %ENV = (%ENV, $t->env);
-	$self->{h} = start(
-		[ @{ $t->{within} }, 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=0', '-d', $t->connstr($ep, $o{db}) ],
-		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err});
-	push @{ $t->{children} }, $self->{h};
-	return $self;
-}
-
-# Sends SQL without waiting for the answer.
-sub send
-{
-	my ($self, $sql) = @_;
-	$self->{n}++;
-	$self->{in} .= "$sql;\n\\echo --done $self->{n}--\n\\warn --done $self->{n}--\n";
-	$self->{h}->pump_nb;
-	return;
-}
-
-# The answer to what was sent last, or undef after the limit.
-sub answer
-{
-	my ($self, $limit) = @_;
-	my $mark = "--done $self->{n}--";
-	my $end = time + ($limit || $NeonTest::default_timeout);
-	until ($self->{out} =~ /^\Q$mark\E\n/m && $self->{err} =~ /^\Q$mark\E\n/m)
-	{
-		return undef if time > $end;
-		my $ok = eval { $self->{h}->pump_nb; $self->{h}->pumpable };
-		last unless $ok;
-		select undef, undef, undef, 0.02;
-	}
-	my ($out, $err) = @{$self}{qw(out err)};
-	$self->{out} = $self->{err} = '';
-	s/^--done \d+--\n//mg for $out, $err;
-	chomp $out;
-	$self->{error} = $err;
-	return $out;
-}
-
-sub query { my ($self, $sql, $limit) = @_; $self->send($sql); return $self->answer($limit) }
-sub error { $_[0]{error} }
-
-sub close
-{
-	my ($self) = @_;
-	my $end = time + 10;
-	$self->{in} .= "\\q\n";
-	while (time < $end)
-	{
-		last unless eval { $self->{h}->pump_nb; $self->{h}->pumpable };
-		select undef, undef, undef, 0.02;
-	}
-	eval { $self->{h}->kill_kill(grace => 1) };
-	return;
-}
-
-package NeonTest::Loop;
-use strict;
-use warnings;
-use Carp;
-use POSIX qw(WNOHANG);
-
-my $lcount = 0;
-
-sub new
-{
-	my ($class, $t, $ep, $sql, %o) = @_;
-	my $file = "$t->{tmp}/loop" . ++$lcount;
-	open my $f, '>', "$file.sql" or croak "$file: $!";
-	print $f $sql;
-	close $f or croak "$file: $!";
-	my $self = bless { t => $t, file => $file }, $class;
-	my $pid = fork;
-	croak "fork: $!" unless defined $pid;
-	if (!$pid)
-	{
-		$SIG{INT} = $SIG{PIPE} = 'DEFAULT';
-		my $stop = 0;
-		$SIG{TERM} = sub { $stop = 1 };
-		%ENV = (%ENV, $t->env);
-		open STDIN, '<', '/dev/null';
-		open STDOUT, '>', "$file.out";
-		open STDERR, '>', "$file.err";
-		my $n = 0;
-		while (!$stop && getppid() != 1)
-		{
-			$n++;
-			system('psql', '-XAtq', '-v', "n=$n", '-v', 'r=' . int(rand(1000000)),
-				'-d', $t->connstr($ep, $o{db}), '-f', "$file.sql") == 0
-			  or select undef, undef, undef, 0.2;
-		}
-		POSIX::_exit(0);
-	}
-	$self->{pid} = $pid;
-	return $self;
-}
-
-# Ends after the current round.
-sub stop
-{
-	my ($self) = @_;
-	kill 'TERM', $self->{pid};
-	for (1 .. 600)
-	{
-		return if waitpid($self->{pid}, WNOHANG) != 0;
-		select undef, undef, undef, 0.1;
-	}
-	kill 'KILL', $self->{pid};
-	waitpid $self->{pid}, 0;
-	return;
-}
-
-sub errors { my ($self) = @_; return NeonTest::Vanilla::slurp("$self->{file}.err") }
-
-# N processes that each run TPC-B transactions on their own connection and note
-# on disk what was acknowledged.  A lost connection ends a client: "errors" has
-# its message.
-package NeonTest::Clients;
-use strict;
-use warnings;
-use Carp;
-use POSIX qw(WNOHANG);
-use Time::HiRes qw(time sleep);
-
-my $ccount = 0;
-
-# Options: n (clients), scale, tag, seconds (0 = until stopped).
-sub new
-{
-	my ($class, $t, $ep, %o) = @_;
-	my $tag = $o{tag} || 'c' . ++$ccount;
-	my $dir = "$t->{tmp}/clients.$tag";
-	mkdir $dir or croak "$dir: $!";
-	my $self = bless { t => $t, ep => $ep, dir => $dir, n => $o{n} || 4, tag => $tag, pids => [] }, $class;
-	my $scale = $o{scale} || 1;
-	for my $i (1 .. $self->{n})
-	{
-		my $pid = fork;
-		croak "fork: $!" unless defined $pid;
-		if (!$pid)
-		{
-			$SIG{INT} = $SIG{TERM} = $SIG{PIPE} = 'DEFAULT';
-			%ENV = (%ENV, $t->env);
-			open STDIN, '<', '/dev/null';
-			open my $gen, '-|', $^X, '-e', generator(), "$tag.$i", $scale, $i, $o{seconds} || 0,
-			  "$dir/$i.ack" or POSIX::_exit(1);
-			open STDIN, '<&', $gen;
-			open STDOUT, '>', "$dir/$i.ack";
-			open STDERR, '>', "$dir/$i.err";
-			exec('psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $t->connstr($ep))
-			  or POSIX::_exit(127);
-		}
-		push @{ $self->{pids} }, $pid;
-	}
-	return $self;
-}
-
-# Writes transactions to a pipe; each one's last statement, after COMMIT,
-# prints its number: that reaches the log only if COMMIT was answered.
-sub generator
-{
-	return <<'PERL';
-my ($tag, $scale, $seed, $seconds, $ack) = @ARGV;
-$| = 1;
-srand($seed);
-my $end = $seconds ? time + $seconds : 0;
-my $n = 0;
-while (!$end || time < $end)
-{
-	$n++;
-	my ($a, $t, $b) = (1 + int rand 100000 * $scale, 1 + int rand 10 * $scale, 1 + int rand $scale);
-	my $d = int(rand 10001) - 5000;
-	print "BEGIN; UPDATE pgbench_accounts SET abalance = abalance + $d WHERE aid = $a;\n",
-	  "UPDATE pgbench_tellers SET tbalance = tbalance + $d WHERE tid = $t;\n",
-	  "UPDATE pgbench_branches SET bbalance = bbalance + $d WHERE bid = $b;\n",
-	  "INSERT INTO pgbench_history(tid, bid, aid, delta, mtime, filler) VALUES ($t, $b, $a, $d, now(), '$tag.$n');\n",
-	  "COMMIT;\n\\echo $tag.$n\n" or exit;
-	# stay close to what was answered
-	while (1)
-	{
-		my $size = -s $ack || 0;
-		last if $n < 20 || $size >= (length("$tag.") + 1) * ($n - 20);
-		exit if getppid() == 1;
-		select undef, undef, undef, 0.005;
-		exit if $end && time > $end + 60;
-	}
-}
-PERL
-}
-
-sub acknowledged
-{
-	my ($self) = @_;
-	my @a;
-	for my $i (1 .. $self->{n})
-	{
-		open my $f, '<', "$self->{dir}/$i.ack" or next;
-		while (my $l = <$f>) { chomp $l; push @a, $l if $l =~ /^\Q$self->{tag}\E\.\d+\.\d+$/ }
-	}
-	return @a;
-}
-
-sub errors
-{
-	my ($self) = @_;
-	my $e = '';
-	for my $i (1 .. $self->{n})
-	{
-		open my $f, '<', "$self->{dir}/$i.err" or next;
-		local $/;
-		my $x = <$f>;
-		$e .= $x if defined $x;
-	}
-	return $e;
-}
-
-# Waits until at least that many more transactions were acknowledged.
-sub wait_progress
-{
-	my ($self, $more, $limit) = @_;
-	my $from = scalar $self->acknowledged;
-	my $end = time + ($limit || 60);
-	while (time < $end)
-	{
-		return 1 if scalar($self->acknowledged) >= $from + $more;
-		sleep 0.1;
-	}
-	return 0;
-}
-
-sub running { my ($self) = @_; return grep { waitpid($_, WNOHANG) == 0 } @{ $self->{pids} } }
-
-sub stop
-{
-	my ($self) = @_;
-	kill 'TERM', $_ for $self->running;
-	$self->join(20);
-	return;
-}
-
-sub join
-{
-	my ($self, $limit) = @_;
-	my $end = time + ($limit || 300);
-	while (my @r = $self->running)
-	{
-		if (time > $end)
-		{
-			kill 'KILL', @r;
-			waitpid $_, 0 for @r;
-			last;
-		}
-		sleep 0.1;
-	}
-	$self->{pids} = [];
-	return;
-}
-
-# Acknowledged transactions that are not in the endpoint's table.
-sub lost
-{
-	my ($self, $ep) = @_;
-	my @acknowledged = $self->acknowledged;
-	my %there = map { $_ => 1 } split /\n/,
-	  $self->{t}->psql($ep, "SELECT rtrim(filler) FROM pgbench_history WHERE filler LIKE '$self->{tag}.%'");
-	return grep { !$there{$_} } @acknowledged;
 }
 
 1;
