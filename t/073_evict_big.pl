@@ -105,7 +105,7 @@ cmp_ok($megabytes, '>', 6 * $limit_mb, 'the database is much larger than the lim
 check_disk('load');
 
 # TPC-B; in the long form other tests run beside it
-my @rate = $big && !$hours ? ('-R', 120) : ();
+my @rate = $big && !$hours ? ('-R', 60) : ();
 ($out, $err) = ('', '');
 my $run = do {
 	local %ENV = (%ENV, $t->env);

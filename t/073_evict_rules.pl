@@ -183,8 +183,12 @@ sub content
 # The pageserver gets no WAL, and answers from what it has.
 sub stop_ingest
 {
+	# what it reads by is here then: a lock of the map may be held for long, and is for many chunks
+	run('monitor', 'SELECT wait_event FROM pg_stat_activity WHERE pid = 0');
 	$t->wait_ingest('main');
 	@stopped = $t->children_of($t->postmaster_pid('pageserver'), qr/neon ingest/) or die;
+	# not where it holds a lock, for which readers would wait
+	$t->wait_for('ingest to sleep', sub { !grep { NeonTest::stat_field($_, 3) ne 'S' } @stopped });
 	$t->signal('STOP', @stopped);
 	return;
 }
@@ -562,7 +566,6 @@ rule note_builds => '2000', qr/ERROR|^(?!2000$)/, sub {
 	run('holder', 'SELECT pg_switch_wal()');
 	run('holder', 'SELECT pg_advisory_unlock(1999)');
 	$waits->(2000);
-	flush('holder');
 	evict_if_bug('many_held');
 	run('holder', 'SELECT pg_advisory_unlock(2000)');
 	return finish('writer') || content("SET enable_seqscan = off; SELECT count(*) FROM many WHERE held_late(id) <@ box '((0,0),(9999,9999))'");

@@ -6,7 +6,7 @@ use IPC::Run;
 use NeonTest;
 use Test::More;
 
-my $seconds = $NeonTest::long ? 600 : 60;
+my ($seconds, $rate, $pause) = $NeonTest::long ? (600, 30, 3) : (60, 60, 0.5);
 my $t = NeonTest->new;
 $t->quickstart;
 $t->pgbench_init('main', 5);
@@ -17,10 +17,10 @@ $t->neon('endpoint', 'restart', 'main');
 my $out = '';
 my $run = do {
 	local %ENV = (%ENV, $t->env);
-	IPC::Run::start([ 'pgbench', '-n', '-c', '3', '-R', '60', '-T', $seconds, $t->connstr('main') ], '>&', \$out, IPC::Run::timeout($seconds + 150));
+	IPC::Run::start([ 'pgbench', '-n', '-c', '3', '-R', $rate, '-T', $seconds, $t->connstr('main') ], '>&', \$out, IPC::Run::timeout($seconds + 150));
 };
 my @loops = (
-	$t->loop('main', <<'SQL'),
+	$t->loop('main', <<"SQL"),
 DROP TABLE IF EXISTS m;
 CREATE TABLE m AS SELECT id, pad, to_tsvector('simple', id::text) v, point(id, id % 7) p FROM whole LIMIT 3000;
 CREATE INDEX m_id ON m (id);
@@ -35,9 +35,9 @@ DELETE FROM m WHERE id > 1500;
 VACUUM (TRUNCATE) m;
 INSERT INTO m SELECT id, pad, to_tsvector('simple', 'x'), point(1, 1) FROM whole LIMIT 500;
 TRUNCATE m;
-SELECT pg_sleep(1);
+SELECT pg_sleep(2 * $pause);
 SQL
-	$t->loop('main', 'DROP DATABASE IF EXISTS dd; CREATE DATABASE dd; SELECT pg_sleep(0.5);'));
+	$t->loop('main', "DROP DATABASE IF EXISTS dd; CREATE DATABASE dd; SELECT pg_sleep($pause);"));
 $run->finish;
 $_->stop for @loops;
 like($out, qr/failed transactions: 0 /, 'no transaction failed') or diag($out);
