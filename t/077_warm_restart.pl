@@ -46,6 +46,7 @@ for my $life (1, 2)
 	$life == 2
 	  ? like($told, qr/"kept_chunks": ?$chunks, ?"kept_bytes": ?$bytes, ?"dropped_chunks": ?0, ?"dropped_bytes": ?0, ?"kept_complete": ?true, ?"not_kept": ?null/, 'the command tells with --json')
 	  : like($told, qr/^Kept $mb MB of local pages of the last run \($chunks chunks\), dropped 0 kB \(0 chunks\)$/m, 'the command tells');
+	$t->wait_for('neon.kept.files to be removed', sub { !-e file('neon.kept.files') });
 	ok(!-e file($_), "$_ is gone") for qw(neon.kept neon.kept.last neon.kept.files neon.changed);
 	my $before = misses();
 	is(sums(), $sums, 'the data are right');

@@ -99,7 +99,7 @@ is(slots_lost(), 0, 'no slot was lost');
 $slow = slow(1, 2);
 @slow = ($slow);
 set('main', 'neon.max_unflushed_wal' => '8MB');
-$s->send(join '; ', map { mb_sql(8) } 1 .. ($NeonTest::long ? 8 : 2));
+$s->send(join '; ', map { mb_sql(8) } 1 .. ($NeonTest::long ? 8 : 4));
 like($t->poll('main', 'SELECT writers_held FROM neon.status', qr/majority/), qr/a majority of the safekeepers lacks \d+ MB .*; behind: .*safekeeper [12]/, 'writers are held, and the view says for whom');
 $t->wait_for('a log line', sub { endpoint_log() =~ /writers are held back: a majority of the safekeepers/ });
 pass('so does the log');
