@@ -53,7 +53,6 @@
 
 #define WORKER_RESTART_SECONDS	1
 
-
 static object_access_hook_type prev_object_access = NULL;
 
 extern PGDLLEXPORT void neon_file_creator_main(Datum arg);
@@ -127,10 +126,12 @@ create_segments(MapFork *fork)
 	} while (left > 0);
 }
 
-void
-neon_create_all_files(void)
+/* The caller holds the lock, or is alone, and they are missing. */
+static void
+create_files(MapFork *fork)
 {
-	files_create_all();
+	create_segments(fork);
+	map_file_done(fork);
 }
 
 void
@@ -140,10 +141,7 @@ files_create(MapFork *fork)
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	if (files_missing(fork))
-	{
-		create_segments(fork);
-		map_file_done(fork);
-	}
+		create_files(fork);
 	LWLockRelease(lock);
 }
 
@@ -190,7 +188,8 @@ next_number(void)
 {
 	bool		crc_ok;
 	ControlFileData *control = get_controlfile(DataDir, &crc_ok);
-	Oid			next = control->checkPointCopy.nextOid;
+	/* the postmaster has checked it before; if it is wrong, any number may be met */
+	Oid			next = crc_ok ? control->checkPointCopy.nextOid : InvalidOid;
 
 	pfree(control);
 	return next;
@@ -218,10 +217,7 @@ files_startup(void)
 		MapFork    *fork = map_fork_at(i);
 
 		if (files_missing(fork) && (fork->rnode.relNode >= next || (few && has_kept_file(fork))))
-		{
-			create_segments(fork);
-			map_file_done(fork);
-		}
+			create_files(fork);
 	}
 }
 
@@ -255,10 +251,7 @@ take_kept_files(void)
 			continue;
 		LWLockAcquire(lock, LW_EXCLUSIVE);
 		if (files_missing(fork) && has_kept_file(fork))
-		{
-			create_segments(fork);
-			map_file_done(fork);
-		}
+			create_files(fork);
 		LWLockRelease(lock);
 	}
 }

@@ -11,7 +11,7 @@
 
 #include "map.h"
 
-/* In _PG_init: whatever looks at files by itself shall wait until all exist. */
+/* In _PG_init: before somebody looks at files by himself all are created. */
 extern void files_install_hook(void);
 
 /* In the postmaster, after kept_startup(): takes and creates those that cannot wait. */

@@ -28,6 +28,7 @@
 #include "commands/defrem.h"
 #include "commands/tablespace.h"
 #include "coordinator.h"
+#include "files.h"
 #include "guard.h"
 #include "localdisk.h"
 #include "miscadmin.h"
@@ -391,7 +392,7 @@ guarded_process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tr
 
 	/* it looks whether the template has files where the new one's are to be */
 	if (IsA(stmt, CreatedbStmt))
-		neon_create_all_files();
+		files_create_all();
 	if (IsA(stmt, CreatedbStmt) && copies_files((CreatedbStmt *) stmt))
 		run_create_database(pstmt, &call);
 	else if (IsA(stmt, DropdbStmt))

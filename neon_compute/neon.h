@@ -92,9 +92,6 @@ extern void neon_smgr_shmem_startup(void);
  * ----------
  */
 
-/* Before somebody looks at relation files without the storage manager. */
-extern void neon_create_all_files(void);
-
 /*
  * Fetch every absent block of a relation with its indexes and TOAST table, or
  * of everything; returns the number of blocks fetched by this call.  Need

@@ -168,6 +168,14 @@ sub change_twice
 	return;
 }
 
+# What the cursor sees.
+sub end_cursor
+{
+	my $seen = run('writer', 'FETCH c');
+	run('writer', 'COMMIT');
+	return $seen;
+}
+
 # Reading the fourth page, after the third, asks for this one and the next three.
 sub read_two { run('reader', row($_)) for 0, 2 }
 
@@ -183,7 +191,8 @@ sub content
 # The pageserver gets no WAL, and answers from what it has.
 sub stop_ingest
 {
-	# what it reads by is here then: a lock of the map may be held for long, and is for many chunks
+	# what the monitor needs of the catalogs is here then: a lock of the map is for many chunks,
+	# and a case may hold it
 	run('monitor', 'SELECT wait_event FROM pg_stat_activity WHERE pid = 0');
 	$t->wait_ingest('main');
 	@stopped = $t->children_of($t->postmaster_pid('pageserver'), qr/neon ingest/) or die;
@@ -379,9 +388,7 @@ rule one_sample => '49', '50', sub {
 	make_table();
 	change_twice();
 	evict_if_bug('t');
-	my $seen = run('writer', 'FETCH c');
-	run('writer', 'COMMIT');
-	return $seen;
+	return end_cursor();
 };
 
 rule late_begin => '49', '50', sub {
@@ -391,9 +398,7 @@ rule late_begin => '49', '50', sub {
 	run('writer', 'SELECT pg_switch_wal()');
 	run('writer', 'SELECT 1');
 	evict('t', 20000);
-	my $seen = run('writer', 'FETCH c');
-	run('writer', 'COMMIT');
-	return $seen;
+	return end_cursor();
 };
 
 rule late_look => '49', '50', sub {
@@ -404,9 +409,7 @@ rule late_look => '49', '50', sub {
 	run('writer', 'SELECT pg_switch_wal()');
 	run('evictor', 'SELECT test_look()');
 	evict('t', 20000);
-	my $seen = run('writer', 'FETCH c');
-	run('writer', 'COMMIT');
-	return $seen;
+	return end_cursor();
 };
 
 # What another has written before a transaction began that runs may be dropped.  The
@@ -435,9 +438,7 @@ rule look_now => '49', '50', sub {
 	run('other', 'SELECT pg_switch_wal()');
 	run('evictor', 'SELECT test_look()');
 	evict_if_bug('t');
-	my $seen = run('writer', 'FETCH c');
-	run('writer', 'COMMIT');
-	return $seen;
+	return end_cursor();
 };
 
 rule no_begin => 'dropped', 'kept', sub {
@@ -460,9 +461,7 @@ rule no_changed => '49', qr/^(?!49$)/, sub {
 	run('writer', 'SELECT count(*) FROM t');
 	change_twice();
 	cmp_ok(evict('t', 300), '>=', $bug ? 48 : 40, 'most of it is dropped');
-	my $seen = run('writer', 'FETCH c');
-	run('writer', 'COMMIT');
-	return $seen;
+	return end_cursor();
 };
 
 rule forget_once => '48|1', '48|0', sub {

@@ -177,7 +177,7 @@ main(void)
 		printf("%d %zu %zu\n", rc, out.len, err.len);
 		fwrite(out.data, 1, out.len, stdout);
 		fwrite(err.data, 1, err.len, stdout);
-		if (fflush(stdout) != 0)
+		if (fflush(stdout) != 0 || ferror(stdout))
 			return 1;
 		termPQExpBuffer(&out);
 		termPQExpBuffer(&err);
