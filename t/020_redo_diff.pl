@@ -2,6 +2,7 @@
 # processes from the WAL, equals the page that the server wrote.
 use strict;
 use warnings;
+use NodeSql;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;

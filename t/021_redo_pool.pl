@@ -4,6 +4,7 @@ use strict;
 use warnings;
 use IPC::Run qw(start timeout);
 use KillNode;
+use NodeSql;
 use POSIX qw(:sys_wait_h);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;

@@ -7,7 +7,7 @@ use RichWorkload;
 use Test::More;
 
 my $points = $NeonTest::long ? 4 : 2;
-my $seconds = $NeonTest::long ? 30 : 10;
+my $seconds = $NeonTest::long ? 30 : 7;
 my $t = NeonTest->new;
 $t->quickstart(no_endpoint => 1);
 $t->keep_wal;

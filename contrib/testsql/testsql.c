@@ -37,7 +37,8 @@ take_notice(void *arg, const char *message)
 static void
 add_rows(const PGresult *res)
 {
-	for (int row = 0; row < PQntuples(res); row++)
+	/* psql shows nothing of rows without columns */
+	for (int row = 0; row < PQntuples(res) && PQnfields(res) > 0; row++)
 	{
 		for (int col = 0; col < PQnfields(res); col++)
 			appendPQExpBuffer(&out, "%s%s", col > 0 ? "|" : "", PQgetvalue(res, row, col));

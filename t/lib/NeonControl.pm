@@ -17,6 +17,8 @@ use File::Path qw(make_path);
 use IPC::Run qw(start);
 use LocalLimit;
 use NeonOverlay;
+use NeonTest::Template;
+use NodeSql;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::RecursiveCopy;
 use PostgreSQL::Test::Utils;
@@ -25,7 +27,7 @@ use Test::More;
 sub base
 {
 	my $node = PostgreSQL::Test::Cluster->new('base');
-	$node->init(extra => [ '--username', 'cloud_admin', '--auth', 'trust' ]);
+	NeonTest::Template::init_node($node, extra => [ '--username', 'cloud_admin', '--auth', 'trust', '--no-sync' ]);
 	$node->append_conf('postgresql.conf', "listen_addresses = ''\nunix_socket_directories = '" . $node->host . "'\n"
 		. "wal_level = replica\nmax_wal_senders = 10\n");
 	local $ENV{PGUSER} = 'cloud_admin';
@@ -123,7 +125,7 @@ sub storage
 {
 	my ($class) = @_;
 	my $node = PostgreSQL::Test::Cluster->new('storage');
-	$node->init(extra => [ '--username', 'cloud_admin', '--auth', 'trust' ]);
+	NeonTest::Template::init_node($node, extra => [ '--username', 'cloud_admin', '--auth', 'trust', '--no-sync' ]);
 	$node->append_conf('postgresql.conf', "listen_addresses = ''\nunix_socket_directories = '" . $node->host . "'\n");
 	local $ENV{PGUSER} = 'cloud_admin';
 	$node->start;

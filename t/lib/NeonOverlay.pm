@@ -18,6 +18,7 @@ use File::Copy;
 use File::Find;
 use File::Path qw(make_path);
 use LocalLimit;
+use NodeSql;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 

@@ -8,6 +8,8 @@ package NeonSafekeeper;
 
 use strict;
 use warnings;
+use NeonTest::Template;
+use NodeSql;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
@@ -18,7 +20,7 @@ sub new
 {
 	my ($class, $name, %o) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
-	$node->init(extra => [ '--username', 'cloud_admin', '--auth', 'trust', '--no-sync' ]);
+	NeonTest::Template::init_node($node, extra => [ '--username', 'cloud_admin', '--auth', 'trust', '--no-sync' ]);
 	$node->append_conf('postgresql.conf', <<CONF . ($o{conf} // ''));
 listen_addresses = ''
 unix_socket_directories = '@{[ $node->host ]}'

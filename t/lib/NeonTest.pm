@@ -24,6 +24,7 @@ use LocalLimit;
 use NeonTest::Clients;
 use NeonTest::Loop;
 use NeonTest::Session;
+use NeonTest::Template;
 use NeonTest::Vanilla;
 use POSIX qw(WNOHANG);
 use Test::More;
@@ -41,6 +42,9 @@ note("NEON_TEST_SEED=$seed");
 our $default_timeout = $ENV{NEON_TEST_TIMEOUT} || 120;
 my @live;
 my $count = 0;
+
+# Tenants that many tests make.
+my $usual_tenants = qr/^(?:--wal-segsize 1|--data-checksums)?$/;
 
 # ---------------------------------------------------------------- life --
 
@@ -66,6 +70,7 @@ sub new
 		supervise => $o{supervise},
 		within => $o{within} || [],
 		safekeepers => $o{safekeepers} // $ENV{NEON_TEST_SAFEKEEPERS} // 0,
+		first => !@live,
 		ports => {},
 		children => [],
 		pid => $$
@@ -166,11 +171,37 @@ sub neon_fails
 sub quickstart
 {
 	my ($self, %o) = @_;
-	$self->init(%o);
-	$self->neon('start');
-	$self->neon('tenant', 'create', '--set-default', @{ $o{tenant} || [] });
+	my $tenant = $o{tenant} || [];
+	$self->{ps_port} = $self->free_port;
+	if (!NeonTest::Template::suits($self, %o)) { $self->make_state($tenant, %o) }
+	# a branch knows its safekeepers' ports
+	elsif ($self->quorum || "@$tenant" !~ $usual_tenants)
+	{
+		NeonTest::Template::state_directory($self);
+		$self->make_tenant($tenant);
+	}
+	else
+	{
+		NeonTest::Template::state_directory($self, $tenant);
+		$self->neon('start');
+	}
 	$self->endpoint_start('main', %{ $o{endpoint} || {} }) unless $o{no_endpoint};
 	return $self;
+}
+
+# "neon init" and, if its options are given, a tenant; what the latter needs runs then.
+sub make_state
+{
+	my ($self, $tenant, %o) = @_;
+	my $said = $self->neon('init', $self->init_safekeepers, '--pageserver-port', $self->{ps_port}, '--auth', $self->{auth}, @{ $o{init} || [] });
+	return $tenant ? $self->make_tenant($tenant) : $said;
+}
+
+sub make_tenant
+{
+	my ($self, $tenant) = @_;
+	$self->neon('start');
+	return $self->neon('tenant', 'create', '--set-default', @$tenant);
 }
 
 # Options of "neon init".
@@ -184,7 +215,8 @@ sub init
 {
 	my ($self, %o) = @_;
 	$self->{ps_port} = $self->free_port;
-	return $self->neon('init', $self->init_safekeepers, '--pageserver-port', $self->{ps_port}, '--auth', $self->{auth}, @{ $o{init} || [] });
+	return NeonTest::Template::state_directory($self) if NeonTest::Template::suits($self, %o);
+	return $self->make_state(undef, %o);
 }
 
 # Options: branch, lsn, time, ephemeral, args => [...].

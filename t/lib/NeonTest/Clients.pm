@@ -10,6 +10,10 @@ use Time::HiRes qw(time sleep);
 
 my $ccount = 0;
 
+# In the short run, where others need the processors, a client does not send without
+# a pause (in seconds).
+my $pause = $ENV{NEON_TEST_LONG} || $ENV{NEON_TEST_SOAK_HOURS} ? 0 : 0.02;
+
 # Options: n (clients), scale, tag, seconds (0 = until stopped).
 sub new
 {
@@ -29,7 +33,7 @@ sub new
 			%ENV = (%ENV, $t->env);
 			open STDIN, '<', '/dev/null';
 			open my $gen, '-|', $^X, '-e', generator(), "$tag.$i", $scale, $i, $o{seconds} || 0,
-			  "$dir/$i.ack" or POSIX::_exit(1);
+			  "$dir/$i.ack", $pause or POSIX::_exit(1);
 			open STDIN, '<&', $gen;
 			open STDOUT, '>', "$dir/$i.ack";
 			open STDERR, '>', "$dir/$i.err";
@@ -46,7 +50,7 @@ sub new
 sub generator
 {
 	return <<'PERL';
-my ($tag, $scale, $seed, $seconds, $ack) = @ARGV;
+my ($tag, $scale, $seed, $seconds, $ack, $pause) = @ARGV;
 $| = 1;
 srand($seed);
 my $end = $seconds ? time + $seconds : 0;
@@ -61,6 +65,7 @@ while (!$end || time < $end)
 	  "UPDATE pgbench_branches SET bbalance = bbalance + $d WHERE bid = $b;\n",
 	  "INSERT INTO pgbench_history(tid, bid, aid, delta, mtime, filler) VALUES ($t, $b, $a, $d, now(), '$tag.$n');\n",
 	  "COMMIT;\n\\echo $tag.$n\n" or exit;
+	select undef, undef, undef, $pause if $pause;
 	# stay close to what was answered
 	while (1)
 	{
