@@ -29,7 +29,7 @@ sub connected
 {
 	my ($self) = @_;
 	local %ENV = (%ENV, %{ $self->{env} });
-	my $key = join "\0", $$, map { "$_=$ENV{$_}" } sort grep { /^(?:PG|LC_|LANG|TZ)/ } keys %ENV;
+	my $key = join "\0", $$, map { "$_=$ENV{$_}" } sort grep { /^(?:PG|LC_|LANG|TZ)/ && defined $ENV{$_} } keys %ENV;
 	return if $self->{pid} && $self->{key} eq $key;
 	$self->stop;
 	$self->{pid} = open2($self->{from}, $self->{to}, $program);
