@@ -55,6 +55,9 @@ $t->psql('main', 'CREATE TABLE elsewhere TABLESPACE ts2 AS SELECT 1', db => 'par
 # all of them are remote now, and no file of them is there
 $t->cold;
 $t->neon('endpoint', 'restart', 'main');
+$t->psql_fails('main', 'DROP TABLESPACE ts2', qr/tablespace "ts2" is not empty/, 'a tablespace with relations is not dropped, though nothing of them is here');
+is($t->psql('main', 'SELECT * FROM elsewhere', db => 'partly'), '1', 'they are whole');
+$t->neon('endpoint', 'restart', 'main');
 $t->psql_fails('main', 'ALTER DATABASE partly SET TABLESPACE ts2', qr/some relations of database "partly" are already in tablespace "ts2"/,
 	'a database is not moved to where it has relations, though nothing of them is here');
 $t->neon('endpoint', 'restart', 'main');

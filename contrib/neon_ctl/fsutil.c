@@ -63,7 +63,8 @@ make_directory(const char *path)
 {
 	if (mkdir(path, S_IRWXU) == 0 || (errno == EEXIST && is_directory(path)))
 		return;
-	die(EXIT_GENERAL, "Check the permissions of the directory that it lies in.",
+	die(EXIT_GENERAL, errno == ENOSPC || errno == EDQUOT ? "Make room in the file system, or give it more inodes." :
+		"Check the permissions of the directory that it lies in.",
 		"could not create directory \"%s\": %m", path);
 }
 

@@ -81,6 +81,15 @@ sub new
 	return $self;
 }
 
+# The same with another state directory, which is not there yet.
+sub another
+{
+	my ($self, %o) = @_;
+	my $other = bless { %$self, ports => {}, children => [], %o }, ref $self;
+	push @live, $other;
+	return $other;
+}
+
 # Are commits kept by safekeepers?  Then nothing that matters is only in an
 # endpoint's directory.
 sub quorum { return $_[0]{safekeepers} > 0 }

@@ -32,7 +32,8 @@ sub connected
 	my $key = join "\0", $$, map { "$_=$ENV{$_}" } sort grep { /^(?:PG|LC_|LANG|TZ)/ && defined $ENV{$_} } keys %ENV;
 	return if $self->{pid} && $self->{key} eq $key;
 	$self->stop;
-	$self->{pid} = open2($self->{from}, $self->{to}, $program);
+	# one word would be split at blanks
+	$self->{pid} = open2($self->{from}, $self->{to}, 'env', $program);
 	@{$self}{qw(owner key)} = ($$, $key);
 	binmode $_ for $self->{from}, $self->{to};
 	return;

@@ -10,7 +10,7 @@ use Carp;
 use Digest::MD5 qw(md5_hex);
 use Fcntl qw(:flock);
 use File::Basename;
-use File::Path qw(make_path);
+use File::Path qw(make_path remove_tree);
 
 # Directories of another user than the tests' are none's to copy.
 sub usable { return $> != 0 && $ENV{TESTDATADIR} }
@@ -25,6 +25,7 @@ sub copy
 	flock($lock, LOCK_EX) or croak "$template.lock: $!";
 	if (!-e "$template.made")
 	{
+		remove_tree($template);
 		$make->($template);
 		open my $made, '>', "$template.made" or croak "$template.made: $!";
 	}
@@ -56,9 +57,10 @@ sub state_directory
 	my $template = copy(join("\0", $t->{safekeepers}, $tenant ? ('tenant', @$tenant) : ()),
 		$t->dir,
 		sub {
-			local $t->{dir} = $_[0];
-			$t->make_state($tenant);
-			$t->neon('stop') if $tenant;
+			# if it fails, what it started is stopped like a test's
+			my $maker = $t->another(dir => $_[0]);
+			$maker->make_state($tenant);
+			$maker->neon('stop') if $tenant;
 		});
 	move($t, $template);
 	return;
