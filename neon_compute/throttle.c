@@ -118,13 +118,17 @@ ingest_limit(void)
 
 /* ---- holding ---- */
 
-/* How far behind is the storage, in bytes?  flush is what it has. */
+/*
+ * How far behind is the storage, in bytes?  flush is what it has said that it
+ * has, if it has said something yet; what was there at the start it has anyway.
+ */
 static uint64
 unflushed_bytes(XLogRecPtr flush)
 {
 	XLogRecPtr	insert = GetXLogInsertRecPtr();
+	XLogRecPtr	has = Max(flush, neon_boot.boot_record_lsn);
 
-	return insert > flush ? insert - flush : 0;
+	return insert > has ? insert - has : 0;
 }
 
 bool

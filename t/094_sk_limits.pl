@@ -212,6 +212,13 @@ if ($NeonTest::long)
 	is($t->psql('main', 'SELECT count(*) FROM a'), $rows, 'all rows are there');
 }
 
+# ---- a start, when nobody has said yet what he has ----
+$t->neon('endpoint', 'config', 'main', 'neon.max_unflushed_wal=2MB', 'neon.max_ingest_lag=2MB');
+my $told = length endpoint_log();
+$t->neon('endpoint', 'restart', 'main');
+is($t->psql('main', 'SELECT writers_held FROM neon.status'), '', 'no writer is held after a start');
+unlike(substr(endpoint_log(), $told), qr/held back/, 'nor does the log say so');
+
 my @lost = map { $_->lost('main') } @all;
 is(scalar(@lost), 0, 'no acknowledged transaction is lost');
 $t->balances_agree('main');
