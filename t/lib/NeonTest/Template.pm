@@ -1,5 +1,5 @@
 # NeonTest::Template: directories that many tests begin with are made once in a
-# run of the tests and then copied, which takes an eighth of the CPU time: what initdb
+# run of the tests and then copied, which takes a fraction of the CPU time: what initdb
 # makes of the same options (t/initdb/initdb), and what "neon init" and
 # "neon tenant create" make.  Tests of these commands call them.
 package NeonTest::Template;
@@ -35,7 +35,7 @@ sub copy
 	return $template;
 }
 
-# ($node->init of PostgreSQL::Test::Cluster, its server like others)
+# $node->init of PostgreSQL::Test::Cluster, with a data directory that is copied.
 sub init_node
 {
 	my ($node, %o) = @_;
