@@ -7,8 +7,9 @@
  * before all have that ran at the same time.  So if everybody were held when
  * there is no space, nobody would ever go on.  Those who have changed nothing
  * yet, for whom the evictor does not wait, are held first; those who have may
- * use what is left, end, and so make room.  Only when that is used up, too,
- * all are held, and fail after neon.fetch_timeout.
+ * use what is left, end, and so make room; so may those who hold a lock that
+ * somebody waits for.  Only when that is used up, too, all are held, and fail
+ * after neon.fetch_timeout.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,10 +33,12 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
+#include "vacuumpart.h"
 
 #define MEGABYTE			(1024 * 1024)
 #define POLL_INTERVAL_MS	10
 #define PAUSE_MS			1
+#define QUIET_MS			1000
 #define WRITER_PAUSE_US		5000
 
 /* What a process has changed, of which the evictor has to know. */
@@ -220,8 +223,60 @@ disk_holds(void)
  * ----------
  */
 
+/*
+ * Does somebody wait for a lock of this process, or of the one that it works for?  He
+ * may be the one for whose end it waits.
+ */
+static bool
+others_wait_for_me(void)
+{
+	PGPROC	   *me = MyProc->lockGroupLeader ? MyProc->lockGroupLeader : MyProc;
+	bool		found = false;
+
+	for (int i = 0; i < NUM_LOCK_PARTITIONS && !found; i++)
+	{
+		LWLock	   *mutex = LockHashPartitionLockByIndex(i);
+		SHM_QUEUE  *list = &me->myProcLocks[i];
+		PROCLOCK   *held;
+
+		LWLockAcquire(mutex, LW_SHARED);
+		held = (PROCLOCK *) SHMQueueNext(list, list, offsetof(PROCLOCK, procLink));
+		while (held != NULL && !found)
+		{
+			found = held->holdMask != 0 && held->tag.myLock->waitProcs.size > 0;
+			held = (PROCLOCK *) SHMQueueNext(list, &held->procLink, offsetof(PROCLOCK, procLink));
+		}
+		LWLockRelease(mutex);
+	}
+	return found && !NEON_TEST_BUG("waited_for");
+}
+
+static bool
+used_to_hold(void)
+{
+	return disk_used() >= disk_hold_from();
+}
+
+static bool
+used_to_full(void)
+{
+	return disk_used() >= disk_full_from();
+}
+
+static bool
+must_not_begin(void)
+{
+	return used_to_full() || (used_to_hold() && !others_wait_for_me());
+}
+
+static bool
+vacuum_must_wait(void)
+{
+	return vacuumpart_is_used_up() && !others_wait_for_me();
+}
+
 static void
-report_no_room(void)
+report_no_room(const char *what)
 {
 	char		blocker[DISK_BLOCKER_SIZE];
 	XLogRecPtr	clean_before;
@@ -234,7 +289,7 @@ report_no_room(void)
 		snprintf(self, sizeof(self), " Process %d is this session.", pid);
 	ereport(ERROR,
 			(errcode(ERRCODE_DISK_FULL),
-			 errmsg("the limit of local disk space is reached"),
+			 errmsg("%s", what),
 			 errdetail("%llu MB are in use; the limit (neon.local_size_limit) is %d MB. For %d ms no space became free: %s.%s",
 					   (unsigned long long) (disk_used() / MEGABYTE), disk_limit_kb() / 1024,
 					   neon_fetch_timeout, blocker, self),
@@ -250,19 +305,20 @@ nap(long ms)
 	CHECK_FOR_INTERRUPTS();
 }
 
-/* Throws after neon.fetch_timeout. */
-static void
-hold_below(uint64 (*level) (void))
+/* Waits while it is so, at most ms; returns whether it still is. */
+static bool
+wait_while(bool (*is_so) (void), int ms)
 {
-	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(), neon_fetch_timeout);
+	TimestampTz deadline = TimestampTzPlusMilliseconds(neon_clock(), ms);
 
-	while (disk_used() >= level())
+	while (is_so())
 	{
 		if (neon_clock() >= deadline)
-			report_no_room();
+			return true;
 		disk_wake_evictor();
 		nap(POLL_INTERVAL_MS);
 	}
+	return false;
 }
 
 static void
@@ -271,30 +327,45 @@ end_hold(int code, Datum arg)
 	(void) pg_atomic_fetch_sub_u32(&shared->waiting, 1);
 }
 
+/* Throws after neon.fetch_timeout, with this message. */
+static void
+hold_while(bool (*is_so) (void), const char *what)
+{
+	(void) pg_atomic_fetch_add_u64(&shared->holds, 1);
+	(void) pg_atomic_fetch_add_u32(&shared->waiting, 1);
+	PG_ENSURE_ERROR_CLEANUP(end_hold, (Datum) 0);
+	{
+		if (wait_while(is_so, neon_fetch_timeout))
+			report_no_room(what);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(end_hold, (Datum) 0);
+	end_hold(0, (Datum) 0);
+}
+
+/* Who has changed something, or is waited for, is only slowed as long as that is possible. */
 void
 disk_wait_for_room(void)
 {
 	bool		unfinished;
 
-	if (likely(disk_used() < disk_hold_from()))
+	if (likely(!used_to_hold()))
 		return;
 	disk_wake_evictor();
 	if (!throttle_may_wait())
 		return;
 	unfinished = disk_may_have_unfinished(MyProc->pgprocno);
-	if (unfinished && disk_used() < disk_full_from())
-	{
+	if (unfinished ? used_to_full() : must_not_begin())
+		hold_while(unfinished ? used_to_full : must_not_begin, "the limit of local disk space is reached");
+	else
 		nap(PAUSE_MS);
-		return;
-	}
-	(void) pg_atomic_fetch_add_u64(&shared->holds, 1);
-	(void) pg_atomic_fetch_add_u32(&shared->waiting, 1);
-	PG_ENSURE_ERROR_CLEANUP(end_hold, (Datum) 0);
-	{
-		hold_below(unfinished ? disk_full_from : disk_hold_from);
-	}
-	PG_END_ENSURE_ERROR_CLEANUP(end_hold, (Datum) 0);
-	end_hold(0, (Datum) 0);
+}
+
+/* A short wait is nothing to be told. */
+void
+disk_wait_for_vacuum_part(void)
+{
+	if (vacuumpart_must_wait() && throttle_may_wait() && wait_while(vacuum_must_wait, QUIET_MS))
+		hold_while(vacuum_must_wait, "VACUUM has used up its part of the local disk space");
 }
 
 /* The last checkpoint writes to a directory that nobody will use. */
@@ -310,7 +381,7 @@ disk_pause_writer(void)
 bool
 disk_is_short(void)
 {
-	return disk_is_limited && disk_used() >= disk_hold_from();
+	return disk_is_limited && used_to_hold();
 }
 
 /* ----------

@@ -10,6 +10,7 @@
 
 #include "localdisk.h"
 #include "storage/proc.h"
+#include "vacuumpart.h"
 
 /* In _PG_init, if there is a limit. */
 extern void diskhold_install(void);
@@ -29,6 +30,19 @@ disk_make_room(void)
 {
 	if (unlikely(disk_is_limited))
 		disk_wait_for_room();
+}
+
+extern void disk_wait_for_vacuum_part(void);
+
+/*
+ * Before a page is read by VACUUM, which is held, as above, where it has changed more than
+ * it may of what cannot be dropped yet (vacuumpart.h).
+ */
+static inline void
+disk_make_room_for_vacuum(void)
+{
+	if (unlikely(vacuumpart_concerns_me()))
+		disk_wait_for_vacuum_part();
 }
 
 /* Before a page is written to a hole, where nobody can be held: a short pause at most. */

@@ -62,15 +62,18 @@
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
+#include "vacuumpart.h"
 
 #define TICK_IDLE_MS		200
 #define TICK_BUSY_MS		20
 #define MEASURE_MIN_US		1000000 /* from one count of the files to the next */
+#define PART_MIN_US			200000	/* the same of the map */
 #define MEASURE_FACTOR		20	/* times as long as it took */
 #define REMINDER_US			60000000
 #define SETTLED_US			5000000
 #define LAG_US				1000000 /* so long without what is waited for the pageserver is to blame */
 #define FORGET_CHUNKS		4096	/* that are looked at each time */
+#define VACUUM_IS_MUCH		16	/* this part of the space */
 #define MEGABYTE			(1024 * 1024)
 
 /* What a sequence's page has at its end. */
@@ -249,17 +252,6 @@ advance_rule(void)
 	map_set_clean_before(rule.clean_before);
 }
 
-/* What is in use and cannot be fetched again, of which nothing is ever dropped. */
-static uint64
-bytes_only_here(void)
-{
-	uint64		present;
-	uint64		absent;
-
-	map_count_blocks(&present, &absent);
-	return disk_used() - Min(disk_used(), present * BLCKSZ);
-}
-
 /*
  * Transactions that hinder most: those that are awaited, else who began first; pid
  * is of one of them.
@@ -317,7 +309,8 @@ describe_running(char *buf, size_t size)
 static int
 describe_blocker(char *buf, size_t size)
 {
-	uint64		only_here = bytes_only_here();
+	uint64		absent;
+	uint64		only_here = disk_only_here(&absent);
 	char		what[96];
 	int			pid;
 
@@ -330,6 +323,9 @@ describe_blocker(char *buf, size_t size)
 		return 0;
 	}
 	pid = describe_running(buf, size);
+	if (vacuumpart_changed() >= disk_evict_from() / VACUUM_IS_MUCH)
+		snprintf(buf + strlen(buf), size - strlen(buf), "; VACUUM has changed %llu MB that cannot be dropped yet",
+				 (unsigned long long) (vacuumpart_changed() / MEGABYTE));
 	if (only_here >= disk_evict_from() / 2)
 		snprintf(buf + strlen(buf), size - strlen(buf), "; %s", what);
 	return pid;
@@ -598,13 +594,9 @@ make_room(void)
 	char		blocker[DISK_BLOCKER_SIZE] = "";
 	int			pid = 0;
 
-	if (used < disk_evict_from())
-	{
-		disk_set_blocker("", 0, rule.clean_before);
-		return false;
-	}
-	(void) drop_bytes(used - disk_evict_to());
-	if (disk_used() >= disk_evict_from())
+	if (used >= disk_evict_from())
+		(void) drop_bytes(used - disk_evict_to());
+	if (disk_used() >= disk_evict_from() || (disk_waiting() > 0 && vacuumpart_is_used_up()))
 		pid = describe_blocker(blocker, sizeof(blocker));
 	disk_set_blocker(blocker, pid, rule.clean_before);
 	return blocker[0] != '\0';
@@ -640,15 +632,22 @@ report_waiting(TimestampTz now)
 	}
 }
 
+/* Not too often, and longer apart if it takes long. */
 static void
-measure_if_due(TimestampTz *due)
+do_if_due(TimestampTz *due, int64 apart_us, void (*action) (void))
 {
 	TimestampTz start = neon_clock();
 
 	if (start < *due)
 		return;
-	disk_measure();
-	*due = neon_clock() + Max(MEASURE_MIN_US, (neon_clock() - start) * MEASURE_FACTOR);
+	action();
+	*due = neon_clock() + Max(apart_us, (neon_clock() - start) * MEASURE_FACTOR);
+}
+
+static void
+set_vacuum_part(void)
+{
+	vacuumpart_set(neon_boot.kind == NEON_PRIMARY && !reference_is_used());
 }
 
 static void
@@ -669,6 +668,7 @@ void
 neon_evictor_main(Datum arg)
 {
 	TimestampTz measure_due = 0;
+	TimestampTz part_due = 0;
 	MemoryContext context;
 
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
@@ -694,9 +694,12 @@ neon_evictor_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 		disk_publish_limit();
-		measure_if_due(&measure_due);
+		do_if_due(&measure_due, MEASURE_MIN_US, disk_measure);
+		do_if_due(&part_due, PART_MIN_US, set_vacuum_part);
 		disk_watch_begins();
+		vacuumpart_look();
 		advance_rule();
+		vacuumpart_settle(rule.clean_before);
 		forget_changes();
 		busy = make_room();
 		report_waiting(neon_clock());

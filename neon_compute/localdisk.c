@@ -307,6 +307,17 @@ disk_used(void)
 	return pg_atomic_read_u64(&disk->used) + pg_atomic_read_u64(&disk->reserved);
 }
 
+uint64
+disk_only_here(uint64 *absent)
+{
+	uint64		used = disk_used();
+	uint64		present;
+
+	map_count_blocks(&present, absent);
+	*absent *= BLCKSZ;
+	return used - Min(used, present * BLCKSZ);
+}
+
 /*
  * Allocated bytes of a directory with all that is in it, but for one path;
  * what vanishes counts nothing.

@@ -83,6 +83,9 @@ extern uint64 disk_full_from(void);
 
 extern uint64 disk_used(void);
 
+/* Bytes in use of which nothing can be fetched again; and what is not here. */
+extern uint64 disk_only_here(uint64 *absent);
+
 /* Counts what is really allocated. */
 extern void disk_measure(void);
 

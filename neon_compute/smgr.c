@@ -98,7 +98,10 @@ neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer
 	if (self_test_reaches(SLOT_READ))
 		return;
 	if (!SmgrIsTemp(reln) && !is_catalog(reln))
+	{
 		neon_throttle_read();
+		disk_make_room_for_vacuum();
+	}
 	fork = mapped_fork(reln, forknum);
 	if (fork == NULL || blkno >= map_watermark(fork))
 	{
@@ -470,6 +473,7 @@ neon_smgr_request_shmem(void)
 	hydration_request_shmem();
 	disk_request_shmem();
 	diskhold_request_shmem();
+	vacuumpart_request_shmem();
 }
 
 void
@@ -483,6 +487,7 @@ neon_smgr_shmem_startup(void)
 	keptstop_register();
 	disk_shmem_startup();
 	diskhold_shmem_startup();
+	vacuumpart_shmem_startup();
 	files_startup();
 }
 
