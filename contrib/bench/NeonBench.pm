@@ -24,7 +24,7 @@ our $rounds = $ENV{NEON_BENCH_ROUNDS} || 3;
 
 # name, file, minutes with the default sizes on 2 CPUs, what
 our @parts = (
-	[ 'tpcb', 'write.pl', 5, 'TPC-B with 3 safekeepers, against one stock server and one with ANY 2 of 3 standbys; WAL per transaction' ],
+	[ 'tpcb', 'write.pl', 6, 'TPC-B with 3 safekeepers, against one stock server and one with ANY 2 of 3 standbys; WAL per transaction' ],
 	[ 'commits', 'write.pl', 2, 'the same with pgbench -N' ],
 	[ 'warm', 'write.pl', 2, 'pgbench -S, everything in memory' ],
 	[ 'copy', 'write.pl', 1, 'COPY into a new table' ],
@@ -33,9 +33,9 @@ our @parts = (
 	[ 'latency', 'cold.pl', 2, 'random pages that are not here, against a TCP echo of 8 kB' ],
 	[ 'scans', 'cold.pl', 4, 'sequential, parallel, bitmap and index scans of what is not here, against dropped caches' ],
 	[ 'branch', 'cold.pl', 1, 'a branch, against a copy of the directory' ],
-	[ 'relations', 'relations.pl', 3, 'boot to the first query with 1,000 and 10,000 relations' ],
-	[ 'relations100k', 'relations.pl', 8, 'the same with 100,000' ],
-	[ 'storage', 'storage.pl', 8, 'the pageserver by itself: ingest, pages, compaction, restarts' ]);
+	[ 'relations', 'relations.pl', 1, 'boot to the first query with 1,000 and 10,000 relations' ],
+	[ 'relations100k', 'relations.pl', 1, 'the same with 100,000' ],
+	[ 'storage', 'storage.pl', 2, 'the pageserver by itself: ingest, pages, compaction, restarts' ]);
 
 my @rows;
 

@@ -1,6 +1,7 @@
 # Measures how long an endpoint takes from its start to the answer to the first
 # query with many relations, beside a stock server that was stopped cleanly.
-# A start makes a new data directory from the pageserver.
+# A start makes a new data directory from the pageserver.  Then static and ephemeral
+# endpoints of the same branch, as new as it is, each made by its start.
 #
 # NEON_BENCH_ROUNDS (3).  Making 100,000 relations takes minutes; the stock server
 # is measured with fewer only.
@@ -44,6 +45,19 @@ sub boot
 	return ($start, $query, $start + $query);
 }
 
+# The same of an endpoint that is made for it.
+my $made = 0;
+sub boot_new
+{
+	my ($kind, $table) = @_;
+	my $name = $kind . ++$made;
+	my %o = $kind eq 'static' ? (lsn => $t->insert_lsn('main')) : (ephemeral => 1);
+	my $start = timed(sub { $t->endpoint_start($name, %o) });
+	my $query = timed(sub { $t->psql($name, "SELECT b FROM t$table WHERE a = $table") });
+	$t->endpoint_stop($name);
+	return ($start, $query, $start + $query);
+}
+
 my $have = 0;
 for my $n (@sizes)
 {
@@ -53,12 +67,14 @@ for my $n (@sizes)
 	$have = $n / 2;
 	$t->wait_ingest('main');
 	my $r = alternate(\@systems, sub { boot($_[0], 1 + int rand $have) });
+	my $new = alternate([ 'static', 'ephemeral' ], sub { boot_new($_[0], 1 + int rand $have) });
 	my @what = ('start', 'first query', 'start to first query');
 	for my $i (0 .. 2)
 	{
 		my %target = $i < 2 ? () : $n == 1000 ? (at_most => 300) : $n == 100_000 ? (at_most => 600) : ();
 		row(what => "$n relations: $what[$i]", unit => 'ms', lower => 1, against => 'stock, clean stop', ours => $r->{main}[$i], theirs => $r->{stock} && $r->{stock}[$i], %target);
 	}
+	row(what => "$n relations: a new $_ endpoint, the same", unit => 'ms', lower => 1, against => "the primary's start", ours => $new->{$_}[2], theirs => $r->{main}[2]) for 'static', 'ephemeral';
 }
 
 finish();
