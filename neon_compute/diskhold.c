@@ -7,8 +7,8 @@
  * before all have that ran at the same time.  So if everybody were held when
  * there is no space, nobody would ever go on.  Those who have changed nothing
  * yet, for whom the evictor does not wait, are held first; those who have may
- * use what is left, end, and so make room; so may those who hold a lock that
- * somebody waits for.  Only when that is used up, too, all are held, and fail
+ * use what is left, end, and so make room; so may those who hold a lock, or
+ * are reading a page, that somebody waits for.  Only when that is used up, too, all are held, and fail
  * after neon.fetch_timeout.
  *
  *-------------------------------------------------------------------------
@@ -26,8 +26,12 @@
 #include "pgstat.h"
 #include "port/atomics.h"
 #include "postmaster/interrupt.h"
+#include "storage/buf_internals.h"
+#include "storage/bufmgr.h"
+#include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "storage/lock.h"
+#include "storage/proclist.h"
 #include "storage/shmem.h"
 #include "tcop/utility.h"
 #include "utils/memutils.h"
@@ -70,6 +74,9 @@ static struct
 	Watched    *procs;			/* by process number; NULL before the first look */
 	XLogRecPtr	looked_at;		/* where WAL was inserted just before the last look */
 }			watch;
+
+/* Where the page goes for which this process is held, or NULL. */
+static const char *page_to_read = NULL;
 
 static ProcessUtility_hook_type prev_process_utility = NULL;
 
@@ -223,12 +230,9 @@ disk_holds(void)
  * ----------
  */
 
-/*
- * Does somebody wait for a lock of this process, or of the one that it works for?  He
- * may be the one for whose end it waits.
- */
+/* Does somebody wait for a lock of this process, or of the one that it works for? */
 static bool
-others_wait_for_me(void)
+lock_is_awaited(void)
 {
 	PGPROC	   *me = MyProc->lockGroupLeader ? MyProc->lockGroupLeader : MyProc;
 	bool		found = false;
@@ -248,7 +252,30 @@ others_wait_for_me(void)
 		}
 		LWLockRelease(mutex);
 	}
-	return found && !NEON_TEST_BUG("waited_for");
+	return found;
+}
+
+/* Does somebody wait for the page that this process is reading? */
+static bool
+page_is_awaited(void)
+{
+	ConditionVariable *cv;
+	bool		awaited;
+
+	if (page_to_read < BufferBlocks || page_to_read >= BufferBlocks + (Size) NBuffers * BLCKSZ)
+		return false;
+	cv = &BufferIOCVArray[(page_to_read - BufferBlocks) / BLCKSZ].cv;
+	SpinLockAcquire(&cv->mutex);
+	awaited = !proclist_is_empty(&cv->wakeup);
+	SpinLockRelease(&cv->mutex);
+	return awaited;
+}
+
+/* Who waits for this process may be the one for whose end it waits. */
+static bool
+others_wait_for_me(void)
+{
+	return (page_is_awaited() || lock_is_awaited()) && !NEON_TEST_BUG("waited_for");
 }
 
 static bool
@@ -344,9 +371,11 @@ hold_while(bool (*is_so) (void), const char *what)
 
 /* Who has changed something, or is waited for, is only slowed as long as that is possible. */
 void
-disk_wait_for_room(void)
+disk_wait_for_room(const char *page)
 {
 	bool		unfinished;
+
+	page_to_read = page;
 
 	if (likely(!used_to_hold()))
 		return;
@@ -362,8 +391,9 @@ disk_wait_for_room(void)
 
 /* A short wait is nothing to be told. */
 void
-disk_wait_for_vacuum_part(void)
+disk_wait_for_vacuum_part(const char *page)
 {
+	page_to_read = page;
 	if (vacuumpart_must_wait() && throttle_may_wait() && wait_while(vacuum_must_wait, QUIET_MS))
 		hold_while(vacuum_must_wait, "VACUUM has used up its part of the local disk space");
 }

@@ -18,31 +18,32 @@ extern void diskhold_install(void);
 extern void diskhold_request_shmem(void);
 extern void diskhold_shmem_startup(void);
 
-extern void disk_wait_for_room(void);
+extern void disk_wait_for_room(const char *page);
 
 /*
  * Before a file is made larger or a page is fetched: holds the caller when
  * there is no space, at most neon.fetch_timeout; then ERROR 53100.  Returns at
- * once where waiting or failing is not possible.
+ * once where waiting or failing is not possible.  page is where a page is read to,
+ * for which others may wait, or NULL.
  */
 static inline void
-disk_make_room(void)
+disk_make_room(const char *page)
 {
 	if (unlikely(disk_is_limited))
-		disk_wait_for_room();
+		disk_wait_for_room(page);
 }
 
-extern void disk_wait_for_vacuum_part(void);
+extern void disk_wait_for_vacuum_part(const char *page);
 
 /*
  * Before a page is read by VACUUM, which is held, as above, where it has changed more than
  * it may of what cannot be dropped yet (vacuumpart.h).
  */
 static inline void
-disk_make_room_for_vacuum(void)
+disk_make_room_for_vacuum(const char *page)
 {
 	if (unlikely(vacuumpart_concerns_me()))
-		disk_wait_for_vacuum_part();
+		disk_wait_for_vacuum_part(page);
 }
 
 /* Before a page is written to a hole, where nobody can be held: a short pause at most. */

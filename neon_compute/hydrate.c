@@ -532,7 +532,7 @@ hydrate_forward(MapFork *fork, BlockNumber blkno)
 		scan->next = blkno;
 		scan->window = WINDOW_MAX;
 	}
-	disk_make_room();
+	disk_make_room(NULL);
 	(void) hydrate_block(fork, blkno);
 }
 

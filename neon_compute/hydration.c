@@ -565,7 +565,7 @@ neon_begin_copy(Oid db, Oid from, Oid to)
 		disk_reserve_copy(db, from, to);
 	(void) hydrate(HYDRATION_DATABASE, &list);
 	forks_free(&list);
-	disk_make_room();
+	disk_make_room(NULL);
 }
 
 void

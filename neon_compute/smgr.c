@@ -100,7 +100,7 @@ neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer
 	if (!SmgrIsTemp(reln) && !is_catalog(reln))
 	{
 		neon_throttle_read();
-		disk_make_room_for_vacuum();
+		disk_make_room_for_vacuum(buffer);
 	}
 	fork = mapped_fork(reln, forknum);
 	if (fork == NULL || blkno >= map_watermark(fork))
@@ -127,7 +127,7 @@ neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer
 		{
 			/* the catalogs are small, and who looks for what hinders others needs them */
 			if (!is_catalog(reln))
-				disk_make_room();
+				disk_make_room(buffer);
 			if (hydrate_block(fork, blkno) && !missed)
 				local_count(LOCAL_READ_AHEAD_HITS, 1);
 			missed = true;
@@ -263,7 +263,7 @@ neon_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buff
 		neon_throttle();
 		pace_wait(PACE_EXTEND_MS);
 	}
-	disk_make_room();
+	disk_make_room(NULL);
 	fork = mapped_fork(reln, forknum);
 	if (fork != NULL && blkno < map_watermark(fork))
 	{

@@ -330,7 +330,7 @@ throttled_executor_run(QueryDesc *desc, ScanDirection direction, uint64 count, b
 	{
 		neon_throttle();
 		pace_wait(PACE_STEP_MS);
-		disk_make_room();
+		disk_make_room(NULL);
 	}
 	disk_note_begin();
 	if (prev_executor_run)

@@ -1,6 +1,6 @@
 # Who is held for local disk space, and who is not: VACUUM takes a part only, as what it
 # changes beside a transaction that writes cannot be dropped before that has ended; and
-# nobody waits for space until somebody has ended who waits for his lock.
+# nobody waits for space until somebody has ended who waits for him.
 use strict;
 use warnings;
 use NeonTest;
@@ -110,31 +110,31 @@ like($t->neon('endpoint', 'logs', 'main'), qr/LOG:  sessions are held for lack o
 	are_whole();
 }
 
-# ------------------------------------------- who holds a lock he wants --
+# ------------------------------------------- who has what he waits for --
 
-# He waits for the lock of a VACUUM that is held because of him.
+# What makes him wait: a lock, and a page that is being read.
+my %wants = ('a lock' => 'LOCK TABLE dead', 'a page' => 'SELECT sum(length(pad)) FROM dead');
+
+# He waits for a VACUUM that is held because of him.
 sub wants_vacuumed
 {
-	my ($off) = @_;
+	my ($what, $off) = @_;
 	fill();
 	my ($writer, $vacuum) = sessions($off ? '2s' : '60s', $off);
 	succeeds($writer, $_) for 'BEGIN', 'INSERT INTO other VALUES (2)';
 	$vacuum->send('VACUUM dead');
 	wait_held();
-	succeeds($writer, $_) for 'LOCK TABLE dead', 'COMMIT';
+	succeeds($writer, $_) for $wants{$what}, 'COMMIT';
 	$vacuum->answer;
 	my $said = $vacuum->error;
 	$_->close for $writer, $vacuum;
 	return $said;
 }
 
-unlike(wants_vacuumed(), qr/ERROR/, 'VACUUM goes on when somebody waits for its lock');
-are_whole();
-
-# He has taken nearly all space, and waits for the lock of a reader who is held.
+# He has taken nearly all space, and waits for a reader who is held.
 sub wants_read
 {
-	my ($off) = @_;
+	my ($what, $off) = @_;
 	fill();
 	$t->psql('main', 'VACUUM (FREEZE) dead');
 	my ($writer, $reader) = sessions($off ? '2s' : '60s', $off);
@@ -147,19 +147,24 @@ sub wants_read
 	}
 	$reader->send('SELECT count(*), sum(length(pad)) FROM dead');
 	wait_held();
-	succeeds($writer, $_) for 'LOCK TABLE dead', 'ROLLBACK';
+	succeeds($writer, $_) for $wants{$what}, 'ROLLBACK';
 	my $out = $reader->answer . $reader->error;
 	$_->close for $writer, $reader;
 	return $out;
 }
 
-is(wants_read(), '21000|18900000', 'a reader goes on when somebody waits for his lock');
+for my $what (sort keys %wants)
+{
+	unlike(wants_vacuumed($what), qr/ERROR/, "VACUUM goes on when somebody waits for $what of it");
+	is(wants_read($what), '21000|18900000', 'so does a reader');
+}
+are_whole();
 
 # ------------------------------------------------- without the rules --
 
 SKIP:
 {
-	skip 'no build with TESTING=1', 3 unless $lib;
+	skip 'no build with TESTING=1', 5 unless $lib;
 	open my $conf, '>>', "$t->{dir}/endpoints/main/conf/postgresql.conf" or die $!;
 	print $conf "dynamic_library_path = '$lib:\$libdir'\n";
 	close $conf or die $!;
@@ -167,8 +172,11 @@ SKIP:
 	$t->neon('endpoint', 'restart', 'main');
 	my ($said) = beside('no_vacuum_part');
 	like($said, qr/ERROR:  the limit of local disk space is reached.*VACUUM has changed \d+ MB/s, 'a VACUUM that may take all: the transaction fails');
-	like(wants_vacuumed('waited_for'), qr/ERROR:  VACUUM has used up/, 'a VACUUM that waits for who waits for it fails');
-	like(wants_read('waited_for'), qr/ERROR:  the limit of local disk space is reached/, 'so does a reader');
+	for my $what (sort keys %wants)
+	{
+		like(wants_vacuumed($what, 'waited_for'), qr/ERROR:  VACUUM has used up/, "a VACUUM that waits for who waits for $what of it fails");
+		like(wants_read($what, 'waited_for'), qr/ERROR:  the limit of local disk space is reached/, 'so does a reader');
+	}
 }
 
 # where all fits VACUUM may change all
