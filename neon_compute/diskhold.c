@@ -7,8 +7,8 @@
  * before all have that ran at the same time.  So if everybody were held when
  * there is no space, nobody would ever go on.  Those who have changed nothing
  * yet, for whom the evictor does not wait, are held first; those who have may
- * use what is left, end, and so make room; so may those who hold a lock, or
- * are reading a page, that somebody waits for.  Only when that is used up, too, all are held, and fail
+ * use what is left, end, and so make room; so may those for whom
+ * somebody waits.  Only when that is used up, too, all are held, and fail
  * after neon.fetch_timeout.
  *
  *-------------------------------------------------------------------------
@@ -75,8 +75,12 @@ static struct
 	XLogRecPtr	looked_at;		/* where WAL was inserted just before the last look */
 }			watch;
 
-/* Where the page goes for which this process is held, or NULL. */
-static const char *page_to_read = NULL;
+/* Where this process is held. */
+static struct
+{
+	const char *page;			/* where the page goes that it reads, or NULL */
+	XLogRecPtr	since;			/* the insert position when that began */
+}			held;
 
 static ProcessUtility_hook_type prev_process_utility = NULL;
 
@@ -230,9 +234,25 @@ disk_holds(void)
  * ----------
  */
 
-/* Does somebody wait for a lock of this process, or of the one that it works for? */
+/* Does somebody wait for it who may have changed something before this process was held? */
 static bool
-lock_is_awaited(void)
+lock_hinders(const LOCK *lock)
+{
+	const PGPROC *waiter = (const PGPROC *) lock->waitProcs.links.next;
+
+	for (int i = 0; i < lock->waitProcs.size; i++)
+	{
+		if (disk_may_have_unfinished(waiter->pgprocno) &&
+			noted_begin(waiter->pgprocno, waiter->lxid) < held.since)
+			return true;
+		waiter = (const PGPROC *) waiter->links.next;
+	}
+	return false;
+}
+
+/* Of this process, or of the one that it works for. */
+static bool
+has_lock_that_hinders(void)
 {
 	PGPROC	   *me = MyProc->lockGroupLeader ? MyProc->lockGroupLeader : MyProc;
 	bool		found = false;
@@ -241,30 +261,30 @@ lock_is_awaited(void)
 	{
 		LWLock	   *mutex = LockHashPartitionLockByIndex(i);
 		SHM_QUEUE  *list = &me->myProcLocks[i];
-		PROCLOCK   *held;
+		PROCLOCK   *mine;
 
 		LWLockAcquire(mutex, LW_SHARED);
-		held = (PROCLOCK *) SHMQueueNext(list, list, offsetof(PROCLOCK, procLink));
-		while (held != NULL && !found)
+		mine = (PROCLOCK *) SHMQueueNext(list, list, offsetof(PROCLOCK, procLink));
+		while (mine != NULL && !found)
 		{
-			found = held->holdMask != 0 && held->tag.myLock->waitProcs.size > 0;
-			held = (PROCLOCK *) SHMQueueNext(list, &held->procLink, offsetof(PROCLOCK, procLink));
+			found = mine->holdMask != 0 && lock_hinders(mine->tag.myLock);
+			mine = (PROCLOCK *) SHMQueueNext(list, &mine->procLink, offsetof(PROCLOCK, procLink));
 		}
 		LWLockRelease(mutex);
 	}
 	return found;
 }
 
-/* Does somebody wait for the page that this process is reading? */
+/* Does anybody wait for the page that this process is reading?  He cannot be told why. */
 static bool
 page_is_awaited(void)
 {
 	ConditionVariable *cv;
 	bool		awaited;
 
-	if (page_to_read < BufferBlocks || page_to_read >= BufferBlocks + (Size) NBuffers * BLCKSZ)
+	if (held.page < BufferBlocks || held.page >= BufferBlocks + (Size) NBuffers * BLCKSZ)
 		return false;
-	cv = &BufferIOCVArray[(page_to_read - BufferBlocks) / BLCKSZ].cv;
+	cv = &BufferIOCVArray[(held.page - BufferBlocks) / BLCKSZ].cv;
 	SpinLockAcquire(&cv->mutex);
 	awaited = !proclist_is_empty(&cv->wakeup);
 	SpinLockRelease(&cv->mutex);
@@ -275,7 +295,7 @@ page_is_awaited(void)
 static bool
 others_wait_for_me(void)
 {
-	return (page_is_awaited() || lock_is_awaited()) && !NEON_TEST_BUG("waited_for");
+	return (page_is_awaited() || has_lock_that_hinders()) && !NEON_TEST_BUG("waited_for");
 }
 
 static bool
@@ -354,19 +374,26 @@ end_hold(int code, Datum arg)
 	(void) pg_atomic_fetch_sub_u32(&shared->waiting, 1);
 }
 
-/* Throws after neon.fetch_timeout, with this message. */
+/* Throws after ms, with this message. */
 static void
-hold_while(bool (*is_so) (void), const char *what)
+hold_while(bool (*is_so) (void), int ms, const char *what)
 {
 	(void) pg_atomic_fetch_add_u64(&shared->holds, 1);
 	(void) pg_atomic_fetch_add_u32(&shared->waiting, 1);
 	PG_ENSURE_ERROR_CLEANUP(end_hold, (Datum) 0);
 	{
-		if (wait_while(is_so, neon_fetch_timeout))
+		if (wait_while(is_so, ms))
 			report_no_room(what);
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(end_hold, (Datum) 0);
 	end_hold(0, (Datum) 0);
+}
+
+static void
+note_hold(const char *page)
+{
+	held.page = page;
+	held.since = GetXLogInsertRecPtr();
 }
 
 /* Who has changed something, or is waited for, is only slowed as long as that is possible. */
@@ -375,16 +402,16 @@ disk_wait_for_room(const char *page)
 {
 	bool		unfinished;
 
-	page_to_read = page;
-
 	if (likely(!used_to_hold()))
 		return;
 	disk_wake_evictor();
 	if (!throttle_may_wait())
 		return;
+	note_hold(page);
 	unfinished = disk_may_have_unfinished(MyProc->pgprocno);
 	if (unfinished ? used_to_full() : must_not_begin())
-		hold_while(unfinished ? used_to_full : must_not_begin, "the limit of local disk space is reached");
+		hold_while(unfinished ? used_to_full : must_not_begin, neon_fetch_timeout,
+				   "the limit of local disk space is reached");
 	else
 		nap(PAUSE_MS);
 }
@@ -393,9 +420,14 @@ disk_wait_for_room(const char *page)
 void
 disk_wait_for_vacuum_part(const char *page)
 {
-	page_to_read = page;
-	if (vacuumpart_must_wait() && throttle_may_wait() && wait_while(vacuum_must_wait, QUIET_MS))
-		hold_while(vacuum_must_wait, "VACUUM has used up its part of the local disk space");
+	int			quiet = Min(QUIET_MS, neon_fetch_timeout);
+
+	if (!vacuumpart_must_wait() || !throttle_may_wait())
+		return;
+	note_hold(page);
+	if (wait_while(vacuum_must_wait, quiet))
+		hold_while(vacuum_must_wait, neon_fetch_timeout - quiet,
+				   "VACUUM has used up its part of the local disk space");
 }
 
 /* The last checkpoint writes to a directory that nobody will use. */

@@ -14,6 +14,7 @@
 
 #include "access/transam.h"
 #include "access/xlog.h"
+#include "catalog/pg_largeobject.h"
 #include "coordinator.h"
 #include "diskhold.h"
 #include "files.h"
@@ -68,19 +69,17 @@ mapped_fork(SMgrRelation reln, ForkNumber forknum)
 /*
  * Is this a catalog?  VACUUM FULL and REINDEX give those file numbers like
  * others', then the relation cache's entry tells, which who opens a relation
- * makes the owner of what he reads by.
+ * makes the owner of what he reads by.  Large objects are data.
  */
 static bool
 is_catalog(SMgrRelation reln)
 {
-	const RelationData *rel;
+	Oid			relid = reln->smgr_rnode.node.relNode;
 
-	if (reln->smgr_rnode.node.relNode < FirstNormalObjectId)
-		return true;
-	if (reln->smgr_owner == NULL)
-		return false;
-	rel = (const RelationData *) ((char *) reln->smgr_owner - offsetof(RelationData, rd_smgr));
-	return rel->rd_id < FirstNormalObjectId;
+	if (relid >= FirstNormalObjectId && reln->smgr_owner != NULL)
+		relid = ((const RelationData *) ((char *) reln->smgr_owner - offsetof(RelationData, rd_smgr)))->rd_id;
+	return relid < FirstNormalObjectId && relid != LargeObjectRelationId &&
+		relid != LargeObjectLOidPNIndexId;
 }
 
 /*
@@ -98,10 +97,7 @@ neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer
 	if (self_test_reaches(SLOT_READ))
 		return;
 	if (!SmgrIsTemp(reln) && !is_catalog(reln))
-	{
 		neon_throttle_read();
-		disk_make_room_for_vacuum(buffer);
-	}
 	fork = mapped_fork(reln, forknum);
 	if (fork == NULL || blkno >= map_watermark(fork))
 	{
@@ -111,6 +107,8 @@ neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blkno, char *buffer
 		return;
 	}
 
+	if (!is_catalog(reln))
+		disk_make_room_for_vacuum(buffer);
 	chunk = map_chunk(fork, blkno);
 	for (;;)
 	{

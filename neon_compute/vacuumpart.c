@@ -9,9 +9,9 @@
  * So all that VACUUMs have changed and that cannot be dropped yet is a quarter
  * at most of what can be had, if that is less than the database.
  *
- * Counted are pages that a VACUUM has made dirty; one that was written meanwhile
- * and changed again counts twice, as does what parallel workers tell their
- * leader at their end.
+ * Counted are pages that a VACUUM has made dirty, whenever it reads one: so it may
+ * have changed all that is in shared buffers in between.  One that was written
+ * meanwhile and changed again counts twice.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,6 +19,7 @@
 
 #include "access/xlog.h"
 #include "executor/instrument.h"
+#include "miscadmin.h"
 #include "neon_testpoint.h"
 #include "port/atomics.h"
 #include "storage/ipc.h"
@@ -35,6 +36,7 @@ typedef struct VacuumShared
 	pg_atomic_uint64 changed;	/* blocks, ever */
 	pg_atomic_uint64 settled;	/* of them, those that can be dropped */
 	pg_atomic_uint64 allowed;	/* blocks; how much more the first may be */
+	pg_atomic_uint64 by_workers[FLEXIBLE_ARRAY_MEMBER]; /* of a leader, by process number */
 } VacuumShared;
 
 static VacuumShared *shared = NULL;
@@ -50,10 +52,16 @@ static struct
 	int			n;
 }			looks;
 
+static Size
+shared_size(void)
+{
+	return MAXALIGN(offsetof(VacuumShared, by_workers) + MaxBackends * sizeof(pg_atomic_uint64));
+}
+
 void
 vacuumpart_request_shmem(void)
 {
-	RequestAddinShmemSpace(MAXALIGN(sizeof(VacuumShared)));
+	RequestAddinShmemSpace(shared_size());
 }
 
 void
@@ -62,12 +70,14 @@ vacuumpart_shmem_startup(void)
 	bool		found;
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	shared = ShmemInitStruct("neon vacuum part", sizeof(VacuumShared), &found);
+	shared = ShmemInitStruct("neon vacuum part", shared_size(), &found);
 	if (!found)
 	{
 		pg_atomic_init_u64(&shared->changed, 0);
 		pg_atomic_init_u64(&shared->settled, 0);
 		pg_atomic_init_u64(&shared->allowed, PG_UINT64_MAX);
+		for (int i = 0; i < MaxBackends; i++)
+			pg_atomic_init_u64(&shared->by_workers[i], 0);
 	}
 	LWLockRelease(AddinShmemInitLock);
 }
@@ -77,19 +87,42 @@ vacuumpart_shmem_startup(void)
  * ----------
  */
 
+/*
+ * What workers have counted comes once more with the counters that they hand over to
+ * their leader at their end, so he leaves out as much.
+ */
+static int64
+without_workers(int64 blocks, bool begins)
+{
+	static int64 to_come = 0;
+	int64		by_workers = pg_atomic_exchange_u64(&shared->by_workers[MyProc->pgprocno], 0);
+	int64		left_out;
+
+	to_come = begins ? 0 : to_come + by_workers;
+	left_out = Min(to_come, blocks);
+	to_come -= left_out;
+	return blocks - left_out;
+}
+
 /* Returns whether there was anything.  Each table is a transaction of its own. */
 static bool
 count_changes(void)
 {
 	static LocalTransactionId lxid = InvalidLocalTransactionId;
 	static int64 counted = 0;
+	const PGPROC *leader = MyProc->lockGroupLeader;
+	bool		begins = MyProc->lxid != lxid;
 	int64		dirtied = pgBufferUsage.shared_blks_dirtied;
-	int64		more = MyProc->lxid == lxid ? dirtied - counted : 0;
+	int64		more = begins ? 0 : dirtied - counted;
+	int64		blocks = more;
 
 	lxid = MyProc->lxid;
 	counted = dirtied;
-	if (more > 0)
-		(void) pg_atomic_fetch_add_u64(&shared->changed, more);
+	if (leader == NULL || leader == MyProc)
+		blocks = without_workers(more, begins);
+	else
+		(void) pg_atomic_fetch_add_u64(&shared->by_workers[leader->pgprocno], more);
+	(void) pg_atomic_fetch_add_u64(&shared->changed, blocks);
 	return more > 0;
 }
 

@@ -62,9 +62,10 @@ sub are_whole
 # One has begun to write, VACUUM does what it may, he goes on.  What both have said.
 sub beside
 {
-	my ($off) = @_;
+	my ($off, $third) = @_;
 	fill();
 	my ($writer, $vacuum) = sessions('30s', $off);
+	my $other = $t->session('main') if $third;
 	succeeds($writer, $_) for "SET neon.fetch_timeout = '3s'", 'BEGIN', 'UPDATE w SET pad = pad WHERE id = 1';
 	$vacuum->send('VACUUM dead');
 	if ($off)
@@ -78,12 +79,19 @@ sub beside
 		like($disk, qr/^blocker\|a transaction of process $writer->{pid} has not ended; VACUUM has changed \d+ MB that cannot be dropped yet\nblocker_pid\|$writer->{pid}$/m,
 			'the view says what VACUUM waits for');
 	}
+	if ($third)
+	{
+		$other->send($third);
+		$t->poll('main', q{SELECT count(*) = 1 FROM pg_locks WHERE relation = 'dead'::regclass AND NOT granted});
+		sleep 1;
+	}
 	$writer->query('UPDATE w SET pad = pad WHERE id > 1');
 	my $said = $writer->error;
 	$writer->query('COMMIT');
 	$vacuum->answer unless $off;
 	my $vacuum_said = $vacuum->error;
-	$_->close for $writer, $vacuum;
+	$other->answer if $third;
+	$_->close for $writer, $vacuum, ($third ? $other : ());
 	return ($said, $vacuum_said);
 }
 
@@ -93,6 +101,29 @@ unlike($vacuum_said, qr/ERROR/, 'and VACUUM after it') or diag($vacuum_said);
 are_whole();
 is($t->psql('main', q{SELECT count(*) FILTER (WHERE all_visible) > 0.9 * count(*) FROM pg_visibility_map('dead')}), 't', 'all was vacuumed');
 like($t->neon('endpoint', 'logs', 'main'), qr/LOG:  sessions are held for lack of local disk space: .*; VACUUM has changed \d+ MB/, 'the log says what hinders');
+
+# who has changed nothing may wait for VACUUM
+($writer_said, $vacuum_said) = beside('', 'ALTER TABLE dead ADD COLUMN IF NOT EXISTS more int');
+unlike("$writer_said$vacuum_said", qr/ERROR/, 'both succeed when another waits for a lock of VACUUM') or diag("$writer_said$vacuum_said");
+are_whole();
+
+# what is not counted: unlogged tables, and what workers have changed a second time
+for ([ 'CREATE UNLOGGED TABLE once (a int, pad text)', "INSERT INTO once SELECT i, repeat('u', 900) FROM generate_series(1, 12000) i", 'VACUUM once' ],
+	[ 'CREATE TABLE once (a int)', 'INSERT INTO once SELECT i FROM generate_series(1, 38000) i', 'VACUUM (PARALLEL 5) once', ('CREATE INDEX ON once (a)') x 5 ])
+{
+	my ($create, $insert, $do, @indexes) = @$_;
+	$t->psql('main', $_) for $create, $insert, @indexes, 'DELETE FROM once WHERE a % 8 = 0';
+	$t->wait_ingest('main');
+	sleep 1;
+	my ($idle, $vacuum) = sessions('2s');
+	succeeds($idle, $_) for 'BEGIN', 'INSERT INTO other VALUES (1)';
+	$vacuum->query('SET min_parallel_index_scan_size = 0; SET max_parallel_maintenance_workers = 5');
+	$vacuum->query($do);
+	is($vacuum->error, '', "$do: $create");
+	succeeds($idle, 'COMMIT');
+	$_->close for $idle, $vacuum;
+	$t->psql('main', 'DROP TABLE once');
+}
 
 # a transaction that does not end
 {
