@@ -24,7 +24,9 @@ my $replace = change(LAUNCHERS => 2, LENGTH => 1);
 $replace->holds(hash_bits => 26, seconds => 1800);
 $replace->fails_without($_, hash_bits => 26, seconds => 600)
   for qw(JOINTSTEP JOINTCOMMIT VOTEOLD VOTENEW VOTEGEN STRANGER COUNTGEN SENDERS ORDER AWARE OLDTERM POSITION COMPUTEFLOOR LEARNTERM BOTHSETS COUNTED);
-$replace->holds(without => $_, hash_bits => 26, seconds => 300, bounded => 1) for qw(FLOORS FLOOR PROMISED LEARNPROMISE AWARENEW);
+$replace->holds(without => $_, hash_bits => 26, seconds => 300, bounded => 1) for qw(FLOORS FLOOR PROMISED AWARENEW);
+# after 20 million states
+$replace->fails_without('LEARNPROMISE', hash_bits => 26, seconds => 1800);
 change(LAUNCHERS => 2, LENGTH => 2, MEMBERS => 3, OLD => 1, NEW => 7)->holds(hash_bits => 26, seconds => 900);
 change(LAUNCHERS => 3, LENGTH => 2, MEMBERS => 2, OLD => 1, NEW => 2)->holds(hash_bits => 26, seconds => 900);
 # two changes, one after the other, and a third launcher
