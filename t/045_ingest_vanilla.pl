@@ -185,19 +185,19 @@ if ($long)
 	$node->safe_psql('postgres', "INSERT INTO m SELECT i, 'x' FROM generate_series(10001, 80000) i");
 	multixacts(10_001, 80_000);
 }
-my @dbs = split /\n/, $node->safe_psql('postgres', 'SELECT datname FROM pg_database');
-for my $db (@dbs)
+sub first_segment { return (sort map { s{.*/}{}r } glob $node->data_dir . "/$_[0]/*")[0] }
+my @old = ('pg_xact', $long ? qw(pg_multixact/offsets pg_multixact/members) : ());
+for my $try (1 .. 5)
 {
-	$node->safe_psql($db, 'SET vacuum_multixact_freeze_min_age = 0; VACUUM FREEZE');
+	for my $db (split /\n/, $node->safe_psql('postgres', 'SELECT datname FROM pg_database'))
+	{
+		$node->safe_psql($db, 'SET vacuum_multixact_freeze_min_age = 0; VACUUM FREEZE');
+	}
+	# autovacuum runs, too, and may hold back what is old
+	last unless grep { first_segment($_) eq '0000' } @old;
+	sleep 1;
 }
-if ($long)
-{
-	my ($offsets, $members) = map { (sort map { s{.*/}{}r } glob $node->data_dir . "/pg_multixact/$_/*")[0] } qw(offsets members);
-	isnt($offsets, '0000', 'the first segment of pg_multixact/offsets is gone');
-	isnt($members, '0000', 'the first segment of pg_multixact/members is gone');
-}
-my ($first) = sort map { s{.*/}{}r } glob $node->data_dir . '/pg_xact/*';
-isnt($first, '0000', 'the first segment of pg_xact is gone');
+isnt(first_segment($_), '0000', "the first segment of $_ is gone") for @old;
 # Vanilla's recovery does not learn the oldest transaction from the truncation;
 # ours has to, as the files that it would need are gone.
 push @points, crash_and_compare('crash after a truncation', ignore => [ 'oldestxid', 'oldestxiddb' ]);
