@@ -416,13 +416,17 @@ disk_wait_for_room(const char *page)
 		nap(PAUSE_MS);
 }
 
-/* A short wait is nothing to be told. */
+/*
+ * A short wait is nothing to be told.  To truncate a table VACUUM takes a lock that gives
+ * it a number: then it would wait for its own end.
+ */
 void
 disk_wait_for_vacuum_part(const char *page)
 {
 	int			quiet = Min(QUIET_MS, neon_fetch_timeout);
 
-	if (!vacuumpart_must_wait() || !throttle_may_wait())
+	if (!vacuumpart_must_wait() || !throttle_may_wait() ||
+		disk_may_have_unfinished(MyProc->pgprocno))
 		return;
 	note_hold(page);
 	if (wait_while(vacuum_must_wait, quiet))
