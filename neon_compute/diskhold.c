@@ -417,13 +417,14 @@ disk_wait_for_room(const char *page)
 }
 
 /*
- * A short wait is nothing to be told.  To truncate a table VACUUM takes a lock that gives
+ * A short wait is nothing to be told; in the rest of the time the evictor says what
+ * hinders it, for the error.  To truncate a table VACUUM takes a lock that gives
  * it a number: then it would wait for its own end.
  */
 void
 disk_wait_for_vacuum_part(const char *page)
 {
-	int			quiet = Min(QUIET_MS, neon_fetch_timeout);
+	int			quiet = Min(QUIET_MS, neon_fetch_timeout / 2);
 
 	if (!vacuumpart_must_wait() || !throttle_may_wait() ||
 		disk_may_have_unfinished(MyProc->pgprocno))

@@ -135,6 +135,10 @@ for ([ 'CREATE UNLOGGED TABLE once (a int, pad text)', "INSERT INTO once SELECT 
 		qr/ERROR:  VACUUM has used up its part of the local disk space\nDETAIL:  \d+ MB are in use; the limit \(neon.local_size_limit\) is 40 MB. For 2000 ms no space became free: a transaction of process $idle->{pid} has not ended; VACUUM has changed [5678] MB that cannot be dropped yet\.\nHINT:  /,
 		'VACUUM fails, and says why');
 	is($t->psql('main', 'UPDATE w SET pad = pad; SELECT 1'), '1', 'others go on');
+	$vacuum->query("SET neon.fetch_timeout = '800ms'");
+	$vacuum->query('VACUUM dead');
+	like($vacuum->error, qr/For 800 ms no space became free: a transaction of process $idle->{pid} has not ended/, 'also after a short time');
+	$vacuum->query("SET neon.fetch_timeout = '30s'");
 	succeeds($idle, 'COMMIT');
 	succeeds($vacuum, 'VACUUM dead');
 	$_->close for $idle, $vacuum;
