@@ -145,6 +145,52 @@ for ([ 'CREATE UNLOGGED TABLE once (a int, pad text)', "INSERT INTO once SELECT 
 	are_whole();
 }
 
+# VACUUM has a number when it truncates.  Its part is used up just then: it waits for its
+# lock while a reader has the table, and there is less to be had when it gets it.
+sub truncates
+{
+	my ($off) = @_;
+	fill_end();
+	my ($writer, $vacuum) = sessions($off ? '2s' : '60s', $off);
+	my $reader = $t->session('main');
+	succeeds($reader, $_) for 'BEGIN', 'LOCK TABLE dead IN ACCESS SHARE MODE';
+	succeeds($writer, $_) for 'BEGIN', 'INSERT INTO other VALUES (3)';
+	my $blocks = $t->psql('main', q{SELECT pg_relation_size('dead') / 8192});
+	$vacuum->send('VACUUM dead');
+	$t->poll('main', q{SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'VacuumTruncate'});
+	# a quarter of what is left are 4 MB at most
+	$t->psql('main', "CREATE UNLOGGED TABLE once AS SELECT repeat('o', 900) FROM generate_series(1, 20000)");
+	$t->poll('main', 'SELECT other_bytes > 19000000 FROM neon.local_disk');
+	sleep 1;
+	succeeds($reader, 'COMMIT');
+	$vacuum->answer;
+	my $said = $vacuum->error;
+	succeeds($writer, 'COMMIT');
+	$_->close for $writer, $vacuum, $reader;
+	$t->psql('main', 'DROP TABLE once');
+	return ($said, $blocks, $t->psql('main', q{SELECT pg_relation_size('dead') / 8192}));
+}
+
+# 6 MB, and at their end 2 MB that are to be given back.
+sub fill_end
+{
+	$t->psql('main', 'TRUNCATE dead, w');
+	$t->psql('main', "INSERT INTO dead SELECT i, repeat('d', 900) FROM generate_series(1, 6000) i");
+	$t->psql('main', "INSERT INTO w SELECT i, repeat('w', 900) FROM generate_series(1, 20000) i") for 1, 2;
+	$t->psql('main', 'DELETE FROM dead WHERE id % 8 = 0 OR id > 4000');
+	# else VACUUM finds the last pages changed already
+	$t->psql('main', 'CHECKPOINT');
+	$t->wait_ingest('main');
+	sleep 1;
+	return;
+}
+
+{
+	my ($said, $before, $after) = truncates();
+	unlike($said, qr/ERROR/, 'VACUUM that truncates does not wait for its own end');
+	cmp_ok($after, '<', 0.8 * $before, 'and has truncated') or diag($said);
+}
+
 # ------------------------------------------- who has what he waits for --
 
 # What makes him wait: a lock, and a page that is being read.
@@ -199,7 +245,7 @@ are_whole();
 
 SKIP:
 {
-	skip 'no build with TESTING=1', 5 unless $lib;
+	skip 'no build with TESTING=1', 6 unless $lib;
 	open my $conf, '>>', "$t->{dir}/endpoints/main/conf/postgresql.conf" or die $!;
 	print $conf "dynamic_library_path = '$lib:\$libdir'\n";
 	close $conf or die $!;
@@ -207,6 +253,7 @@ SKIP:
 	$t->neon('endpoint', 'restart', 'main');
 	my ($said) = beside('no_vacuum_part');
 	like($said, qr/ERROR:  the limit of local disk space is reached.*VACUUM has changed \d+ MB/s, 'a VACUUM that may take all: the transaction fails');
+	like((truncates('numbered_vacuum'))[0], qr/ERROR:  VACUUM has used up/, 'one with a number that waits: it waits for its own end');
 	for my $what (sort keys %wants)
 	{
 		like(wants_vacuumed($what, 'waited_for'), qr/ERROR:  VACUUM has used up/, "a VACUUM that waits for who waits for $what of it fails");
