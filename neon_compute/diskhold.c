@@ -340,7 +340,7 @@ report_no_room(const char *what)
 			 errdetail("%llu MB are in use; the limit (neon.local_size_limit) is %d MB. For %d ms no space became free: %s.%s",
 					   (unsigned long long) (disk_used() / MEGABYTE), disk_limit_kb() / 1024,
 					   neon_fetch_timeout, blocker, self),
-			 errhint("The view neon.local_disk shows what hinders it. End long transactions, write less in one, empty unlogged tables, or raise \"neon.local_size_limit\".")));
+			 errhint("The view neon.local_disk shows what hinders it. End long transactions, write less in one, end queries with large temporary files, empty unlogged tables, or raise \"neon.local_size_limit\".")));
 }
 
 static void

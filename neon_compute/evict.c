@@ -302,6 +302,22 @@ describe_running(char *buf, size_t size)
 	return pid;
 }
 
+/* Returns the process that has most temporary files, if they are most of it, or 0. */
+static int
+describe_only_here(char *buf, size_t size, uint64 only_here)
+{
+	int			pid;
+	uint64		temporary = Min(disk_temporary_bytes(&pid), only_here);
+
+	if (temporary < only_here / 2)
+		pid = 0;
+	snprintf(buf, size, "%llu MB are used by what is only here, %llu MB of them by temporary files",
+			 (unsigned long long) (only_here / MEGABYTE), (unsigned long long) (temporary / MEGABYTE));
+	if (pid != 0)
+		snprintf(buf + strlen(buf), size - strlen(buf), ", most of them of process %d", pid);
+	return pid;
+}
+
 /*
  * Why nothing more can be dropped; returns a pid or 0.  If what is only here does
  * not leave enough by itself, nobody else is to blame.
@@ -311,23 +327,19 @@ describe_blocker(char *buf, size_t size)
 {
 	uint64		absent;
 	uint64		only_here = disk_only_here(&absent);
-	char		what[96];
 	int			pid;
 
-	snprintf(what, sizeof(what), "%llu MB are used by what is only here, %llu MB of them by temporary files",
-			 (unsigned long long) (only_here / MEGABYTE),
-			 (unsigned long long) (Min(disk_temporary_bytes(), only_here) / MEGABYTE));
 	if (only_here >= disk_evict_from())
-	{
-		strlcpy(buf, what, size);
-		return 0;
-	}
+		return describe_only_here(buf, size, only_here);
 	pid = describe_running(buf, size);
 	if (vacuumpart_changed() >= disk_evict_from() / VACUUM_IS_MUCH)
 		snprintf(buf + strlen(buf), size - strlen(buf), "; VACUUM has changed %llu MB that cannot be dropped yet",
 				 (unsigned long long) (vacuumpart_changed() / MEGABYTE));
 	if (only_here >= disk_evict_from() / 2)
-		snprintf(buf + strlen(buf), size - strlen(buf), "; %s", what);
+	{
+		strlcat(buf, "; ", size);
+		(void) describe_only_here(buf + strlen(buf), size - strlen(buf), only_here);
+	}
 	return pid;
 }
 

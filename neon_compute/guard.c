@@ -452,6 +452,9 @@ check_function(Oid function)
 					 errhint("Let its consumer confirm what it has, or drop a slot that has none.")));
 			break;
 		case F_PG_PROMOTE:
+			/* the server refuses it on any other */
+			if (neon_boot.kind != NEON_STATIC)
+				break;
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("a static endpoint cannot be promoted"),

@@ -50,6 +50,7 @@ typedef struct KeptShared
 	pg_atomic_uint64 dropped_blocks;
 	pg_atomic_uint64 dropped_chunks;
 	pg_atomic_uint64 touched_files;
+	pg_atomic_uint64 unfit_files;
 	pg_atomic_uint64 taken_bytes;	/* of disk space */
 	pg_atomic_uint32 finished;
 } KeptShared;
@@ -249,7 +250,7 @@ load(void)
 		return "neon.keep_local is off";
 	header = map_whole_file(NEON_KEPT_LAST_FILE, sizeof(*header), &size);
 	if (header == NULL)
-		return "no life before this one was stopped cleanly here with neon.keep_local";
+		return "the life before, if any, was not stopped cleanly here, on this branch and with neon.keep_local";
 	problem = check_kept(header, size);
 	if (problem == NULL)
 		problem = check_origin(header);
@@ -288,6 +289,7 @@ kept_startup(void)
 	pg_atomic_init_u64(&shared->dropped_blocks, 0);
 	pg_atomic_init_u64(&shared->dropped_chunks, 0);
 	pg_atomic_init_u64(&shared->touched_files, 0);
+	pg_atomic_init_u64(&shared->unfit_files, 0);
 	pg_atomic_init_u64(&shared->taken_bytes, 0);
 	pg_atomic_init_u32(&shared->finished, 0);
 	problem = neon_boot.kind == NEON_PRIMARY ? load() : "this is no primary";
@@ -329,6 +331,7 @@ fits(const struct stat *st)
 	if (pg_atomic_add_fetch_u64(&shared->taken_bytes, bytes) <= limit || limit == 0)
 		return true;
 	pg_atomic_fetch_sub_u64(&shared->taken_bytes, bytes);
+	pg_atomic_fetch_add_u64(&shared->unfit_files, 1);
 	return false;
 }
 
@@ -356,18 +359,6 @@ kept_has_file(const MapFork *fork, const char *path)
 	struct stat st;
 
 	return find_old(fork, path, old, &st);
-}
-
-BlockNumber
-kept_take_segment(const MapFork *fork, BlockNumber segno, const char *path)
-{
-	char		old[MAXPGPATH];
-	struct stat st;
-
-	if (!find_old(fork, path, old, &st) || !is_untouched(&st) ||
-		!fits(&st) || rename(old, path) != 0)
-		return 0;
-	return (BlockNumber) Min(st.st_size / BLCKSZ, RELSEG_SIZE);
 }
 
 /* The fork's entry; NULL: it was no fork of the map. */
@@ -441,6 +432,42 @@ local_bits(const NeonKeptFork *entry, uint64 word, uint64 end)
 	if (entry->has_words && word < ((uint64) entry->watermark + 63) / 64)
 		bits |= kept_words[entry->first_word + word] & bits_between(word, 0, Min(entry->watermark, end));
 	return bits;
+}
+
+/* A file is not taken: all that it has is dropped. */
+static void
+drop_segment(const MapFork *fork, BlockNumber segno, BlockNumber nblocks)
+{
+	uint32		key[4] = {fork->rnode.spcNode, fork->rnode.dbNode, fork->rnode.relNode, fork->forknum};
+	const NeonKeptFork *entry = find_fork(key);
+	uint64		begin = (uint64) segno * RELSEG_SIZE;
+	uint64		end = begin + nblocks;
+
+	for (uint64 start = begin; start < end; start += MAP_CHUNK_BLOCKS)
+	{
+		int			go = 0;
+
+		for (int w = 0; w < CHUNK_WORDS; w++)
+			go += pg_popcount64(local_bits(entry, start / 64 + w, end));
+		pg_atomic_fetch_add_u64(&shared->dropped_blocks, go);
+		pg_atomic_fetch_add_u64(&shared->dropped_chunks, go > 0);
+	}
+}
+
+BlockNumber
+kept_take_segment(const MapFork *fork, BlockNumber segno, const char *path)
+{
+	char		old[MAXPGPATH];
+	struct stat st;
+	BlockNumber nblocks;
+
+	if (!find_old(fork, path, old, &st))
+		return 0;
+	nblocks = (BlockNumber) Min(st.st_size / BLCKSZ, RELSEG_SIZE);
+	if (is_untouched(&st) && fits(&st) && rename(old, path) == 0)
+		return nblocks;
+	drop_segment(fork, segno, nblocks);
+	return 0;
 }
 
 /* Which of 64 blocks changed; *range moves on. */
@@ -531,9 +558,13 @@ kept_finish(void)
 						(unsigned long long) pg_atomic_read_u64(&shared->kept_chunks),
 						(unsigned long long) (pg_atomic_read_u64(&shared->kept_blocks) / (1024 * 1024 / BLCKSZ)),
 						(unsigned long long) pg_atomic_read_u64(&shared->dropped_chunks)),
-				 errdetail("It was stopped at %X/%X; this boot is at %X/%X, and %llu pages have changed since.",
+				 errdetail("It was stopped at %X/%X; this boot is at %X/%X, and %llu pages are dropped.",
 						   LSN_FORMAT_ARGS(shared->stopped_lsn), LSN_FORMAT_ARGS(neon_boot.boot_lsn),
 						   (unsigned long long) pg_atomic_read_u64(&shared->dropped_blocks))));
+	if (pg_atomic_read_u64(&shared->unfit_files) > 0)
+		ereport(LOG,
+				(errmsg("%llu relation files of the life before are not kept, as they do not fit below neon.local_size_limit",
+						(unsigned long long) pg_atomic_read_u64(&shared->unfit_files))));
 	if (pg_atomic_read_u64(&shared->touched_files) > 0)
 		ereport(LOG,
 				(errmsg("%llu relation files of the life before are not kept, as they were changed after it had ended",

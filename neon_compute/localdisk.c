@@ -46,6 +46,11 @@
 #define TEMPORARY_PART		2
 #define STAT_BLOCK			512 /* the unit of st_blocks */
 
+/* Whose temporary file it is, if that is no process. */
+#define NOT_TEMPORARY		(-1)
+#define NO_OWNER			0	/* not known */
+#define OWNERS				64
+
 /* Field 4 of the advisory locks that pin databases; SQL uses 1 and 2. */
 #define PIN_LOCK_CLASS		0x4E45
 
@@ -74,7 +79,16 @@ bool		disk_is_limited = false;
 static DiskShared *disk = NULL;
 
 /* Of temporary files, when this process has counted last. */
-static uint64 temporary_bytes = 0;
+static struct
+{
+	uint64		bytes;
+	int			nowners;
+	struct
+	{
+		int			pid;
+		uint64		bytes;
+	}			owners[OWNERS];	/* those that were met first */
+}			temporary;
 
 PG_FUNCTION_INFO_V1(neon_sql_local_disk);
 extern PGDLLEXPORT Datum neon_sql_local_disk(PG_FUNCTION_ARGS);
@@ -102,7 +116,8 @@ check_limit(int *newval, void **extra, GucSource source)
 	if (!disk_is_limited)
 	{
 		GUC_check_errmsg("parameter \"neon.local_size_limit\" cannot be changed from 0 without restarting the server");
-		GUC_check_errhint("Run \"neon endpoint config NAME neon.local_size_limit=...\", then \"neon endpoint restart NAME\".");
+		GUC_check_errhint("Run \"neon endpoint config %s neon.local_size_limit=...\", then \"neon endpoint restart %s\".",
+						  neon_boot.endpoint, neon_boot.endpoint);
 		return false;
 	}
 	return true;
@@ -318,17 +333,52 @@ disk_only_here(uint64 *absent)
 	return used - Min(used, present * BLCKSZ);
 }
 
+static void
+add_temporary(int pid, uint64 bytes)
+{
+	int			i = 0;
+
+	temporary.bytes += bytes;
+	while (i < temporary.nowners && temporary.owners[i].pid != pid)
+		i++;
+	if (i == OWNERS)
+		return;
+	if (i == temporary.nowners)
+	{
+		temporary.owners[i].pid = pid;
+		temporary.owners[i].bytes = 0;
+		temporary.nowners++;
+	}
+	temporary.owners[i].bytes += bytes;
+}
+
+/*
+ * Whose temporary file or directory of such has this name: the process, or
+ * NOT_TEMPORARY.  What is below a directory is of the same process; of parallel
+ * workers that is their leader, if they share it.
+ */
+static int
+temporary_owner(int owner_of_directory, const char *name)
+{
+	int			pid;
+
+	if (strcmp(name, PG_TEMP_FILES_DIR) == 0)
+		return NO_OWNER;
+	if (owner_of_directory == NO_OWNER && sscanf(name, PG_TEMP_FILE_PREFIX "%d.", &pid) == 1 && pid > 0)
+		return pid;
+	return owner_of_directory;
+}
+
 /*
  * Allocated bytes of a directory with all that is in it, but for one path;
  * what vanishes counts nothing.
  */
 static uint64
-measure_directory(const char *path, const char *but, bool temporary)
+measure_directory(const char *path, const char *but, int owner)
 {
 	DIR		   *dir;
 	struct dirent *entry;
 	uint64		bytes = 0;
-	uint64		own = 0;
 
 	if (strcmp(path, but) == 0 || (dir = AllocateDir(path)) == NULL)
 		return 0;
@@ -336,6 +386,8 @@ measure_directory(const char *path, const char *but, bool temporary)
 	{
 		struct stat st;
 		char		child[MAXPGPATH];
+		int			child_owner = temporary_owner(owner, entry->d_name);
+		uint64		own;
 
 		if (strcmp(entry->d_name, "..") == 0)
 			continue;
@@ -343,15 +395,17 @@ measure_directory(const char *path, const char *but, bool temporary)
 		if (stat(child, &st) != 0)
 			continue;
 		if (S_ISDIR(st.st_mode) && strcmp(entry->d_name, ".") != 0)
-			bytes += measure_directory(child, but,
-									   temporary || strcmp(entry->d_name, PG_TEMP_FILES_DIR) == 0);
-		else
-			own += (uint64) st.st_blocks * STAT_BLOCK;
+		{
+			bytes += measure_directory(child, but, child_owner);
+			continue;
+		}
+		own = (uint64) st.st_blocks * STAT_BLOCK;
+		bytes += own;
+		if (child_owner != NOT_TEMPORARY)
+			add_temporary(child_owner, own);
 	}
 	FreeDir(dir);
-	if (temporary)
-		temporary_bytes += own;
-	return bytes + own;
+	return bytes;
 }
 
 /* The directory that is being made as a copy, in path[MAXPGPATH], or "". */
@@ -384,16 +438,28 @@ disk_measure(void)
 	uint64		bytes;
 
 	copy_path(copy);
-	temporary_bytes = 0;
-	bytes = measure_directory("base", copy, false) + measure_directory("global", copy, false) +
-		measure_directory("pg_tblspc", copy, false);
+	temporary.bytes = 0;
+	temporary.nowners = 0;
+	bytes = measure_directory("base", copy, NOT_TEMPORARY) +
+		measure_directory("global", copy, NOT_TEMPORARY) +
+		measure_directory("pg_tblspc", copy, NOT_TEMPORARY);
 	disk_add_used((int64) (bytes - before));
 }
 
 uint64
-disk_temporary_bytes(void)
+disk_temporary_bytes(int *pid)
 {
-	return temporary_bytes;
+	uint64		most = 0;
+
+	*pid = 0;
+	for (int i = 0; i < temporary.nowners; i++)
+	{
+		if (temporary.owners[i].pid == NO_OWNER || temporary.owners[i].bytes <= most)
+			continue;
+		most = temporary.owners[i].bytes;
+		*pid = temporary.owners[i].pid;
+	}
+	return temporary.bytes;
 }
 
 void

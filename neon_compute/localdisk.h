@@ -89,8 +89,8 @@ extern uint64 disk_only_here(uint64 *absent);
 /* Counts what is really allocated. */
 extern void disk_measure(void);
 
-/* Of what this process has counted last. */
-extern uint64 disk_temporary_bytes(void);
+/* Of what this process has counted last; in *pid whose are most, or 0. */
+extern uint64 disk_temporary_bytes(int *pid);
 
 /* Before anything is dropped that was written before clean_before. */
 extern void disk_raise_request_lsn(XLogRecPtr lsn);
@@ -105,7 +105,7 @@ extern void disk_unlock_database(Oid db);
  * Why nothing more can be dropped, or "" if it can; pid of the process that
  * has to end something, or 0.  clean_before is shown, too.
  */
-#define DISK_BLOCKER_SIZE	256
+#define DISK_BLOCKER_SIZE	384
 
 extern void disk_set_blocker(const char *text, int pid, XLogRecPtr clean_before);
 extern int	disk_read_blocker(char *text, size_t size, XLogRecPtr *clean_before);

@@ -203,9 +203,9 @@ CREATE FUNCTION neon.get_warm_start(
 	OUT boot_lsn pg_lsn,		-- of this one
 	OUT complete bool,			-- false while files are still being looked at
 	OUT kept_chunks int8,		-- of 1 MB, of which pages are kept
-	OUT dropped_chunks int8,	-- of which none is, as all have changed
+	OUT dropped_chunks int8,	-- of which none is
 	OUT kept_bytes int8,
-	OUT dropped_bytes int8,		-- of pages that have changed
+	OUT dropped_bytes int8,		-- of pages that have changed, or whose file was not kept
 	OUT reason text)			-- why nothing is kept; null: something may be
 AS 'MODULE_PATHNAME', 'neon_sql_warm_start'
 LANGUAGE C VOLATILE STRICT PARALLEL SAFE;

@@ -83,6 +83,7 @@ is(sql("SELECT lsn IS NULL FROM pg_create_physical_replication_slot('x')"), 't',
 sql("SELECT pg_drop_replication_slot('x')");
 fails("SELECT pg_create_logical_replication_slot('x', 'pgoutput')", qr/logical replication slots.*not supported.*HINT:.*pg_dump/s, 'a logical slot is still refused');
 fails("SELECT pg_replication_slot_advance('neon_pageserver', pg_current_wal_lsn())", qr/cannot be advanced.*DETAIL.*HINT/s, 'no slot is advanced');
+fails('SELECT pg_promote()', qr/ERROR:  recovery is not in progress/, 'a primary is not promoted, as by stock');
 my $copy = PostgreSQL::Test::Cluster->new('copy');
 command_ok([ 'pg_basebackup', '-D', $copy->data_dir, '-d', NeonControl::conninfo($node), '--checkpoint=fast', '--no-sync' ],
 	'pg_basebackup of a hydrated compute');

@@ -31,8 +31,16 @@ sub start
 }
 
 $t->neon('endpoint', 'config', 'main', "neon.local_size_limit=${limit}MB");
+my $all = $t->psql('main', q{SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relname ~ 'much[0-9]$'});
 $t->endpoint_stop('main');
 start('a limit that is lower than what was here');
+my $told = warm($t, 'kept_bytes + dropped_bytes, kept_chunks + dropped_chunks, dropped_bytes');
+note("$told of $all bytes");
+my ($bytes, $chunks, $dropped) = split /\|/, $told;
+cmp_ok($bytes, '>=', $all, 'what was here is kept or dropped');
+cmp_ok($dropped, '>=', $all - ($limit << 20), 'what has no room is told as dropped');
+cmp_ok($chunks, '>=', $all >> 20, 'with its chunks');
+like($t->neon('endpoint', 'logs', 'main'), qr/LOG:  \d+ relation files of the life before are not kept, as they do not fit below neon.local_size_limit/, 'and the log says why');
 cmp_ok($t->psql('main', 'SELECT evicted_bytes >> 20 FROM neon.local_disk'), '>', 0, 'chunks are dropped');
 $t->psql('main', 'UPDATE much2 SET v = reverse(v || id) WHERE id % 50 = 0');
 $sums = sums();
