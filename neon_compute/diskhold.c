@@ -328,11 +328,12 @@ report_no_room(const char *what)
 	char		blocker[DISK_BLOCKER_SIZE];
 	XLogRecPtr	clean_before;
 	int			pid = disk_read_blocker(blocker, sizeof(blocker), &clean_before);
+	const PGPROC *me = MyProc->lockGroupLeader ? MyProc->lockGroupLeader : MyProc;
 	char		self[64] = "";
 
 	if (blocker[0] == '\0')
 		strlcpy(blocker, "it is used up faster than it becomes free", sizeof(blocker));
-	if (pid == MyProcPid)
+	if (pid == me->pid)
 		snprintf(self, sizeof(self), " Process %d is this session.", pid);
 	ereport(ERROR,
 			(errcode(ERRCODE_DISK_FULL),

@@ -302,19 +302,22 @@ describe_running(char *buf, size_t size)
 	return pid;
 }
 
-/* Returns the process that has most temporary files, if they are most of it, or 0. */
+/* Returns the process with most temporary files, if these are half of it at least, or 0. */
 static int
 describe_only_here(char *buf, size_t size, uint64 only_here)
 {
 	int			pid;
-	uint64		temporary = Min(disk_temporary_bytes(&pid), only_here);
+	uint64		most;
+	uint64		counted = disk_temporary_bytes(&pid, &most);
+	uint64		temporary = Min(counted, only_here);
 
 	if (temporary < only_here / 2)
 		pid = 0;
 	snprintf(buf, size, "%llu MB are used by what is only here, %llu MB of them by temporary files",
 			 (unsigned long long) (only_here / MEGABYTE), (unsigned long long) (temporary / MEGABYTE));
 	if (pid != 0)
-		snprintf(buf + strlen(buf), size - strlen(buf), ", most of them of process %d", pid);
+		snprintf(buf + strlen(buf), size - strlen(buf), ", %llu MB of these by process %d",
+				 (unsigned long long) (most / MEGABYTE), pid);
 	return pid;
 }
 
@@ -337,8 +340,11 @@ describe_blocker(char *buf, size_t size)
 				 (unsigned long long) (vacuumpart_changed() / MEGABYTE));
 	if (only_here >= disk_evict_from() / 2)
 	{
+		int			owner;
+
 		strlcat(buf, "; ", size);
-		(void) describe_only_here(buf + strlen(buf), size - strlen(buf), only_here);
+		owner = describe_only_here(buf + strlen(buf), size - strlen(buf), only_here);
+		pid = pid != 0 ? pid : owner;
 	}
 	return pid;
 }

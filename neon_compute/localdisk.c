@@ -32,6 +32,8 @@
 #include "port/atomics.h"
 #include "storage/fd.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
 #include "utils/builtins.h"
@@ -352,10 +354,30 @@ add_temporary(int pid, uint64 bytes)
 	temporary.owners[i].bytes += bytes;
 }
 
+/* A parallel worker's are its leader's. */
+static void
+add_workers_to_leaders(void)
+{
+	int			n = temporary.nowners;
+
+	for (int i = 0; i < n; i++)
+	{
+		int			pid = temporary.owners[i].pid;
+		const PGPROC *proc = pid == NO_OWNER ? NULL : BackendPidGetProc(pid);
+		const PGPROC *leader = proc ? *(PGPROC *volatile *) &proc->lockGroupLeader : NULL;
+		uint64		bytes = temporary.owners[i].bytes;
+
+		if (leader == NULL || leader == proc)
+			continue;
+		temporary.owners[i].bytes = 0;
+		temporary.bytes -= bytes;
+		add_temporary(leader->pid, bytes);
+	}
+}
+
 /*
  * Whose temporary file or directory of such has this name: the process, or
- * NOT_TEMPORARY.  What is below a directory is of the same process; of parallel
- * workers that is their leader, if they share it.
+ * NOT_TEMPORARY.  What is below a directory is of the same process.
  */
 static int
 temporary_owner(int owner_of_directory, const char *name)
@@ -443,20 +465,20 @@ disk_measure(void)
 	bytes = measure_directory("base", copy, NOT_TEMPORARY) +
 		measure_directory("global", copy, NOT_TEMPORARY) +
 		measure_directory("pg_tblspc", copy, NOT_TEMPORARY);
+	add_workers_to_leaders();
 	disk_add_used((int64) (bytes - before));
 }
 
 uint64
-disk_temporary_bytes(int *pid)
+disk_temporary_bytes(int *pid, uint64 *most)
 {
-	uint64		most = 0;
-
 	*pid = 0;
+	*most = 0;
 	for (int i = 0; i < temporary.nowners; i++)
 	{
-		if (temporary.owners[i].pid == NO_OWNER || temporary.owners[i].bytes <= most)
+		if (temporary.owners[i].pid == NO_OWNER || temporary.owners[i].bytes <= *most)
 			continue;
-		most = temporary.owners[i].bytes;
+		*most = temporary.owners[i].bytes;
 		*pid = temporary.owners[i].pid;
 	}
 	return temporary.bytes;

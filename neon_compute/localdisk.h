@@ -89,8 +89,8 @@ extern uint64 disk_only_here(uint64 *absent);
 /* Counts what is really allocated. */
 extern void disk_measure(void);
 
-/* Of what this process has counted last; in *pid whose are most, or 0. */
-extern uint64 disk_temporary_bytes(int *pid);
+/* Of what this process has counted last; in *pid who has most, or 0, and how much. */
+extern uint64 disk_temporary_bytes(int *pid, uint64 *most);
 
 /* Before anything is dropped that was written before clean_before. */
 extern void disk_raise_request_lsn(XLogRecPtr lsn);

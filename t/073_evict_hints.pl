@@ -66,10 +66,22 @@ is($t->psql('main', 'TABLE joined'), '160000|96000000', 'and both');
 	my $sorts = $t->session('main');
 	my $pid = $sorts->query('SELECT pg_backend_pid()');
 	is($sorts->query("SET work_mem = '64kB'; SET temp_file_limit = -1; BEGIN; DECLARE c CURSOR FOR $sort; MOVE c; SELECT 1"), '1', 'who is allowed to has more than the whole limit');
-	$t->poll('main', q{SELECT blocker ~ ('^[23]\d MB are used by what is only here, [23]\d MB of them by temporary files, most of them of process ' || blocker_pid || '$') AND blocker_pid = } . $pid . ' FROM neon.local_disk');
+	$t->poll('main', q{SELECT blocker ~ ('^[23]\d MB are used by what is only here, [23]\d MB of them by temporary files, [23]\d MB of these by process ' || blocker_pid || '$') AND blocker_pid = } . $pid . ' FROM neon.local_disk');
 	pass('the view says what takes the space');
-	$t->psql_fails('main', "SET neon.fetch_timeout = '1s'; INSERT INTO counted VALUES (1)", qr/DETAIL: .* MB of them by temporary files, most of them of process $pid\..*HINT: .*temporary files/s, 'and so does the error');
+	$t->psql_fails('main', "SET neon.fetch_timeout = '1s'; INSERT INTO counted VALUES (1)", qr/DETAIL: .* MB of them by temporary files, [23]\d MB of these by process $pid\..*HINT: .*temporary files/s, 'and so does the error');
 	$sorts->query('ROLLBACK');
+	$t->poll('main', 'SELECT blocker IS NULL FROM neon.local_disk');
+
+	# those of parallel workers are their leader's
+	$sorts->query("SET temp_file_limit = -1; SET max_parallel_workers_per_gather = 2; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET parallel_leader_participation = off");
+	my $parallel = 'SELECT count(*) FROM (SELECT * FROM a ORDER BY pad DESC, ctid OFFSET 0) x WHERE pg_sleep(0.001) IS NOT NULL';
+	like($sorts->query("EXPLAIN (COSTS OFF) $parallel"), qr/Gather Merge.*Workers Planned: [2-9].*Sort.*Parallel Seq Scan/s, 'workers sort');
+	$sorts->send($parallel);
+	$t->poll('main', "SELECT blocker LIKE '%of these by process $pid' AND blocker_pid = $pid FROM neon.local_disk");
+	pass('the view names their leader');
+	$t->psql('main', "SELECT pg_cancel_backend($pid)");
+	$sorts->answer;
+	like($sorts->error, qr/canceling statement/, 'who can be cancelled');
 	$sorts->close;
 	$t->poll('main', 'SELECT blocker IS NULL FROM neon.local_disk');
 }
