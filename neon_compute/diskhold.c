@@ -250,11 +250,17 @@ lock_hinders(const LOCK *lock)
 	return false;
 }
 
-/* Of this process, or of the one that it works for. */
+/* This process, or the one that it works for. */
+static PGPROC *
+session_proc(void)
+{
+	return MyProc->lockGroupLeader ? MyProc->lockGroupLeader : MyProc;
+}
+
 static bool
 has_lock_that_hinders(void)
 {
-	PGPROC	   *me = MyProc->lockGroupLeader ? MyProc->lockGroupLeader : MyProc;
+	PGPROC	   *me = session_proc();
 	bool		found = false;
 
 	for (int i = 0; i < NUM_LOCK_PARTITIONS && !found; i++)
@@ -328,12 +334,11 @@ report_no_room(const char *what)
 	char		blocker[DISK_BLOCKER_SIZE];
 	XLogRecPtr	clean_before;
 	int			pid = disk_read_blocker(blocker, sizeof(blocker), &clean_before);
-	const PGPROC *me = MyProc->lockGroupLeader ? MyProc->lockGroupLeader : MyProc;
 	char		self[64] = "";
 
 	if (blocker[0] == '\0')
 		strlcpy(blocker, "it is used up faster than it becomes free", sizeof(blocker));
-	if (pid == me->pid)
+	if (pid == session_proc()->pid)
 		snprintf(self, sizeof(self), " Process %d is this session.", pid);
 	ereport(ERROR,
 			(errcode(ERRCODE_DISK_FULL),

@@ -129,7 +129,7 @@ CREATE FUNCTION neon.get_local_disk(
 	OUT holds int8,				-- how often a session was held for space
 	OUT waiting int4,			-- sessions that are held now
 	OUT blocker text,			-- why nothing more can be dropped; null if something can
-	OUT blocker_pid int4)		-- whose transaction it is; null if it is none
+	OUT blocker_pid int4)		-- whose transaction, or temporary files; null if nobody
 AS 'MODULE_PATHNAME', 'neon_sql_local_disk'
 LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
 

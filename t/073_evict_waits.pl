@@ -65,7 +65,7 @@ sub beside
 	my ($off, $third) = @_;
 	fill();
 	my ($writer, $vacuum) = sessions('30s', $off);
-	my $other = $t->session('main') if $third;
+	my $other = $third ? $t->session('main') : undef;
 	succeeds($writer, $_) for "SET neon.fetch_timeout = '3s'", 'BEGIN', 'UPDATE w SET pad = pad WHERE id = 1';
 	$vacuum->send('VACUUM dead');
 	if ($off)
@@ -91,7 +91,7 @@ sub beside
 	$vacuum->answer unless $off;
 	my $vacuum_said = $vacuum->error;
 	$other->answer if $third;
-	$_->close for $writer, $vacuum, ($third ? $other : ());
+	$_->close for $writer, $vacuum, grep { $_ } $other;
 	return ($said, $vacuum_said);
 }
 
